@@ -1,0 +1,1 @@
+"""Reinforcement Learning Guidance (arXiv 2508.21016) on plain tensors and torch modules, without ComfyUI."""

@@ -1,0 +1,24 @@
+"""The errors this pack raises on purpose; each message names what was expected and what came."""
+
+
+class RLGError(ValueError):
+    """Base of every error the pack raises on purpose."""
+
+
+class AdapterError(RLGError):
+    """An adapter or checkpoint file that cannot be loaded whole and at its true strength."""
+
+
+class PairError(RLGError):
+    """Two models that are not a base and an RL-tuned version of it."""
+
+
+class RunError(RLGError):
+    """A sampling run that would not have computed the geometric mean it promises."""
+
+
+class RowsNotSeparable(RuntimeError):
+    """Inside a module the rows of base and RL model cannot be told apart: two passes are needed.
+
+    Not an `RLGError`: the sampling run catches it and answers with two passes.
+    """

@@ -1,0 +1,178 @@
+"""What an adapter adds to one weight: `W_rl = W + delta_weight()`, and the same on activations, `apply(x)`.
+
+Every term satisfies `linear(x, W + delta_weight()) == linear(x, W) + apply(x)`, for convolutions with the same
+stride, padding, dilation and groups. Weights have shape `[out, in / groups, *kernel]`, the kernel empty for linear layers.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Mapping, Union
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
+def _linear_or_conv(x: Tensor, weight: Tensor, conv: Mapping[str, Any]) -> Tensor:
+    """`weight` applied to `x`: linear for `[out, in]`, the convolution of its kernel's rank otherwise."""
+    weight = weight.to(x.dtype)
+    if weight.ndim == 2:
+        return functional.linear(x, weight)
+    return CONVOLUTIONS[weight.ndim - 2](x, weight, **conv)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """`delta = scale * up @ down` (LoRA, Hu et al. 2106.09685 eq. 3); with `mid`, LyCORIS' Tucker form.
+
+    `down` [r, in, *kernel], `up` [out, r] (or [out, r, 1, ...]), `mid` [r, r, *kernel] with a 1x1 `down`, or None.
+    """
+
+    up: Tensor
+    down: Tensor
+    scale: float = 1.0
+    mid: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        kernel = self.down.shape[2:] if self.mid is None else self.mid.shape[2:]
+        return (self.up.shape[0], self.down.shape[1], *kernel)
+
+    def without_mid(self) -> LowRank:
+        """The same term with the Tucker core folded into `down`."""
+        if self.mid is None:
+            return self
+        down = torch.einsum("rs...,si->ri...", self.mid.float(), self.down.flatten(1).float())
+        return LowRank(self.up, down, self.scale)
+
+    def delta_weight(self) -> Tensor:
+        term = self.without_mid()
+        delta = term.up.flatten(1).float() @ term.down.flatten(1).float()
+        return (delta * self.scale).reshape(self.shape)
+
+    def apply(self, x: Tensor, conv: Mapping[str, Any] = {}) -> Tensor:
+        term = self.without_mid()
+        hidden = _linear_or_conv(x, term.down, conv)
+        up = term.up.flatten(1) if term.down.ndim == 2 else term.up.reshape(*term.up.shape[:2], *[1] * (term.down.ndim - 2))
+        return _linear_or_conv(hidden, up, {}) * self.scale
+
+    def scaled(self, factor: float) -> LowRank:
+        return replace(self, scale=self.scale * factor)
+
+
+@dataclass(frozen=True)
+class Kronecker:
+    """`delta = scale * kron(left, right)` (LyCORIS LoKr, 2309.14859 section 3): left [a, b], right [c, d, *kernel]."""
+
+    left: Tensor
+    right: Tensor
+    scale: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.left.shape[0] * self.right.shape[0], self.left.shape[1] * self.right.shape[1], *self.right.shape[2:])
+
+    def delta_weight(self) -> Tensor:
+        left = self.left.float().reshape(*self.left.shape, *[1] * (self.right.ndim - 2))
+        return torch.kron(left, self.right.float()) * self.scale
+
+    def apply(self, x: Tensor, conv: Mapping[str, Any] = {}) -> Tensor:
+        if self.right.ndim > 2:
+            return _linear_or_conv(x, self.delta_weight(), conv)
+        grouped = x.unflatten(-1, (self.left.shape[1], self.right.shape[1]))
+        hidden = functional.linear(grouped, self.right.to(x.dtype))
+        mixed = torch.einsum("...bc,ab->...ac", hidden, self.left.to(x.dtype))
+        return mixed.flatten(-2) * self.scale
+
+    def scaled(self, factor: float) -> Kronecker:
+        return replace(self, scale=self.scale * factor)
+
+
+@dataclass(frozen=True)
+class Hadamard:
+    """`delta = scale * (up1 @ down1) * (up2 @ down2)`, element-wise (FedPara / LoHa, 2108.06098 eq. 1).
+
+    `left` and `right` are the two low-rank factors; their own scales count.
+    """
+
+    left: LowRank
+    right: LowRank
+    scale: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.left.shape
+
+    def delta_weight(self) -> Tensor:
+        return self.left.delta_weight() * self.right.delta_weight() * self.scale
+
+    def apply(self, x: Tensor, conv: Mapping[str, Any] = {}) -> Tensor:
+        return _linear_or_conv(x, self.delta_weight(), conv)
+
+    def scaled(self, factor: float) -> Hadamard:
+        return replace(self, scale=self.scale * factor)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """`delta = scale * weight`, dense: what no smaller form holds exactly. Also a bias or norm, with ndim 1."""
+
+    weight: Tensor
+    scale: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.weight.shape)
+
+    def delta_weight(self) -> Tensor:
+        return self.weight.float() * self.scale
+
+    def apply(self, x: Tensor, conv: Mapping[str, Any] = {}) -> Tensor:
+        return _linear_or_conv(x, self.weight, conv) * self.scale
+
+    def scaled(self, factor: float) -> Delta:
+        return replace(self, scale=self.scale * factor)
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """DoRA (2402.09353 eq. 5) as PEFT trains it: `W_rl = magnitude * (W + delta) / |W + delta|`, row norms over all
+    but the output axis. Depends on the weight it is applied to, so it has no `apply`.
+    """
+
+    inner: LowRank
+    magnitude: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.inner.shape
+
+    def delta_weight(self, weight: Tensor) -> Tensor:
+        weight = weight.float()
+        directed = weight + self.inner.delta_weight().to(weight.device)
+        norm = directed.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.ndim - 1))
+        return self.magnitude.float().to(weight.device).reshape(norm.shape) * directed / norm - weight
+
+
+@dataclass(frozen=True)
+class Replace:
+    """`W_rl = value`: a full tensor of an adapter (`modules_to_save`, `bias`)."""
+
+    value: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    def delta_weight(self, weight: Tensor) -> Tensor:
+        return self.value.float().to(weight.device) - weight.float()
+
+
+AdditiveTerm = Union[LowRank, Kronecker, Hadamard, Delta]
+Term = Union[AdditiveTerm, Decomposed, Replace]
