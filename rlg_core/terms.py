@@ -142,12 +142,13 @@ class Delta:
 
 @dataclass(frozen=True)
 class Decomposed:
-    """DoRA (2402.09353 eq. 5) as PEFT trains it: `W_rl = magnitude * (W + delta) / |W + delta|`, row norms over all
-    but the output axis. Depends on the weight it is applied to, so it has no `apply`.
+    """DoRA (2402.09353 eq. 5) as PEFT trains it: `W_rl = magnitude * (W + delta) / |W + delta|`, the norms over all but
+    the output axis (`axis` 1: all but the input axis, LyCORIS). Depends on the weight it is applied to: no `apply`.
     """
 
-    inner: LowRank
+    inner: LowRank | Kronecker | Hadamard
     magnitude: Tensor
+    axis: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -155,8 +156,8 @@ class Decomposed:
 
     def delta_weight(self, weight: Tensor) -> Tensor:
         weight = weight.float()
-        directed = weight + self.inner.delta_weight().to(weight.device)
-        norm = directed.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.ndim - 1))
+        directed = weight + self.inner.delta_weight().to(weight.device).reshape(weight.shape)
+        norm = torch.linalg.vector_norm(directed, dim=[d for d in range(weight.ndim) if d != self.axis], keepdim=True)
         return self.magnitude.float().to(weight.device).reshape(norm.shape) * directed / norm - weight
 
 

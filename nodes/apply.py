@@ -1,0 +1,67 @@
+"""Reinforcement Learning Guidance, the dial itself (arXiv 2508.21016)."""
+from __future__ import annotations
+
+import logging
+
+from comfy_api.latest import io
+
+from ..rlg_core.schedule import Window
+from .host.attach import with_expert
+from .host.pair import pair
+from .host.record import Expert
+from .host.schema import schema
+
+log = logging.getLogger(__name__)
+
+
+class RLGApply(io.ComfyNode):
+    """Guides `model` by its RL-tuned version: `prediction = base + scale * (rl - base)` at every step (eq. 7)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RLGApply",
+            display_name="Reinforcement Learning Guidance",
+            description=(
+                "A dial for the alignment strength of an RL-tuned model (Flow-GRPO, DPO, ...) at sampling time: the "
+                "geometric mean of the base and the RL model. Stack a second node for a second RL model."
+            ),
+            search_aliases=["RLG", "RL guidance", "Flow-GRPO", "DPO", "alignment strength", "reward"],
+            inputs=[
+                io.Model.Input("model", tooltip="The base model. Patches, LoRAs and options on it count for both models."),
+                io.Model.Input("rl_model", tooltip=(
+                    "The RL-tuned version: from Load RL Adapter, any LoRA loader fed with the same model, or another "
+                    "checkpoint of the same architecture. Only its weights and its way of sampling are used."
+                )),
+                io.Float.Input("scale", default=1.5, min=-10.0, max=20.0, step=0.01, round=0.001, tooltip=(
+                    "0 is the base model, 1 the RL model (neutral), between them interpolates, above 1 extrapolates. It "
+                    "acts like dividing the KL coefficient of the RL training by it. The paper uses 1.0 to 3.0."
+                )),
+                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, tooltip=(
+                    "Where in the schedule the scale begins to count. Neutral: 0."
+                )),
+                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, tooltip=(
+                    "Where in the schedule the scale ceases to count. Neutral: 1."
+                )),
+                io.Float.Input("outside_scale", default=1.0, min=-10.0, max=20.0, step=0.01, round=0.001, tooltip=(
+                    "The scale outside the window: 1 is the RL model, 0 the base. Without effect while the window is 0 to 1."
+                )),
+                io.Float.Input("rescale", default=0.0, min=0.0, max=1.0, step=0.01, tooltip=(
+                    "Moves the contrast of the result back to the RL model's, against over-saturation at high scales. "
+                    "Neutral: 0."
+                )),
+            ],
+            outputs=[io.Model.Output(display_name="model")],
+        )
+
+    @classmethod
+    def execute(cls, model, rl_model, scale, start_percent, end_percent, outside_scale, rescale) -> io.NodeOutput:
+        window = Window(scale, start_percent, end_percent, outside_scale)
+        source = pair(model, rl_model)
+        if source is None:
+            log.warning("RLG: model and rl_model are identical (a bypassed LoRA loader?): this node changes nothing.")
+            return io.NodeOutput(model)
+        return io.NodeOutput(with_expert(model, Expert(source, window), rescale))
+
+
+NODES = [RLGApply]

@@ -1,0 +1,138 @@
+"""Evaluates base and experts that share one copy of the weights: one batched pass, or one pass each.
+
+Batched is trusted only after it agreed with separate passes once, for the same shape, conditioning and patches.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from weakref import WeakKeyDictionary
+
+import comfy.model_management
+import torch
+from comfy.model_base import BaseModel
+from torch import Tensor
+
+from ...rlg_core.errors import RowsNotSeparable, RunError
+from ...rlg_core.rows import Assignment, RowTerms
+from .calls import BASE, ModelCall
+from .pair import SharedWeights, compute_dtype
+
+log = logging.getLogger(__name__)
+
+VERIFICATION = "verification"
+
+_verdicts: WeakKeyDictionary[BaseModel, dict[tuple, str | None]] = WeakKeyDictionary()
+"""By model and kind of call: None where the batched pass was verified, else why separate passes are needed."""
+
+
+class SharedPasses:
+    """One run's evaluations of `model` with and without the terms of its experts. Part 0 is the base, part k expert k."""
+
+    def __init__(self, model: BaseModel, sources: Mapping[int, SharedWeights]):
+        self.model = model
+        self.banks = tuple(source.bank.uid for source in sources.values())
+        self.terms = RowTerms(model, {part: source.bank.by_name() for part, source in sources.items()})
+        self.applications: dict[tuple, int] = {}
+
+    def evaluate(self, call: ModelCall, parts: Sequence[int]) -> dict[int, Tensor]:
+        """The denoised prediction of each of `parts`, [rows, ...]."""
+        if len(parts) < 2:
+            return {part: self._single(call.for_part(part), part) for part in parts}
+        verdicts = _verdicts.setdefault(self.model, {})
+        kind = (self.banks, tuple(parts), call.signature())
+        if kind not in verdicts:
+            return self._verified(call, parts, kind, verdicts)
+        if verdicts[kind] is None and self._fits(call, parts):
+            try:
+                return self._batched(call, parts)
+            except comfy.model_management.OOM_EXCEPTION as error:
+                if comfy.model_management.OOM_EXCEPTION is Exception:
+                    raise
+                log.warning("RLG: the batch of base and RL rows ran out of memory (%s); separate passes instead.", error)
+                comfy.model_management.soft_empty_cache()
+        return self._separate(call, parts)
+
+    def _verified(self, call: ModelCall, parts: Sequence[int], kind: tuple, verdicts: dict[tuple, str | None]) -> dict[int, Tensor]:
+        """The first call of its kind: the batched result if separate passes confirm it, theirs otherwise."""
+        if not self._fits(call, parts):
+            return self._separate(call, parts)
+        try:
+            batched = self._batched(call, parts)
+        except RowsNotSeparable as error:
+            reason, batched = str(error), None
+        except RuntimeError as error:
+            # A model that refuses a repeated batch may still take the rows as they came; if not, that pass raises.
+            reason, batched = f"the batch of all parts failed: {error}", None
+        if batched is None:
+            verdicts[kind] = reason
+            log.warning("RLG: base and RL model run in separate passes, at twice the weight traffic (%s).", reason)
+            return self._separate(call, parts)
+        separate = {part: self._single(call.for_part(part, VERIFICATION), part) for part in parts}
+        verdicts[kind] = disagreement(batched, separate, compute_dtype(self.model))
+        if verdicts[kind] is None:
+            return batched
+        log.warning("RLG: base and RL model run in separate passes (%s).", verdicts[kind])
+        return self._separate(call, parts)
+
+    def _batched(self, call: ModelCall, parts: Sequence[int]) -> dict[int, Tensor]:
+        rows = call.rows
+        assignments = [Assignment(part, k * rows, (k + 1) * rows) for k, part in enumerate(parts) if part != BASE]
+        prediction = self._run(call.for_parts(parts), assignments, ("batched", *parts))
+        return dict(zip(parts, prediction.split(rows)))
+
+    def _separate(self, call: ModelCall, parts: Sequence[int]) -> dict[int, Tensor]:
+        return {part: self._single(call.for_part(part), part) for part in parts}
+
+    def _single(self, call: ModelCall, part: int) -> Tensor:
+        if part == BASE:
+            return call.run()
+        try:
+            return self._run(call, [Assignment(part, 0, call.rows)], ("single", part))
+        except RowsNotSeparable as error:
+            raise RunError(f"The terms of the RL model could not be applied: {error}.") from error
+
+    def _run(self, call: ModelCall, assignments: Sequence[Assignment], passes: tuple) -> Tensor:
+        with self.terms.attached(assignments, call.rows):
+            prediction = call.run()
+        self._count((passes, call.signature()), self.terms.applied)
+        return prediction
+
+    def _count(self, kind: tuple, applied: int) -> None:
+        """Terms that never ran would leave the base's picture under the RL model's name.
+
+        None at all is right only where a cache of another node answered for the whole model, after a call that ran.
+        """
+        expected = self.applications.setdefault(kind, applied)
+        if applied not in (0, expected) or expected == 0:
+            raise RunError(
+                f"{applied} terms of the RL model were applied in a model call, expected {expected or 'some'}. The model "
+                "may have been compiled before RLG was attached, or another node replaces its layers: compile with "
+                "ComfyUI's TorchCompileModel node, or leave one of the two out."
+            )
+
+    def _fits(self, call: ModelCall, parts: Sequence[int]) -> bool:
+        """Whether the host's own estimate finds room for all rows at once. `memory_usage_factor` counts the parts."""
+        if getattr(call.x.device, "type", "cpu") == "cpu":
+            return True
+        required = self.model.memory_required(list(call.x.shape))
+        return required < comfy.model_management.get_free_memory(call.x.device)
+
+
+def disagreement(batched: dict[int, Tensor], separate: dict[int, Tensor], dtype: torch.dtype) -> str | None:
+    """Why `batched` is not `separate` up to rounding in `dtype`; None where it is.
+
+    Rounding is judged against what the terms do: an error near |rl - base| means rows that were mixed up.
+    """
+    reference = next(iter(separate.values()))
+    effect = max(_rms(prediction - reference) for prediction in separate.values())
+    error = max(_rms(batched[part] - separate[part]) for part in separate)
+    exact = torch.finfo(dtype).eps < 1e-6
+    allowed = max(_rms(reference) * torch.finfo(dtype).eps * (64 if exact else 4), effect * (0.01 if exact else 0.25))
+    if error <= allowed:
+        return None
+    return f"batched rows differ from separate passes by {error:.2e} where the RL model changes {effect:.2e}"
+
+
+def _rms(difference: Tensor) -> float:
+    return float(difference.float().square().mean().sqrt())

@@ -1,0 +1,98 @@
+"""The wrapper around a sampling run: sets RLG up for this run, and leaves nothing of it behind."""
+from __future__ import annotations
+
+import uuid
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, add_wrapper_with_key
+from torch import Tensor
+
+from ...rlg_core.errors import RunError
+from .pair import TwoCheckpoints
+from .patches import difference
+from .record import KEY, Record, record_of
+from .run import Run
+
+_running: WeakKeyDictionary[BaseModel, Run] = WeakKeyDictionary()
+"""The runs under way, by base model; empty between runs."""
+
+
+def outer_sample(executor: WrapperExecutor, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """`WrappersMP.OUTER_SAMPLE`: samples with the record of the guider's model."""
+    guider = executor.class_obj
+    patcher: ModelPatcher = guider.model_patcher
+    record = record_of(patcher)
+    _refuse_unsupported(guider, record)
+    _mirror_later_patches(patcher, record)
+    run = Run(patcher, record)
+    add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, run.apply_model, guider.model_options, is_model_options=True)
+    previous = _running.get(patcher.model)
+    _running[patcher.model] = run
+    try:
+        with run.accounted(sigmas):
+            return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    finally:
+        for checkpoint in run.checkpoints():
+            checkpoint.cleanup()
+        _running.pop(patcher.model)
+        if previous is not None:
+            _running[patcher.model] = previous
+
+
+def before_run(patcher: ModelPatcher) -> None:
+    """`CallbacksMP.ON_PRE_RUN`: the host has loaded all models; those of two-checkpoint experts start here.
+
+    Raises `RunError` where a sampler starts this model without the wrapper above: it would sample the base alone.
+    """
+    run = _running.get(patcher.model)
+    if run is None:
+        raise RunError(
+            "A model with RLG on it was started by a sampler or guider that does not run its wrappers (the Dual Model CFG "
+            "Guider's negative model, for one). It would sample without RLG: use it as the main model of a guider."
+        )
+    for checkpoint in run.checkpoints():
+        checkpoint.pre_run()
+
+
+def _refuse_unsupported(guider: Any, record: Record) -> None:
+    if getattr(guider, "uncond_model_patcher", None) is not None:
+        raise RunError(
+            "The Dual Model CFG Guider runs its negative model with the options of its positive one, so RLG cannot tell "
+            "base and RL model apart. Use CFGGuider with the RLG model."
+        )
+    if guider.model_patcher.get_additional_models_with_key("multigpu"):
+        raise RunError("RLG does not run split over several GPUs (MultiGPU). Remove the MultiGPU node, or the RLG node.")
+    if any(isinstance(expert.source, TwoCheckpoints) for expert in record.experts) and guider.model_patcher.hook_patches:
+        raise RunError(
+            "A LoRA or model hook on the conditioning reaches only the base of two checkpoints, not the RL model. Remove "
+            "the hook, or use an RL adapter (Load RL Adapter) in place of the RL checkpoint."
+        )
+
+
+def _mirror_later_patches(patcher: ModelPatcher, record: Record) -> None:
+    """Puts weight patches added after the RLG node (a style LoRA, say) on RL checkpoints too: they are meant for the
+    whole model, and terms beside shared weights get them by themselves."""
+    for expert in record.experts:
+        if isinstance(expert.source, TwoCheckpoints):
+            for checkpoint in patcher.get_additional_models_with_key(KEY):
+                if checkpoint.model is expert.source.model:
+                    _mirror(patcher, expert.source, checkpoint)
+
+
+def _mirror(patcher: ModelPatcher, source: TwoCheckpoints, checkpoint: ModelPatcher) -> None:
+    patches = {key: list(own) for key, own in source.patcher.patches.items()}
+    changed = False
+    for key, later in patcher.patches.items():
+        removed, added = difference(source.base_patches.get(key, []), later)
+        if removed:
+            raise RunError(f"{key}: a weight patch of the base was removed after the RLG node. Apply it before, or not at all.")
+        if added:
+            patches[key] = [*patches.get(key, []), *added]
+            changed = True
+    if changed:
+        checkpoint.patches = patches
+        # The same patches get the same id in every run, so that the host reloads weights only when they changed.
+        checkpoint.patches_uuid = uuid.uuid5(source.patcher.patches_uuid, str(patcher.patches_uuid))
