@@ -1,0 +1,20 @@
+"""Progress lines and failures that say what to do."""
+import os
+import time
+
+STARTED = float(os.environ.setdefault("RLG_STARTED", str(time.time())))  # one clock for dev.py and what it becomes
+
+
+class Failure(Exception):
+    """Something outside this program is missing or broken; the message says what to do about it."""
+
+
+def say(text):
+    """Print one line of progress with the seconds since `dev.py` started."""
+    print(f"[{time.time() - STARTED:5.0f} s] {text}", flush=True)
+
+
+def tail(path, lines=30):
+    """Return the last lines of a log."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return "\n".join(text.splitlines()[-lines:])

@@ -1,0 +1,191 @@
+"""A real ComfyUI server as a child process, and the way to talk to it."""
+import asyncio
+import functools
+import json
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from pathlib import Path
+
+import aiohttp
+
+from .console import Failure, tail
+from .paths import PACK, ROOT, link_folder
+
+MODELS = ROOT / "demo" / "models"
+NEEDS_NO_GPU = "import torch; raise SystemExit(torch.accelerator.is_available())"
+
+
+class RunFailed(Exception):
+    """A graph that the server refused or that ended in an error; `detail` is what the server told its client."""
+
+    def __init__(self, message, detail):
+        super().__init__(message)
+        self.detail = detail
+
+
+class Server:
+    """ComfyUI with this pack and the demo models, on a free port of this machine, in a folder of its own.
+
+    A context manager: leaving it ends the server, whatever happened. Raises Failure with the log's end where the server
+    does not come up.
+    """
+
+    def __init__(self, host, folder, seconds_to_start=180):
+        self.host = host
+        self.folder = Path(folder)
+        self.log = self.folder / "server.log"
+        self.seconds_to_start = seconds_to_start
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process = None
+
+    def __enter__(self):
+        link_folder(ROOT, self.folder / "custom_nodes" / PACK)
+        for name in ("input", "output", "temp", "user", "models"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        with self.log.open("w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(self.command(), cwd=self.host.path, stdout=log, stderr=log)
+        try:
+            self.wait_until_up()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *error):
+        self.stop()
+
+    def command(self):
+        """Return the command line: options that both supported releases know."""
+        models = self.folder / "extra_model_paths.yaml"
+        models.write_text(extra_model_paths(MODELS), encoding="utf-8")
+        command = [self.host.python, str(self.host.path / "main.py"), "--port", str(self.port), "--listen", "127.0.0.1"]
+        command += ["--base-directory", str(self.folder), "--extra-model-paths-config", str(models)]
+        command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
+        command += ["--front-end-root", self.host.frontend] if self.host.frontend else []
+        command += ["--cpu"] if has_no_gpu(self.host.python) else []
+        return command
+
+    def wait_until_up(self):
+        """Return once the server answers."""
+        deadline = time.time() + self.seconds_to_start
+        while time.time() < deadline:
+            if self.process.poll() is not None:
+                self.fail("ended while starting")
+            try:
+                self.get("/system_stats")
+                return
+            except OSError:
+                time.sleep(0.25)
+        self.fail(f"did not answer within {self.seconds_to_start} s")
+
+    def fail(self, what):
+        """Raise what went wrong together with the end of the server's log."""
+        raise Failure(f"ComfyUI {what}. Its log ({self.log}) ends:\n{tail(self.log)}")
+
+    def stop(self):
+        """End the server; kill it where it does not end within ten seconds."""
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def read(self, path, body=None):
+        """Return the bytes that GET, or POST with a JSON `body`, gives for a path; HTTPError on a refusal."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + urllib.parse.quote(path, safe="/?=&%"), data, headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.read()
+
+    def get(self, path):
+        """Return the JSON that GET gives for a path."""
+        return json.loads(self.read(path))
+
+    def run(self, graph, progress=lambda node, value, steps: None):
+        """Queue an API-format graph and wait for its end.
+
+        Calls `progress(node, value, steps)` as nodes tell theirs. Returns the history entry's outputs, {node: output}.
+        Raises RunFailed where the server refuses the graph, a node raises, or the run is interrupted.
+        """
+        return asyncio.run(self.follow(graph, progress))
+
+    async def follow(self, graph, progress):
+        """Queue a graph and read its messages to the end; see `run`."""
+        client = uuid.uuid4().hex
+        address = f"{self.url}/ws?clientId={client}"
+        async with aiohttp.ClientSession() as session, session.ws_connect(address, max_msg_size=0) as messages:
+            run = self.queue(graph, client)
+            async for message in messages:
+                if message.type != aiohttp.WSMsgType.TEXT:
+                    continue
+                event = json.loads(message.data)
+                data = event["data"]
+                if data.get("prompt_id") not in (None, run):
+                    continue
+                if event["type"] == "progress":
+                    progress(data["node"], data["value"], data["max"])
+                elif event["type"] in ENDS:
+                    return ENDS[event["type"]](self, run, data)
+        self.fail("closed the connection")
+
+    def queue(self, graph, client=""):
+        """Queue a graph and return its id."""
+        try:
+            return json.loads(self.read("/prompt", {"prompt": graph, "client_id": client}))["prompt_id"]
+        except urllib.error.HTTPError as refusal:
+            detail = json.loads(refusal.read())
+            raise RunFailed(json.dumps(detail, indent=1), detail) from refusal
+
+    def outputs(self, run):
+        """Return {node: output} of a finished run."""
+        return self.get(f"/history/{run}")[run]["outputs"]
+
+    def image(self, image):
+        """Return the bytes of an image that an output names: {"filename", "subfolder", "type"}."""
+        return self.read("/view?" + urllib.parse.urlencode(image))
+
+
+def ended_well(server, run, data):
+    """Return the outputs of a run that ended without an error."""
+    return server.outputs(run)
+
+
+def ended_in_error(server, run, data):
+    """Raise what a node raised."""
+    raise RunFailed(f"{data['node_type']}: {data['exception_message']}", data)
+
+
+def was_interrupted(server, run, data):
+    """Raise that a run was interrupted."""
+    raise RunFailed(f"interrupted in {data['node_type']}", data)
+
+
+ENDS = {"execution_success": ended_well, "execution_error": ended_in_error, "execution_interrupted": was_interrupted}
+
+
+def extra_model_paths(folder):
+    """Return the text of an extra_model_paths.yaml that offers every model folder in `folder`."""
+    kinds = sorted(kind.name for kind in folder.iterdir() if kind.is_dir()) if folder.exists() else []
+    lines = ["demo:", f"  base_path: {json.dumps(str(folder))}", *(f"  {kind}: {kind}" for kind in kinds)]
+    return "\n".join(lines) + "\n"
+
+
+def free_port():
+    """Return a TCP port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@functools.cache
+def has_no_gpu(python):
+    """Tell whether the PyTorch of a Python has no accelerator to use."""
+    return subprocess.run([python, "-c", NEEDS_NO_GPU], check=False).returncode == 0
