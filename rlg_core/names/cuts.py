@@ -1,0 +1,43 @@
+"""Which rows of a fused weight belong to a module that is separate elsewhere."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Rows = Callable[[int, int], tuple[int, int]]
+"""(rows n, columns c of the fused weight) -> (first row, number of rows)"""
+
+QUERY: Rows = lambda n, c: (0, c)
+KEY: Rows = lambda n, c: (c, (n - c) // 2)
+VALUE: Rows = lambda n, c: (c + (n - c) // 2, (n - c) // 2)
+"""The query has the model's width; key and value share the rest, less of it where queries are grouped (Lumina2)."""
+
+FIRST: Rows = lambda n, c: (0, c)
+SECOND: Rows = lambda n, c: (c, c)
+THIRD: Rows = lambda n, c: (2 * c, c)
+REST: Rows = lambda n, c: (3 * c, n - 3 * c)
+"""`linear1` of single-stream blocks: query, key, value, then the MLP."""
+
+UPPER: Rows = lambda n, c: (0, n // 2)
+LOWER: Rows = lambda n, c: (n // 2, n - n // 2)
+
+SWAPPED: Rows = lambda n, c: (0, n)
+"""All rows, but where they are a shift and a scale (2c rows), the two are in the other order than in diffusers."""
+
+Leaf = dict[str, "Rows | None"]
+
+
+def whole(*names: str) -> Leaf:
+    """Modules that are the host's whole weight, under any of these names."""
+    return dict.fromkeys(names)
+
+
+def qkv(query: str, key: str, value: str) -> Leaf:
+    return {query: QUERY, key: KEY, value: VALUE}
+
+
+def kv(key: str, value: str) -> Leaf:
+    return {key: UPPER, value: LOWER}
+
+
+def swapped(name: str) -> Leaf:
+    return {name: SWAPPED}

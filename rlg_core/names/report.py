@@ -1,0 +1,54 @@
+"""What a loader tells of an adapter, in a few lines of plain text."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from ..formats import Adapter
+from ..terms import Decomposed, LowRank
+from .match import Match
+from .resolve import NameMap
+
+
+def describe(adapter: Adapter, matches: Sequence[Match], names: NameMap, stock: Mapping[Any, float | None],
+             sizes: Sequence[float], strength: float) -> str:
+    """Format, name, rank, alpha and its source, scale, coverage, what stock loading would do, size of the change.
+
+    `stock`: (key, rows) -> the scale the stock loader would use; `sizes`: `|dW| / |W|` of some of the changes.
+    """
+    architecture = names.architecture.name if names.architecture else "by the host's own names"
+    lines = [
+        f"adapter: {adapter.name} of {adapter.file.path.name if adapter.name == 'default' else adapter.file.path.parent.name}",
+        f"format: {adapter.format}, on {architecture}",
+        f"rank: {_listed(adapter.ranks)}; alpha: {_listed(adapter.alphas)}, from {adapter.alpha_source}",
+        f"scale: {_listed(sorted({change.scale for change in adapter.changes}))}, times strength {strength:g}",
+        f"matched: {len(matches)} of {len(adapter.changes)} changes, on {len({match.target.key for match in matches})} weights",
+        f"stock ComfyUI would load this {_stock(matches, stock)}",
+    ]
+    if sizes:
+        lines.append(f"size of the change: {median(sizes) * abs(strength):.2%} of the weights (median of {len(sizes)})")
+    if adapter.ignored:
+        lines.append(f"ignored on purpose: {len(adapter.ignored)} text-encoder keys ({adapter.ignored[0]}, ...)")
+    return "\n".join(lines)
+
+
+def _listed(values: Sequence[float]) -> str:
+    shown = ", ".join(f"{value:g}" for value in values[:4])
+    return (shown or "none") + (f", ... ({len(values)} values)" if len(values) > 4 else "")
+
+
+def _stock(matches: Sequence[Match], stock: Mapping[Any, float | None]) -> str:
+    """`at 0.5x`, `not at all`, ... the host's own loader measured against the true scale."""
+    placed = [(match, (match.target.key, match.target.rows)) for match in matches]
+    found = [(match, stock[place]) for match, place in placed if place in stock]
+    if not found:
+        return "not at all"
+    part = "" if len(found) == len(matches) else f", but only {len(found)} of {len(matches)} changes"
+    if any(isinstance(match.term, Decomposed) for match, _ in found):
+        return f"with other arithmetic (DoRA){part}"
+    ratios = sorted({round(scale / match.change.scale, 6) if scale is not None and match.change.scale else 1.0
+                     for match, scale in found if isinstance(match.term, LowRank)} or {1.0})
+    if ratios == [1.0]:
+        return f"the same{part}" if not part else f"at its true strength{part}"
+    return f"at {_listed(ratios)}x its true strength{part}"

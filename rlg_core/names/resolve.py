@@ -1,0 +1,131 @@
+"""Finds the host's weight, and the rows of it, for a module name in an adapter file."""
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..formats.keys import spellings
+from .cuts import SWAPPED, Rows
+from .rule import Architecture, Block
+from .table import ARCHITECTURES
+
+WEIGHTS = ("weight", "scale")
+"""What hosts call a module's main parameter; FLUX's norms changed from `scale` to `weight` between releases."""
+
+SPELLED_OTHERWISE = ((".processor.", "."), (re.compile(r"\.to_out$"), ".to_out.0"))
+"""Old attention processors in diffusers' names."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A parameter of the host: its key, and the `(first row, number of rows)` that are meant, or None for all.
+
+    `swapped`: the two halves of its rows are in the other order than in the file.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    rows: tuple[int, int] | None = None
+    swapped: bool = False
+
+
+@dataclass(frozen=True)
+class _Module:
+    host: str
+    rows: Rows | tuple[int, int] | None = None
+
+
+class NameMap:
+    """The names under which adapter files may address one model's weights.
+
+    `shapes`: the model's parameters, with `prefix`; `host_names`: the host's own names for adapters, for models without
+    rules here: name -> key, or (key, (dimension, first row, rows)), or that with a function that swaps halves.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], prefix: str = "", host_names: Mapping[str, Any] | None = None):
+        self.prefix = prefix
+        self.shapes = {key[len(prefix):]: shape for key, shape in shapes.items() if key.startswith(prefix)}
+        hosts = dict.fromkeys(module for key in self.shapes for module in (key.rpartition(".")[0], key) if module)
+        self.architecture = next((known for known in ARCHITECTURES if all(mark in hosts for mark in known.marks)), None)
+        self.modules: dict[str, _Module] = {}
+        for name, module in (*_host_names(host_names or {}, prefix), *((host, _Module(host)) for host in hosts),
+                             *_rule_names(self.architecture, hosts)):
+            self.modules[name] = module
+        self.flat = {name.replace(".", "_"): name for name in self.modules}
+
+    def find(self, module: str, parameter: str) -> Target | None:
+        """The host's parameter for `module` and `parameter` (`weight`, `bias`, or "" for a parameter named by itself)."""
+        for name in spellings(module):
+            known = self._known(name)
+            target = self._target(self.modules[known], parameter) if known is not None else None
+            if target is not None:
+                return target
+        return None
+
+    def source_names(self) -> Iterator[tuple[str, Target]]:
+        """Every rule's name with the weight it stands for, the other way round: for writing adapters."""
+        hosts = dict.fromkeys(key.rpartition(".")[0] for key in self.shapes)
+        for name, module in _rule_names(self.architecture, hosts):
+            target = self._target(module, "weight")
+            if target is not None:
+                yield name, target
+
+    def _known(self, name: str) -> str | None:
+        for spelling in _otherwise(name):
+            if spelling in self.modules:
+                return spelling
+        return self.flat.get(name)
+
+    def _target(self, module: _Module, parameter: str) -> Target | None:
+        names = WEIGHTS if parameter == "weight" else (parameter,)
+        keys = (f"{module.host}.{name}" if name else module.host for name in names)
+        key = next((key for key in keys if key in self.shapes), None)
+        if key is None:
+            return None
+        shape, rows = self.shapes[key], module.rows
+        width = (self.shapes.get(f"{module.host}.weight") or shape)[-1]
+        if rows is SWAPPED:
+            return Target(self.prefix + key, shape, swapped=shape[0] == 2 * width)
+        return Target(self.prefix + key, shape, rows(shape[0], width) if callable(rows) else rows)
+
+
+def _otherwise(name: str) -> Iterator[str]:
+    yield name
+    for old, new in SPELLED_OTHERWISE:
+        name = name.replace(old, new) if isinstance(old, str) else old.sub(new, name)
+        yield name
+
+
+def _host_names(names: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, _Module]]:
+    for name, value in names.items():
+        key, offset, function = (*((value,) if isinstance(value, str) else value), None, None)[:3]
+        if key.startswith(prefix) and (offset is None or offset[0] == 0):
+            host = key[len(prefix):].removesuffix(".weight")
+            rows = SWAPPED if function is not None else None if offset is None else tuple(offset[1:])
+            yield name, _Module(host, rows)
+
+
+def _rule_names(architecture: Architecture | None, hosts: Iterable[str]) -> Iterator[tuple[str, _Module]]:
+    """Every name an architecture's rules give to the modules the model has."""
+    if architecture is None:
+        return
+    blocks = [(block, re.compile(re.escape(block.host).replace(r"\#", r"(\d+)") + r"\.(.+)")) for block in architecture.blocks]
+    for host in hosts:
+        for source, rows in architecture.top.get(host, {}).items():
+            yield source, _Module(host, rows)
+        for block, pattern in blocks:
+            match = pattern.fullmatch(host)
+            if match:
+                yield from _block_names(block, match, host)
+
+
+def _block_names(block: Block, match: re.Match[str], host: str) -> Iterator[tuple[str, _Module]]:
+    *numbers, leaf = match.groups()
+    source = block.source
+    for number in numbers:
+        source = source.replace("#", number, 1)
+    leaves = {leaf: None} if block.leaves is None else block.leaves.get(leaf, {})
+    for name, rows in leaves.items():
+        yield f"{source}.{name}", _Module(host, rows)

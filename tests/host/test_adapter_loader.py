@@ -1,0 +1,192 @@
+"""Load RL Adapter on the real host: true strength, whole or not at all, and errors that say what to do."""
+from __future__ import annotations
+
+import copy
+import importlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+RANK, ALPHA = 4, 8
+
+
+@pytest.fixture
+def loras(host: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty models/loras, the host's only one while the test runs."""
+    paths, extensions = host.folder_paths.folder_names_and_paths["loras"]
+    monkeypatch.setitem(host.folder_paths.folder_names_and_paths, "loras", ([str(tmp_path)], extensions))
+    host.folder_paths.filename_list_cache.pop("loras", None)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def node(host: SimpleNamespace):
+    return importlib.import_module(f"{host.pack.__name__}.nodes.adapter_loader").RLGAdapterLoader
+
+
+@pytest.fixture(scope="session")
+def base(host: SimpleNamespace):
+    return tiny.load(host, tiny.sd3_transformer())
+
+
+@pytest.fixture(scope="session")
+def adapter() -> torch.nn.Module:
+    return tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS, RANK, ALPHA)
+
+
+@pytest.fixture
+def folder(loras: Path, adapter: torch.nn.Module) -> Path:
+    """A PEFT adapter folder, saved by PEFT."""
+    adapter.save_pretrained(str(loras / "flow_grpo"))
+    return loras / "flow_grpo"
+
+
+def patched(host: SimpleNamespace, model) -> dict[str, torch.Tensor]:
+    """The weights the host computes with, patches applied by the host."""
+    weights = {}
+    for key, weight in model.model.state_dict().items():
+        patches = model.patches.get(key, [])
+        weights[key] = host.comfy.lora.calculate_weight(patches, weight.float().clone(), key) if patches else weight
+    return weights
+
+
+def merged(host: SimpleNamespace, adapter: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What PEFT itself merges, brought into the host's layout by the host's own checkpoint loader."""
+    model = tiny.load(host, copy.deepcopy(adapter).merge_and_unload())
+    return model.model.state_dict()
+
+
+def load(node, base, name: str, strength: float = 1.0, alpha: float = 0.0, adapter: str = ""):
+    return node.execute(base, name, strength, alpha, adapter).args
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    worst = max((float((found[key] - expected[key]).abs().max()), key) for key in expected)
+    assert worst[0] < 1e-5, worst
+
+
+def test_peft_folder_at_true_strength(host, node, base, adapter, folder):
+    model, report = load(node, base, "flow_grpo")
+    assert_same(patched(host, model), merged(host, adapter))
+    assert "alpha: 8" in report and "adapter_config.json" in report and "at 0.5x" in report, report
+    assert model is not base and not base.patches
+
+
+def test_strength_is_linear(host, node, base, folder):
+    before = {key: weight.clone() for key, weight in base.model.state_dict().items()}
+    full, half = (patched(host, load(node, base, "flow_grpo", strength)[0]) for strength in (1.0, 0.5))
+    assert_same(half, {key: (before[key] + full[key]) / 2 for key in before})
+
+
+def test_the_list_names_each_adapter_once(host, node, loras, folder):
+    (loras / "sub").mkdir()
+    save_file({"x": torch.zeros(1)}, loras / "sub" / "style.safetensors")
+    (folder / "old").mkdir()
+    (folder / "adapter_model.safetensors").rename(folder / "old" / "adapter_model.safetensors")
+    files = importlib.import_module(f"{host.pack.__name__}.nodes.host.files")
+    assert files.adapter_names() == ["flow_grpo/old", "sub/style.safetensors"]
+    (folder / "adapter_model.safetensors").write_bytes((folder / "old" / "adapter_model.safetensors").read_bytes())
+    host.folder_paths.filename_list_cache.pop("loras", None)
+    assert files.adapter_names() == ["flow_grpo", "sub/style.safetensors"]
+
+
+def test_either_spelling_of_a_name_is_valid(node, folder):
+    for name in ("flow_grpo", "flow_grpo/adapter_model.safetensors", "flow_grpo\\adapter_model.safetensors"):
+        assert node.validate_inputs(lora_name=name) is True
+    assert "no adapter of that name" in node.validate_inputs(lora_name="nothing")
+    assert "below models/loras" in node.validate_inputs(lora_name="../secret")
+
+
+def test_fingerprint_changes_with_file_and_config(node, folder):
+    seen = [node.fingerprint_inputs(lora_name="flow_grpo", strength=1.0)]
+    assert seen[0] == node.fingerprint_inputs(lora_name="flow_grpo", strength=1.0)
+    config = folder / "adapter_config.json"
+    config.write_text(config.read_text() + " ")
+    seen.append(node.fingerprint_inputs(lora_name="flow_grpo"))
+    assert seen[0] != seen[1]
+
+
+def test_named_adapters_of_a_folder(host, node, base, adapter, folder):
+    other = tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS, RANK, 2, seed=9)
+    other.save_pretrained(str(folder / "old"))
+    assert_same(patched(host, load(node, base, "flow_grpo", adapter="old")[0]), merged(host, other))
+    assert_same(patched(host, load(node, base, "flow_grpo", adapter="default")[0]), merged(host, adapter))
+    with pytest.raises(ValueError, match="there is none named 'new'"):
+        load(node, base, "flow_grpo", adapter="new")
+
+
+def test_missing_config_names_the_file_and_the_way_out(host, node, base, adapter, folder):
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(ValueError, match=r"adapter_config\.json.*`alpha` input.*rank is 4"):
+        load(node, base, "flow_grpo")
+    model, report = load(node, base, "flow_grpo", alpha=ALPHA)
+    assert_same(patched(host, model), merged(host, adapter))
+    assert "the alpha input" in report
+
+
+def rewrite(folder: Path, change) -> None:
+    path = folder / "adapter_model.safetensors"
+    tensors = change(load_file(path))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def with_nan(tensors):
+    name = next(iter(tensors))
+    return tensors | {name: tensors[name].clone().fill_(float("nan"))}
+
+
+def without_one(tensors):
+    return dict(list(tensors.items())[1:])
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda t: {k.replace("transformer_blocks", "layers"): v for k, v in t.items()}, "none of its 15 changes is for this model .SD3."),
+    (lambda t: {k.replace("blocks.1.", "blocks.7."): v for k, v in t.items()}, "7 of 15 changes have no weight"),
+    (with_nan, "NaN or infinite"),
+    (without_one, r"but no (down|up)"),
+    (lambda t: {k: v[:, :64] if "lora_A" in k else v for k, v in t.items()}, "base model is of another size"),
+    (lambda t: {k: v[:2] if "lora_A" in k else v for k, v in t.items()}, "(shapes do not fit|says rank 4)"),
+    (lambda t: {k: v.to(torch.int32) for k, v in t.items()}, "floating-point"),
+    (lambda t: t | {"base_model.model.pos_embed.unheard.of": torch.zeros(3)}, "1 of 16 changes"),
+    (lambda t: t | {"text_encoder.layers.0.q_proj.lora_A.weight": torch.zeros(4, 8)}, "ignore text encoder"),
+])
+def test_bad_adapters_are_refused(node, base, folder, change, message):
+    rewrite(folder, change)
+    with pytest.raises(ValueError, match=message):
+        load(node, base, "flow_grpo")
+    assert not base.patches
+
+
+def test_corrupt_files_are_refused(node, base, folder):
+    path = folder / "adapter_model.safetensors"
+    whole = path.read_bytes()
+    for content in (whole[:-100], whole[:100], b"", b"\0" * 64, b"not a file"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not a whole safetensors file"):
+            load(node, base, "flow_grpo")
+
+
+def test_pickles_are_refused(node, base, folder):
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(ValueError, match="pickles"):
+        load(node, base, "flow_grpo")
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"peft_type": "VERA"}, "PEFT type VERA"),
+    ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4.*Convert"),
+    ({"use_qalora": True}, "use_qalora"),
+    ({"lora_alpha": "much"}, "expected a number for lora_alpha"),
+    ({"r": 16}, "is not of this file: it says rank 16"),
+    ({"target_modules": ["q_proj"]}, "target_modules do not name"),
+])
+def test_configs_are_checked(node, base, folder, change, message):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        load(node, base, "flow_grpo")
