@@ -5,7 +5,7 @@ from importlib import import_module
 
 from comfy_api.latest import ComfyExtension, io
 
-TOPICS = ("apply",)
+TOPICS = ("adapter_loader", "apply")
 NODES: list[type[io.ComfyNode]] = [node for topic in TOPICS for node in import_module(f".{topic}", __name__).NODES]
 
 

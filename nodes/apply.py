@@ -5,11 +5,12 @@ import logging
 
 from comfy_api.latest import io
 
-from ..rlg_core.schedule import Window
+from ..rlg_core.schedule import constant_in_window
 from .host.attach import with_expert
 from .host.pair import pair
-from .host.record import Expert
+from .host.record import Branch, Expert
 from .host.schema import schema
+from .types import BranchType, Schedule
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +51,27 @@ class RLGApply(io.ComfyNode):
                     "Moves the contrast of the result back to the RL model's, against over-saturation at high scales. "
                     "Neutral: 0."
                 )),
+                Schedule.Input("schedule", optional=True, tooltip="From RLG Schedule: replaces scale and window."),
+                io.Mask.Input("mask", optional=True, tooltip=(
+                    "Where the scale counts: 1 there, the outside scale where it is 0, soft edges between. Any size; one mask "
+                    "for all images, or one for each image or frame."
+                )),
+                BranchType.Input("branch", optional=True, tooltip="From RLG Branch: how the two prompts are guided."),
             ],
             outputs=[io.Model.Output(display_name="model")],
         )
 
     @classmethod
-    def execute(cls, model, rl_model, scale, start_percent, end_percent, outside_scale, rescale) -> io.NodeOutput:
-        window = Window(scale, start_percent, end_percent, outside_scale)
+    def execute(
+        cls, model, rl_model, scale, start_percent, end_percent, outside_scale, rescale, schedule=None, mask=None, branch=None
+    ) -> io.NodeOutput:
+        schedule = schedule or constant_in_window(scale, start_percent, end_percent, outside_scale)
         source = pair(model, rl_model)
         if source is None:
             log.warning("RLG: model and rl_model are identical (a bypassed LoRA loader?): this node changes nothing.")
             return io.NodeOutput(model)
-        return io.NodeOutput(with_expert(model, Expert(source, window), rescale))
+        expert = Expert(source, schedule, outside_scale, mask, branch or Branch())
+        return io.NodeOutput(with_expert(model, expert, rescale))
 
 
 NODES = [RLGApply]

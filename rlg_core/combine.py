@@ -9,11 +9,12 @@ from torch import Tensor
 Weight = Union[float, Tensor]
 """w_k: one number, or a tensor that broadcasts over the prediction (per row, per region)."""
 
-NEGLIGIBLE = 1e-9
+NEGLIGIBLE = 1e-6
+"""Sums of float32 scales that should cancel leave less than this."""
 
 
 def is_zero(weight: Weight) -> bool:
-    """Whether no element of `weight` differs from 0 by more than float64 rounding of sums of scales."""
+    """Whether no element of `weight` differs from 0 by more than rounding."""
     if isinstance(weight, Tensor):
         return not bool((weight.abs() > NEGLIGIBLE).any())
     return abs(weight) <= NEGLIGIBLE
@@ -38,6 +39,11 @@ def geometric_mean(base: Tensor | None, experts: Sequence[tuple[Weight, Tensor]]
     for weight, prediction in experts:
         mean += weight * (prediction - base)
     return mean
+
+
+def blended(scale: Weight, outside_scale: float, mask: Tensor | None) -> Weight:
+    """`w = o + m (s - o)`: the scale where the mask is 1, the outside scale where it is 0, soft edges between."""
+    return scale if mask is None else outside_scale + mask * (scale - outside_scale)
 
 
 def rescale(prediction: Tensor, reference: Tensor, strength: float) -> Tensor:

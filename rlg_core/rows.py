@@ -5,9 +5,11 @@ modules outside `RowTerms.attached`: an instance `forward` is set on entry and t
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .errors import PairError, RowsNotSeparable
-from .terms import CONVOLUTIONS, AdditiveTerm, Delta, LowRank
+from .terms import AdditiveTerm, Conv, Delta, Hadamard, LowRank, low_rank_product, plain_conv
 
 LINEAR_OR_CONV = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Slice = tuple[int, int, int]
@@ -34,6 +36,14 @@ class Placed:
 
 def _frozen(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor.detach(), requires_grad=False)
+
+
+def _add(y: Tensor, addition: Tensor, factor: float | Tensor) -> None:
+    """`y += factor * addition` in place, the factor one number or one for each row of `y`."""
+    if isinstance(factor, Tensor):
+        y.add_(addition * factor.to(y.dtype).reshape(-1, *[1] * (y.ndim - 1)))
+    else:
+        y.add_(addition, alpha=factor)
 
 
 class LowRankSum(nn.Module):
@@ -62,39 +72,59 @@ class LowRankSum(nn.Module):
             down = functional.pad(down.flatten(1), (start, shape[1] - start - length))
         return down, up
 
-    def forward(self, x: Tensor, conv: Mapping[str, Any]) -> Tensor:
-        down, up = self.down.to(x.device, x.dtype), self.up.to(x.device, x.dtype)
-        if down.ndim == 2:
-            return functional.linear(functional.linear(x, down), up)
-        hidden = CONVOLUTIONS[down.ndim - 2](x, down, **conv)
-        return CONVOLUTIONS[down.ndim - 2](hidden, up.reshape(*up.shape, *[1] * (down.ndim - 2)))
+    def forward(self, x: Tensor, conv: Conv) -> Tensor:
+        return low_rank_product(x, self.down.to(x.device, x.dtype), self.up.to(x.device, x.dtype), conv)
 
 
 class SlicedTerm(nn.Module):
-    """One term of another kind (dense, Hadamard, Kronecker); its tensors are parameters, so a host can move them."""
+    """One term of another kind (dense, Kronecker); its tensors are parameters, so that a host can move them."""
 
     def __init__(self, placed: Placed, shape: Sequence[int], dtype: torch.dtype):
         super().__init__()
         self.at, self.out = placed.at, shape[0]
-        self.kind, tensors, self.rest = type(placed.term), {}, {}
-        for name, value in vars(placed.term).items():
-            if isinstance(value, Tensor):
-                tensors[name] = _frozen(value.to(dtype))
-            else:
-                self.rest[name] = value
-        self.tensors = nn.ParameterDict(tensors)
+        self.channel = -1 if len(shape) == 2 else 1
+        fields = vars(placed.term)
+        self.kind = type(placed.term)
+        self.tensors = nn.ParameterDict({k: _frozen(v.to(dtype)) for k, v in fields.items() if isinstance(v, Tensor)})
+        self.rest = {k: v for k, v in fields.items() if not isinstance(v, Tensor)}
 
-    def forward(self, x: Tensor, conv: Mapping[str, Any]) -> Tensor:
+    def forward(self, x: Tensor, conv: Conv) -> Tensor:
         term = self.kind(**{name: value.to(x.device) for name, value in self.tensors.items()}, **self.rest)
         if self.at is None:
             return term.apply(x, conv)
         dim, start, length = self.at
-        channel = x.ndim - 1 if not conv else 1
         if dim == 1:
-            return term.apply(x.narrow(channel, start, length), conv)
+            return term.apply(x.narrow(self.channel, start, length), conv)
         y = term.apply(x, conv)
-        before, after = start, self.out - start - length
-        return functional.pad(y, (before, after) if not conv else (0, 0) * (y.ndim - 2) + (before, after))
+        padded = y.new_zeros([self.out if d == self.channel % y.ndim else size for d, size in enumerate(y.shape)])
+        padded.narrow(self.channel, start, length).copy_(y)
+        return padded
+
+
+def _least(placed: Placed) -> Placed:
+    """A Hadamard term as what costs less on activations: the low-rank product it equals, or the dense change."""
+    if not isinstance(placed.term, Hadamard):
+        return placed
+    low_rank = placed.term.as_low_rank()
+    out, *inner = low_rank.shape
+    small = low_rank.rank * (out + math.prod(inner)) < out * math.prod(inner)
+    return replace(placed, term=low_rank if small else Delta(placed.term.delta_weight()))
+
+
+def _whole(placed: Placed, shape: Sequence[int]) -> Placed:
+    """A term on a slice as a dense change of the whole weight."""
+    delta = torch.zeros(shape)
+    delta.narrow(*placed.at).copy_(placed.term.delta_weight())
+    return replace(placed, term=Delta(delta), at=None)
+
+
+def _vector(terms: Sequence[Placed], size: int) -> Tensor:
+    """The sum [size] of changes of one bias or norm, each in its slice."""
+    total = torch.zeros(size)
+    for placed in terms:
+        _, start, length = placed.at or (0, 0, size)
+        total[start : start + length] += placed.term.delta_weight().cpu()
+    return total
 
 
 class LinearTerms(nn.Module):
@@ -104,19 +134,22 @@ class LinearTerms(nn.Module):
         super().__init__()
         shape = tuple(module.weight.shape)
         self.is_conv = not isinstance(module, nn.Linear)
-        self.conv = {name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups")} if self.is_conv else {}
-        weight = [p for p in placed if p.parameter == "weight"]
+        weight = [_least(p) for p in placed if p.parameter == "weight"]
         low_rank = [p for p in weight if isinstance(p.term, LowRank)]
         others = [p for p in weight if not isinstance(p.term, LowRank)]
+        if getattr(module, "groups", 1) > 1:  # a slice of the outputs would be dealt out to all groups
+            others = [p if p.at is None else _whole(p, shape) for p in others]
         sums = [LowRankSum(low_rank, shape, dtype)] if low_rank else []
         self.parts = nn.ModuleList(sums + [SlicedTerm(p, shape, dtype) for p in others])
-        bias = [p.term.delta_weight() for p in placed if p.parameter == "bias"]
-        self.bias = _frozen(torch.stack(bias).sum(0).to(dtype)) if bias else None
+        bias = [p for p in placed if p.parameter == "bias"]
+        self.bias = _frozen(_vector(bias, shape[0]).to(dtype)) if bias else None
 
     def add_to(self, y: Tensor, x: Tensor, module: nn.Module) -> None:
         """`y += terms(x)` in place; x [rows, ..., in] (or [rows, in, ...] for convolutions), y likewise with out."""
+        # The module's own convolution also knows its padding mode, and what seamless tiling made of it.
+        conv = partial(module._conv_forward, bias=None) if self.is_conv else plain_conv
         for part in self.parts:
-            y.add_(part(x, self.conv))
+            y.add_(part(x, conv))
         if self.bias is not None:
             bias = self.bias.to(y.device, y.dtype)
             y.add_(bias.reshape(-1, *[1] * (y.ndim - 2)) if self.is_conv else bias)
@@ -128,15 +161,14 @@ class ParameterTerms(nn.Module):
 
     def __init__(self, module: nn.Module, placed: Sequence[Placed], dtype: torch.dtype):
         super().__init__()
-        self.deltas = nn.ParameterDict({p.parameter: _frozen(p.term.delta_weight().to(dtype)) for p in placed})
+        changed = {name: [p for p in placed if p.parameter == name] for name in dict.fromkeys(p.parameter for p in placed)}
+        deltas = {name: _vector(terms, getattr(module, name).shape[0]) for name, terms in changed.items()}
+        self.deltas = nn.ParameterDict({name: _frozen(delta.to(dtype)) for name, delta in deltas.items()})
 
     def add_to(self, y: Tensor, x: Tensor, module: nn.Module) -> None:
         """Overwrites `y` with the module's output under the changed parameters."""
-        changed = {
-            name: value + delta.to(value.device, value.dtype)
-            for name, delta in self.deltas.items()
-            for value in [getattr(module, name)]
-        }
+        own = {name: getattr(module, name) for name in self.deltas}
+        changed = {name: own[name] + delta.to(own[name].device, own[name].dtype) for name, delta in self.deltas.items()}
         y.copy_(torch.func.functional_call(module, changed, (x,)))
 
 
@@ -159,11 +191,13 @@ def module_terms(name: str, module: nn.Module, placed: Sequence[Placed], dtype: 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Rows `[start, stop)` of the batch run with the terms of the expert numbered `expert`."""
+    """Rows `[start, stop)` of the batch run with the terms of the expert numbered `expert`, times `factor`: a number,
+    or a tensor [stop - start] with one for each row."""
 
     expert: int
     start: int
     stop: int
+    factor: float | Tensor = 1.0
 
 
 class _RowForward:
@@ -173,11 +207,13 @@ class _RowForward:
         self.owner, self.name, self.module, self.experts = owner, name, module, experts
         self.plain = MethodType(type(module).forward, module)
         self.inner: Any = self.plain
+        self.nested = False
 
     def attach(self) -> Any:
         """Puts this forward on the module, around an instance forward another pack set; returns that one or None."""
         previous = self.module.__dict__.get("forward")
         self.inner = previous or self.plain
+        self.nested = False
         # Straight into __dict__: nn.Module.__setattr__ costs more than the rest of the call for small models.
         self.module.__dict__["forward"] = self.forward
         return previous
@@ -190,13 +226,15 @@ class _RowForward:
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         y = self.inner(x, *args, **kwargs)
-        if x.shape[0] != self.owner.total or y.shape[0] != self.owner.total:
-            raise RowsNotSeparable(f"{self.name} sees {x.shape[0]} rows, expected {self.owner.total}")
-        for rows in self.owner.assignments:
-            terms = self.experts.get(rows.expert)
+        if self.nested:  # the terms themselves call the module
+            return y
+        self.nested = True
+        for expert, rows in self.owner.rows(self.name, x.shape[0], y.shape[0]):
+            terms = self.experts.get(expert)
             if terms is not None:
-                terms.add_to(y[rows.start : rows.stop], x[rows.start : rows.stop], self.module)
+                terms.add_to(y[rows], x[rows], self.module)
                 self.owner.applied += 1
+        self.nested = False
         return y
 
 
@@ -215,6 +253,17 @@ class RowTerms:
         self.assignments: Sequence[Assignment] = ()
         self.total = 0
         self.applied = 0
+
+    def rows(self, name: str, given: int, returned: int) -> list[tuple[int, slice]]:
+        """The rows of each expert in a module that is given and returns so many.
+
+        Where all rows are one expert's they need no telling apart. Raises `RowsNotSeparable` where they are folded.
+        """
+        if len(self.assignments) == 1 and self.assignments[0].stop - self.assignments[0].start == self.total:
+            return [(self.assignments[0].expert, slice(None))]
+        if given != self.total or returned != self.total:
+            raise RowsNotSeparable(f"{name} sees {given} rows, expected {self.total}")
+        return [(rows.expert, slice(rows.start, rows.stop)) for rows in self.assignments]
 
     @contextmanager
     def attached(self, assignments: Sequence[Assignment], total: int) -> Iterator[None]:

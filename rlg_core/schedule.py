@@ -1,26 +1,91 @@
-"""The scale of an expert over a sampling run."""
+"""The scale of an expert over a sampling run, as a function of the schedule's percent (0 noise, 1 picture)."""
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Union
+
+import torch
+from torch import Tensor
 
 from .errors import RLGError
 
+BOUNDARY = 1e-5
+"""Percents closer than this are one: a step's sigma comes back from float32 with an error of this order."""
+
+PROGRESS: dict[str, Callable[[float, float], float]] = {
+    "constant": lambda u, power: 0.0,
+    "linear": lambda u, power: u,
+    "cosine": lambda u, power: (1.0 - math.cos(math.pi * u)) / 2.0,
+    "power": lambda u, power: u**power,
+    "interval": lambda u, power: 0.0,
+}
+"""How far the scale has moved from `scale_from` (0) to `scale_to` (1) at the fraction u of the window."""
+
 
 @dataclass(frozen=True)
-class Window:
-    """`scale` inside `[start_percent, end_percent]` of the schedule, `outside_scale` (1 RL model, 0 base) elsewhere."""
+class Schedule:
+    """`scale_from` before the window, `scale_to` after it, and the shape's path between; `constant` is `scale_from`
+    throughout, `interval` is `scale_from` inside the window (both ends count) and `scale_to` outside.
+    """
 
-    scale: float = 1.5
+    shape: str = "constant"
+    scale_from: float = 1.5
+    scale_to: float = 1.5
     start_percent: float = 0.0
     end_percent: float = 1.0
-    outside_scale: float = 1.0
+    power: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.shape not in PROGRESS:
+            raise RLGError(f"Schedule shape {self.shape!r}: expected one of {', '.join(PROGRESS)}.")
         if self.start_percent > self.end_percent:
             raise RLGError(
                 f"start_percent is {self.start_percent} and end_percent {self.end_percent}: expected start_percent to be "
                 "at most end_percent."
             )
 
-    def scale_at(self, inside: bool) -> float:
-        return self.scale if inside else self.outside_scale
+    def scale_at(self, percent: float) -> float:
+        """The scale at `percent` in [0, 1] of the schedule."""
+        before, after = percent < self.start_percent - BOUNDARY, percent > self.end_percent + BOUNDARY
+        if self.shape == "interval":
+            return self.scale_to if before or after else self.scale_from
+        if before or after:
+            u = 0.0 if before else 1.0
+        else:
+            length = self.end_percent - self.start_percent
+            u = min(max((percent - self.start_percent) / length, 0.0), 1.0) if length > 0 else 1.0
+        return self.scale_from + PROGRESS[self.shape](u, self.power) * (self.scale_to - self.scale_from)
+
+
+@dataclass(frozen=True)
+class PerItem:
+    """A scale for each item of a batch: `scales[i] * shape(percent)`, the shape 1 throughout where there is none."""
+
+    scales: tuple[float, ...]
+    shape: Schedule | None = None
+
+    def scale_at(self, percent: float) -> Tensor:
+        """[items], float32."""
+        factor = 1.0 if self.shape is None else self.shape.scale_at(percent)
+        return torch.tensor(self.scales) * factor
+
+
+AnySchedule = Union[Schedule, PerItem]
+
+
+def constant_in_window(scale: float, start_percent: float, end_percent: float, outside_scale: float) -> Schedule:
+    """The dial without a schedule: `scale` in the window, `outside_scale` elsewhere."""
+    return Schedule("interval", scale, outside_scale, start_percent, end_percent)
+
+
+def scale_from_kl(trained_beta: float, target_beta: float) -> float:
+    """`w = trained_beta / target_beta`: RLG at w samples what training with `target_beta` aims at (2508.21016, eq. 10).
+
+    Exact for the densities of the two models; along the diffusion path it is an approximation, as CFG is.
+    Raises `RLGError` where a coefficient is not positive.
+    """
+    if trained_beta <= 0 or target_beta <= 0:
+        raise RLGError(f"KL coefficients must be positive, got trained_beta {trained_beta} and target_beta {target_beta}.")
+    return trained_beta / target_beta

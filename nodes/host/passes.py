@@ -13,6 +13,7 @@ import torch
 from comfy.model_base import BaseModel
 from torch import Tensor
 
+from ...rlg_core.combine import Weight
 from ...rlg_core.errors import RowsNotSeparable, RunError
 from ...rlg_core.rows import Assignment, RowTerms
 from .calls import BASE, ModelCall
@@ -29,16 +30,16 @@ _verdicts: WeakKeyDictionary[BaseModel, dict[tuple, str | None]] = WeakKeyDictio
 class SharedPasses:
     """One run's evaluations of `model` with and without the terms of its experts. Part 0 is the base, part k expert k."""
 
-    def __init__(self, model: BaseModel, sources: Mapping[int, SharedWeights]):
-        self.model = model
+    def __init__(self, model: BaseModel, sources: Mapping[int, SharedWeights], batching: str = "auto"):
+        self.model, self.batching = model, batching
         self.banks = tuple(source.bank.uid for source in sources.values())
         self.terms = RowTerms(model, {part: source.bank.by_name() for part, source in sources.items()})
         self.applications: dict[tuple, int] = {}
 
     def evaluate(self, call: ModelCall, parts: Sequence[int]) -> dict[int, Tensor]:
         """The denoised prediction of each of `parts`, [rows, ...]."""
-        if len(parts) < 2:
-            return {part: self._single(call.for_part(part), part) for part in parts}
+        if len(parts) < 2 or self.batching == "sequential":
+            return self._separate(call, parts)
         verdicts = _verdicts.setdefault(self.model, {})
         kind = (self.banks, tuple(parts), call.signature())
         if kind not in verdicts:
@@ -74,6 +75,19 @@ class SharedPasses:
             return batched
         log.warning("RLG: base and RL model run in separate passes (%s).", verdicts[kind])
         return self._separate(call, parts)
+
+    def linearised(self, call: ModelCall, weights: Mapping[int, Weight]) -> Tensor:
+        """One evaluation of the base with every expert's terms at its weight: the mean to first order in the terms."""
+        factors = {part: self._factor(weight) for part, weight in weights.items()}
+        assignments = [Assignment(part, 0, call.rows, factor) for part, factor in factors.items()]
+        part = min(weights)
+        return self._run(call.for_part(part, "linearised"), assignments, ("linearised", *weights))
+
+    @staticmethod
+    def _factor(weight: Weight) -> Weight:
+        if isinstance(weight, Tensor) and weight.numel() != weight.shape[0]:
+            raise RunError("RLG Budget `linearised` takes one scale for the whole picture: remove the mask, or evaluate exactly.")
+        return weight.flatten() if isinstance(weight, Tensor) else weight
 
     def _batched(self, call: ModelCall, parts: Sequence[int]) -> dict[int, Tensor]:
         rows = call.rows
@@ -113,7 +127,7 @@ class SharedPasses:
 
     def _fits(self, call: ModelCall, parts: Sequence[int]) -> bool:
         """Whether the host's own estimate finds room for all rows at once. `memory_usage_factor` counts the parts."""
-        if getattr(call.x.device, "type", "cpu") == "cpu":
+        if self.batching == "batched" or call.x.device.type == "cpu":
             return True
         required = self.model.memory_required(list(call.x.shape))
         return required < comfy.model_management.get_free_memory(call.x.device)

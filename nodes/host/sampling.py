@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, add_wrapper_with_key
+from comfy.samplers import CFGGuider
 from torch import Tensor
 
 from ...rlg_core.errors import RunError
@@ -27,12 +28,15 @@ def outer_sample(executor: WrapperExecutor, noise: Tensor, latent_image: Tensor,
     record = record_of(patcher)
     _refuse_unsupported(guider, record)
     _mirror_later_patches(patcher, record)
-    run = Run(patcher, record)
+    run = Run(guider, record, noise.shape, sigmas)
     add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, run.apply_model, guider.model_options, is_model_options=True)
+    if any(expert.branch.rl_cfg > 0 for expert in record.experts):
+        _refuse_other_cfg(guider, record, sampler)
+        add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, run.predict_noise, guider.model_options, is_model_options=True)
     previous = _running.get(patcher.model)
     _running[patcher.model] = run
     try:
-        with run.accounted(sigmas):
+        with run.accounted():
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     finally:
         for checkpoint in run.checkpoints():
@@ -70,6 +74,20 @@ def _refuse_unsupported(guider: Any, record: Record) -> None:
             "A LoRA or model hook on the conditioning reaches only the base of two checkpoints, not the RL model. Remove "
             "the hook, or use an RL adapter (Load RL Adapter) in place of the RL checkpoint."
         )
+
+
+def _refuse_other_cfg(guider: Any, record: Record, sampler: Any) -> None:
+    """An RL model with a CFG of its own needs a guider whose `cfg` is all there is to its guidance."""
+    if type(guider).predict_noise is not CFGGuider.predict_noise:
+        raise RunError(f"RLG Branch `rl_cfg` needs a plain CFG guider, got {type(guider).__name__}. Set rl_cfg to 0.")
+    if record.budget is not None and (record.budget.linearised or record.budget.refresh_every > 1):
+        raise RunError("RLG Branch `rl_cfg` evaluates base and RL model apart, so RLG Budget has nothing to save: remove one.")
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    if name.endswith("_cfg_pp"):
+        raise RunError(f"The sampler {name} reads one unconditional prediction, RLG Branch `rl_cfg` has two. Use another sampler.")
+    scales = [expert.branch.rl_cfg for expert in record.experts if expert.branch.rl_cfg > 0]
+    if not guider.conds.get("negative") and any(scale != 1.0 for scale in scales):
+        raise RunError(f"RLG Branch `rl_cfg` {scales} needs a negative prompt, and this guider has none. Use CFGGuider.")
 
 
 def _mirror_later_patches(patcher: ModelPatcher, record: Record) -> None:

@@ -1,0 +1,115 @@
+"""Where the rows of a model call come from: which prompt, which area of the latent, which frames."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...rlg_core.errors import RunError
+from .calls import ModelCall
+
+Area = tuple[int, ...]
+"""The host's `(lengths..., offsets...)` over the spatial dimensions of the latent."""
+
+
+class Regions:
+    """The conditioning of one guider and the latent of one run, to place masks and prompt multipliers on rows."""
+
+    def __init__(self, guider: Any, latent_shape: torch.Size):
+        self.guider, self.latent_shape = guider, latent_shape
+
+    def items(self, call: ModelCall) -> int:
+        """Batch items of each conditioning in the call; its rows are `[conditioning][item]`."""
+        return call.rows // self._chunks(call)
+
+    def per_item(self, values: Tensor, call: ModelCall) -> Tensor:
+        """`values` [items] on the rows of the call, [rows, 1, ...]. Raises `RunError` where the batch has other items."""
+        if self.items(call) != len(values):
+            raise RunError(
+                f"The schedule has {len(values)} scales, one a batch item, but the latent has {self.items(call)} items. Feed the "
+                "latent of the same RLG Batch Sweep node."
+            )
+        return self._rows([values.to(call.x.device)] * self._chunks(call), call)
+
+    def prompts(self, call: ModelCall) -> list[str]:
+        """The prompt's name in the guider ("positive", "negative", ...) of each conditioning in the call."""
+        return [self._prompt(u, index) for u, index in self._conditionings(call)]
+
+    def per_prompt(self, values: dict[str, float], call: ModelCall) -> Tensor:
+        """`values` by prompt on the rows of the call, [rows, 1, ...]. Raises `RunError` for a prompt without one."""
+        unknown = sorted(set(self.prompts(call)) - values.keys())
+        if unknown:
+            raise RunError(f"The guider has the prompts {unknown}, expected positive and negative: RLG Branch multipliers need those.")
+        per_row = [torch.full((self.items(call),), values[name], device=call.x.device) for name in self.prompts(call)]
+        return self._rows(per_row, call)
+
+    def mask(self, mask: Tensor, call: ModelCall) -> Tensor:
+        """`mask` [masks, H, W] in [0, 1] at any size on the rows of the call, [rows, 1, ...] at the size of its latents."""
+        full = self._full(mask).to(call.x.device)
+        window = call.transformer_options.get("context_window")
+        if window is not None:
+            full = window.get_tensor(full, device=call.x.device)
+        placed = [self._cropped(full, area) for area in self._areas(call)]
+        rows = torch.cat([part.expand(self.items(call), *part.shape[1:]) for part in placed])
+        if rows.shape[2:] != call.x.shape[2:]:
+            raise RunError(
+                f"A mask for latents of {tuple(rows.shape[2:])} meets a model call of {tuple(call.x.shape[2:])}: the latent "
+                "was cut up by another node, which does not say where. Use the mask without it."
+            )
+        return rows
+
+    def _full(self, mask: Tensor) -> Tensor:
+        """The mask over the whole latent, [1 or items, 1, ...]."""
+        batch, dims = self.latent_shape[0], len(self.latent_shape) - 2
+        masks = mask.reshape(-1, *mask.shape[-2:])
+        if dims < 2:
+            raise RunError(f"A mask needs a latent with height and width, got one of shape {tuple(self.latent_shape)}.")
+        if dims == 2 and len(masks) not in (1, batch):
+            raise RunError(f"{len(masks)} masks for {batch} images: expected one mask, or one for each image.")
+        size = (len(masks) if dims == 2 else 1, 1, *self.latent_shape[2:])
+        return comfy.utils.reshape_mask(masks.float(), size).clamp(0.0, 1.0)
+
+    @staticmethod
+    def _cropped(full: Tensor, area: Area | None) -> Tensor:
+        for dim in range(len(area) // 2 if area else 0):
+            full = full.narrow(dim + 2, area[dim + len(area) // 2], area[dim])
+        return full
+
+    def _areas(self, call: ModelCall) -> list[Area | None]:
+        spatial = self.latent_shape[2:]
+        areas = []
+        for conditioning_id, _ in self._conditionings(call):
+            area = next((c["area"] for _, c in self._named(conditioning_id) if c.get("area") is not None), None)
+            if area is not None:
+                missing = len(spatial) - len(area) // 2
+                half = len(area) // 2
+                lengths = [*spatial[:missing], *area[:half]]
+                offsets = [*[0] * missing, *area[half:]]
+                lengths = [min(n, size - at) for n, size, at in zip(lengths, spatial, offsets)]
+                area = (*lengths, *offsets)
+            areas.append(area)
+        return areas
+
+    def _prompt(self, conditioning_id: Any, index: int) -> str:
+        names = list(dict.fromkeys(name for name, _ in self._named(conditioning_id)))
+        # A copy of one prompt's area conditioning under the other keeps its id: the call's own order tells them apart.
+        return names[0] if len(names) == 1 else ("positive", "negative")[index] if index < 2 else "unknown"
+
+    def _named(self, conditioning_id: Any) -> Iterator[tuple[str, dict]]:
+        for name, conditionings in self.guider.conds.items():
+            yield from ((name, c) for c in conditionings if c.get("uuid") == conditioning_id)
+
+    @staticmethod
+    def _conditionings(call: ModelCall) -> list[tuple[Any, int]]:
+        options = call.transformer_options
+        return list(zip(options.get("uuids", ()), options.get("cond_or_uncond", ())))
+
+    def _chunks(self, call: ModelCall) -> int:
+        return max(len(call.transformer_options.get("cond_or_uncond", ())), 1)
+
+    @staticmethod
+    def _rows(parts: list[Tensor], call: ModelCall) -> Tensor:
+        return torch.cat(parts).reshape(-1, *[1] * (call.x.ndim - 1))

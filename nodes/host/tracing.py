@@ -1,0 +1,80 @@
+"""Collects the predictions of one run's calls into trace entries, a step at a time."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from comfy.model_sampling import CONST
+from torch import Tensor
+
+from ...rlg_core.combine import Weight
+from ...rlg_core.kl import flow_step_kl, noise_step_kl
+from ...rlg_core.trace import TraceEntry, TraceLog, angle, root_mean_square
+from .calls import BASE, ModelCall
+from .regions import Regions
+
+
+class RunTrace:
+    """One run's trace. Calls on a part of the latent (areas, windows) or of more than one step are passed over."""
+
+    def __init__(self, log: TraceLog, guider: Any, sigmas: Sequence[float], clock: Any):
+        self.log, self.guider, self.sigmas, self.clock = log, guider, sigmas, clock
+        self.is_flow = isinstance(guider.model_patcher.get_model_object("model_sampling"), CONST)
+        self.pending: dict[str, tuple[Tensor, ...]] = {}
+        self.step = -1
+        log.entries.clear()
+
+    def observe(self, call: ModelCall, regions: Regions, predictions: dict[int, Tensor], weights: Sequence[Weight], mean: Tensor,
+                skipped: bool) -> None:
+        """Adds one call; the step's entries are written once both prompts, or the only one, are in."""
+        if call.sigma not in self.sigmas[:-1] or tuple(call.x.shape[2:]) != tuple(regions.latent_shape[2:]):
+            return
+        step = self.sigmas.index(call.sigma)
+        if step != self.step:
+            self.step, self.pending = step, {}
+        experts = [part for part in predictions if part != BASE]
+        base = predictions.get(BASE, mean)
+        rl = predictions[experts[0]] if experts else base
+        evaluated = tuple("base" if part == BASE else f"rl {part}" for part in sorted(predictions) if part != BASE or not skipped)
+        scale = self._scale(weights, experts)
+        items = regions.items(call)
+        for name, *rows in zip(regions.prompts(call), *(p.split(items) for p in (call.x, base, rl, mean))):
+            self.pending[name] = tuple(rows)
+        expected = 1 if self.guider.cfg == 1.0 or "negative" not in self.guider.conds else 2
+        if len(self.pending) >= expected:
+            self._write(call.sigma, scale, evaluated)
+
+    @staticmethod
+    def _scale(weights: Sequence[Weight], experts: Sequence[int]) -> Weight:
+        return weights[experts[0] - 1] if experts else 0.0
+
+    def _write(self, sigma: float, scale: Weight, evaluated: tuple[str, ...]) -> None:
+        x, base, rl, mean = self.pending.get("positive") or next(iter(self.pending.values()))
+        guided, direction = (base - mean) / sigma, None
+        if "negative" in self.pending and "positive" in self.pending:
+            _, base_negative, _, mean_negative = self.pending["negative"]
+            negative = (base_negative - mean_negative) / sigma
+            direction = (base_negative - base) / sigma
+            guided = negative + self.guider.cfg * (guided - negative)
+        following = self.sigmas[self.step + 1]
+        step_kl = flow_step_kl if self.is_flow else noise_step_kl
+        columns = {
+            "difference": root_mean_square((base - rl) / sigma),
+            "share": root_mean_square(base - mean) / root_mean_square(x - mean),
+            "path_kl": step_kl(guided, sigma, following),
+        }
+        angles = [None] * len(x) if direction is None else angle(guided, direction).tolist()
+        values = {name: column.tolist() for name, column in columns.items()}
+        for image in range(len(x)):
+            self.log.entries.append(TraceEntry(
+                step=self.step, sigma=sigma, percent=self.clock.percent(sigma), image=image, scale=_item(scale, image),
+                angle=angles[image], evaluated=evaluated, **{name: column[image] for name, column in values.items()},
+            ))
+        self.pending = {}
+
+
+def _item(scale: Weight, image: int) -> float:
+    """The scale of one image: of its row, averaged over its region."""
+    if not isinstance(scale, Tensor):
+        return scale
+    return float(scale.flatten(1).mean(1)[image] if scale.shape[0] > 1 else scale.mean())

@@ -1,0 +1,72 @@
+"""`w_k` of every expert for one model call: schedule, mask, and multipliers by prompt."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ...rlg_core.combine import Weight, base_weight, blended, is_zero
+from .calls import BASE, ModelCall
+from .record import Expert
+from .regions import Regions
+
+
+def needed_parts(weights: Sequence[Weight]) -> list[int]:
+    """The parts whose predictions count: 0 for the base, k for expert k."""
+    coefficients = [base_weight(weights), *weights]
+    return [part for part, weight in enumerate(coefficients) if not is_zero(weight)]
+
+
+class Clock:
+    """The schedule's percent at a sigma: the inverse of the host's decreasing `percent_to_sigma`."""
+
+    def __init__(self, model_sampling: Any):
+        self.model_sampling = model_sampling
+        self.known: dict[float, float] = {}
+
+    def percent(self, sigma: float) -> float:
+        if sigma not in self.known:
+            self.known[sigma] = self._bisect(sigma)
+        return self.known[sigma]
+
+    def _bisect(self, sigma: float) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            if float(self.model_sampling.percent_to_sigma(middle)) > sigma:
+                low = middle
+            else:
+                high = middle
+        return (low + high) / 2
+
+
+class Weights:
+    """The weights of all experts of one run."""
+
+    def __init__(self, experts: Sequence[Expert], clock: Clock, regions: Regions):
+        self.experts, self.clock, self.regions = experts, clock, regions
+
+    def of(self, call: ModelCall) -> list[Weight]:
+        """`w_k` for the rows of `call`: a number, or a tensor [rows, 1, ...] that broadcasts over its latents."""
+        percent = self.clock.percent(call.sigma)
+        return [self._weight(expert, percent, call) for expert in self.experts]
+
+    def _weight(self, expert: Expert, percent: float, call: ModelCall) -> Weight:
+        scale = expert.schedule.scale_at(percent)
+        if isinstance(scale, Tensor):
+            scale = self.regions.per_item(scale, call)
+        mask = None if expert.mask is None else self.regions.mask(expert.mask, call)
+        weight = blended(scale, expert.outside_scale, mask)
+        if expert.branch.by_prompt:
+            weight = weight * self.regions.per_prompt(expert.branch.multipliers, call)
+        return weight
+
+    def parts_at(self, sigma: float) -> list[int]:
+        """The parts a step at `sigma` may need; more where only the call itself will tell."""
+        percent = self.clock.percent(sigma)
+        scales = [expert.schedule.scale_at(percent) for expert in self.experts]
+        varies = [e.mask is not None or e.branch.by_prompt or isinstance(s, Tensor) for e, s in zip(self.experts, scales)]
+        if not any(varies):
+            return needed_parts(scales)
+        return [BASE, *(k for k, (s, v) in enumerate(zip(scales, varies), 1) if v or not is_zero(s))]

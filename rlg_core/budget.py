@@ -1,0 +1,95 @@
+"""Fewer evaluations for a measured error: on skipped steps the base is read off the RL model and an extrapolated
+difference, in velocity."""
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from .errors import RLGError
+
+EVALUATE = ("exact", "linearised")
+BATCHING = ("auto", "batched", "sequential")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run may save. `refresh_every` 1 and `exact` evaluate everything."""
+
+    evaluate: str = "exact"
+    refresh_every: int = 1
+    tolerance: float = 0.0
+    batching: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.evaluate not in EVALUATE or self.batching not in BATCHING:
+            raise RLGError(f"Budget {self.evaluate}, {self.batching}: expected one of {EVALUATE} and one of {BATCHING}.")
+        if self.tolerance > 0 and self.refresh_every < 2:
+            raise RLGError("tolerance decides when to skip, up to refresh_every steps: expected refresh_every of 2 or more.")
+        if self.evaluate == "linearised" and self.refresh_every > 1:
+            raise RLGError("linearised evaluates one model a step, so there is nothing to refresh: expected refresh_every 1.")
+
+    @property
+    def linearised(self) -> bool:
+        return self.evaluate == "linearised"
+
+
+@dataclass
+class _Track:
+    """The differences seen last on one trajectory, oldest first, and the gap in steps to the next refresh."""
+
+    steps: list[int] = field(default_factory=list)
+    sigmas: list[float] = field(default_factory=list)
+    differences: list[Tensor] = field(default_factory=list)
+    gap: int = 1
+
+    def extrapolated(self, sigma: float) -> Tensor:
+        """The difference at `sigma`, linear in sigma through the last two, held where there is one."""
+        latest = self.differences[-1]
+        if len(self.differences) < 2:
+            return latest
+        slope = (sigma - self.sigmas[-1]) / (self.sigmas[-1] - self.sigmas[-2])
+        return latest + slope * (latest - self.differences[-2])
+
+    def add(self, step: int, sigma: float, difference: Tensor) -> None:
+        self.steps, self.sigmas = [*self.steps[-1:], step], [*self.sigmas[-1:], sigma]
+        self.differences = [*self.differences[-1:], difference]
+
+
+class DifferenceExtrapolation:
+    """`v_rl - v_base` between evaluations of the base, for each trajectory of a run.
+
+    A trajectory is keyed by whatever makes two calls comparable (prompt, shape, window). A step that does not follow
+    the last one (a restart, a second-order sampler's inner call) begins anew.
+    """
+
+    def __init__(self, budget: Budget):
+        self.budget = budget
+        self.tracks: dict[Hashable, _Track] = {}
+
+    def predicted(self, key: Hashable, step: int, sigma: float) -> Tensor | None:
+        """The difference to use at `step`; None where the base has to be evaluated."""
+        track = self.tracks.get(key)
+        if track is None or step <= track.steps[-1]:
+            return None
+        gap = track.gap if self.budget.tolerance > 0 else self.budget.refresh_every
+        return track.extrapolated(sigma) if step - track.steps[-1] < gap else None
+
+    def observe(self, key: Hashable, step: int, sigma: float, difference: Tensor, effect: float) -> None:
+        """Records a difference that was evaluated; `effect` is what a unit of its relative error does to the prediction,
+        `|w - 1| |difference| / |velocity|`."""
+        track = self.tracks.get(key)
+        if track is None or step <= track.steps[-1]:
+            track = self.tracks[key] = _Track()
+        elif self.budget.tolerance > 0:
+            track.gap = self._next_gap(track, sigma, difference, effect)
+        track.add(step, sigma, difference)
+
+    def _next_gap(self, track: _Track, sigma: float, difference: Tensor, effect: float) -> int:
+        """Longer while the extrapolation hits, back to every step where it misses: an error estimate that costs nothing."""
+        missed = float((track.extrapolated(sigma) - difference).norm() / difference.norm().clamp_min(1e-12))
+        error = missed * effect
+        if error > self.budget.tolerance:
+            return max(track.gap // 2, 1)
+        return min(track.gap * 2 if error < self.budget.tolerance / 2 else track.gap, self.budget.refresh_every)
