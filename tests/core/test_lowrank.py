@@ -1,0 +1,65 @@
+"""Truncated differences against exact ones and against torch's full decomposition."""
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rlg_core.lowrank import leading_svd, truncate
+
+
+def low_rank_delta(shape, rank, scale=1e-3):
+    generator = torch.Generator().manual_seed(0)
+    columns = torch.Size(shape[1:]).numel()
+    delta = torch.randn(shape[0], rank, generator=generator) @ torch.randn(rank, columns, generator=generator)
+    return (delta * scale).reshape(shape)
+
+
+def decaying(shape=(300, 200), power=1.0):
+    """A matrix with singular values 1, 2^-power, 3^-power, ..."""
+    generator = torch.Generator().manual_seed(1)
+    u = torch.linalg.qr(torch.randn(shape[0], shape[1], generator=generator)).Q
+    v = torch.linalg.qr(torch.randn(shape[1], shape[1], generator=generator)).Q
+    return u @ torch.diag(torch.arange(1, shape[1] + 1) ** -power) @ v
+
+
+@pytest.mark.parametrize("shape", [(320, 200), (200, 320), (64, 48), (96, 24, 3, 3), (64, 64, 1, 1), (40, 8, 3, 3, 3)])
+@pytest.mark.parametrize("rank", [1, 8])
+def test_a_low_rank_difference_is_recovered_to_rounding(shape, rank):
+    delta = low_rank_delta(shape, rank)
+    result = truncate(delta, 16)
+    assert result.term.rank == rank  # the ranks above it hold rounding noise only
+    assert result.term.shape == shape
+    assert result.kept == pytest.approx(1.0, abs=1e-6)
+    assert (result.term.delta_weight() - delta).norm() < 1e-5 * delta.norm()
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0])
+def test_the_randomised_basis_keeps_what_the_full_decomposition_keeps(power):
+    matrix = decaying(power=power)
+    exact = torch.linalg.svdvals(matrix)[:16]
+    _, values, _ = leading_svd(matrix, 16)
+    assert values.square().sum() > 0.995 * exact.square().sum()
+    assert values.square().sum() < 1.0001 * exact.square().sum()
+
+
+@pytest.mark.parametrize("energy", [0.5, 0.9, 0.99])
+def test_energy_takes_the_smallest_rank_that_suffices(energy):
+    matrix = decaying()
+    squares = torch.linalg.svdvals(matrix).double().square()
+    expected = int((squares.cumsum(0) < energy * squares.sum()).sum()) + 1
+    result = truncate(matrix, 200, energy)
+    assert result.term.rank == expected
+    assert energy <= result.kept < 1.0
+
+
+def test_kept_energy_is_the_share_of_the_squared_norm():
+    matrix = decaying()
+    result = truncate(matrix, 5)
+    lost = (matrix - result.term.delta_weight()).square().sum() / matrix.square().sum()
+    assert result.term.rank == 5
+    assert result.kept == pytest.approx(1 - float(lost), abs=1e-5)
+
+
+def test_the_same_difference_gives_the_same_term():
+    matrix = decaying()
+    assert torch.equal(truncate(matrix, 8).term.up, truncate(matrix, 8).term.up)
