@@ -5,22 +5,42 @@ stride, padding, dilation and groups. Weights have shape `[out, in / groups, *ke
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Mapping, Union
+from typing import Union
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+Conv = Callable[[Tensor, Tensor], Tensor]
+"""`conv(x, weight)`: a convolution with the stride, padding, dilation and groups of the module a term belongs to."""
+
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
-def _linear_or_conv(x: Tensor, weight: Tensor, conv: Mapping[str, Any]) -> Tensor:
-    """`weight` applied to `x`: linear for `[out, in]`, the convolution of its kernel's rank otherwise."""
+def plain_conv(x: Tensor, weight: Tensor) -> Tensor:
+    """The convolution of stride 1 without padding, of the rank of `weight`'s kernel."""
+    return CONVOLUTIONS[weight.ndim - 2](x, weight)
+
+
+def _linear_or_conv(x: Tensor, weight: Tensor, conv: Conv) -> Tensor:
+    """`weight` applied to `x`: linear for `[out, in]`, `conv` otherwise."""
     weight = weight.to(x.dtype)
-    if weight.ndim == 2:
-        return functional.linear(x, weight)
-    return CONVOLUTIONS[weight.ndim - 2](x, weight, **conv)
+    return functional.linear(x, weight) if weight.ndim == 2 else conv(x, weight)
+
+
+def low_rank_product(x: Tensor, down: Tensor, up: Tensor, conv: Conv) -> Tensor:
+    """`up` [out, r] after `down` [r, in / groups, *kernel], both in the dtype of `x`.
+
+    In a grouped convolution each output channel sees its own group of inputs only, which no chain of two does: there
+    the product of the two is applied.
+    """
+    if down.ndim == 2:
+        return functional.linear(functional.linear(x, down), up)
+    if x.shape[1] != down.shape[1]:
+        return conv(x, (up @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:]))
+    return plain_conv(conv(x, down), up.reshape(*up.shape, *[1] * (down.ndim - 2)))
 
 
 @dataclass(frozen=True)
@@ -56,11 +76,9 @@ class LowRank:
         delta = term.up.flatten(1).float() @ term.down.flatten(1).float()
         return (delta * self.scale).reshape(self.shape)
 
-    def apply(self, x: Tensor, conv: Mapping[str, Any] = {}) -> Tensor:
+    def apply(self, x: Tensor, conv: Conv = plain_conv) -> Tensor:
         term = self.without_mid()
-        hidden = _linear_or_conv(x, term.down, conv)
-        up = term.up.flatten(1) if term.down.ndim == 2 else term.up.reshape(*term.up.shape[:2], *[1] * (term.down.ndim - 2))
-        return _linear_or_conv(hidden, up, {}) * self.scale
+        return low_rank_product(x, term.down.to(x.dtype), term.up.flatten(1).to(x.dtype), conv) * self.scale
 
     def scaled(self, factor: float) -> LowRank:
         return replace(self, scale=self.scale * factor)
@@ -82,7 +100,7 @@ class Kronecker:
         left = self.left.float().reshape(*self.left.shape, *[1] * (self.right.ndim - 2))
         return torch.kron(left, self.right.float()) * self.scale
 
-    def apply(self, x: Tensor, conv: Mapping[str, Any] = {}) -> Tensor:
+    def apply(self, x: Tensor, conv: Conv = plain_conv) -> Tensor:
         if self.right.ndim > 2:
             return _linear_or_conv(x, self.delta_weight(), conv)
         grouped = x.unflatten(-1, (self.left.shape[1], self.right.shape[1]))
@@ -109,10 +127,17 @@ class Hadamard:
     def shape(self) -> tuple[int, ...]:
         return self.left.shape
 
+    def as_low_rank(self) -> LowRank:
+        """The same term as one product of rank `r_left * r_right`: `(AB) * (CD) = (A . C)(B . D)`, Khatri-Rao products."""
+        left, right = self.left.without_mid(), self.right.without_mid()
+        up = torch.einsum("or,os->ors", left.up.flatten(1).float(), right.up.flatten(1).float()).flatten(1)
+        down = torch.einsum("ri,si->rsi", left.down.flatten(1).float(), right.down.flatten(1).float())
+        return LowRank(up, down.reshape(-1, *left.shape[1:]), self.scale * left.scale * right.scale)
+
     def delta_weight(self) -> Tensor:
         return self.left.delta_weight() * self.right.delta_weight() * self.scale
 
-    def apply(self, x: Tensor, conv: Mapping[str, Any] = {}) -> Tensor:
+    def apply(self, x: Tensor, conv: Conv = plain_conv) -> Tensor:
         return _linear_or_conv(x, self.delta_weight(), conv)
 
     def scaled(self, factor: float) -> Hadamard:
@@ -133,7 +158,7 @@ class Delta:
     def delta_weight(self) -> Tensor:
         return self.weight.float() * self.scale
 
-    def apply(self, x: Tensor, conv: Mapping[str, Any] = {}) -> Tensor:
+    def apply(self, x: Tensor, conv: Conv = plain_conv) -> Tensor:
         return _linear_or_conv(x, self.weight, conv) * self.scale
 
     def scaled(self, factor: float) -> Delta:

@@ -1,0 +1,110 @@
+"""Every term against the dense weight it stands for: `x @ dW.T == apply(x)`, by kind, layer and dtype."""
+from __future__ import annotations
+
+import pytest
+import torch
+from rlg_core.terms import Decomposed, Delta, Hadamard, Kronecker, LowRank, Replace
+from torch.nn import functional
+
+LAYERS = {
+    "linear": ((12, 8), {}),
+    "conv1d": ((12, 8, 3), {"padding": 1}),
+    "conv2d": ((12, 8, 3, 3), {"stride": 2, "padding": 1}),
+    "conv2d 1x1": ((12, 8, 1, 1), {}),
+    "conv2d dilated": ((12, 8, 3, 3), {"dilation": 2}),
+    "conv2d grouped": ((12, 2, 3, 3), {"groups": 4, "padding": 1}),
+    "conv2d depthwise": ((8, 1, 3, 3), {"groups": 8, "padding": 1}),
+    "conv3d": ((12, 8, 3, 3, 3), {"padding": 1}),
+}
+CONVOLUTIONS = {3: functional.conv1d, 4: functional.conv2d, 5: functional.conv3d}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) * 0.5
+
+
+def low_rank(shape, rank=3, scale=2.0):
+    return LowRank(random(shape[0], rank), random(rank, *shape[1:]), scale)
+
+
+def tucker(shape, rank=3):
+    ones = [1] * (len(shape) - 2)
+    return LowRank(random(shape[0], rank, *ones), random(rank, shape[1], *ones), 0.5, mid=random(rank, rank, *shape[2:]))
+
+
+def hadamard(shape):
+    return Hadamard(low_rank(shape, 2, 1.5), low_rank(shape, 3, 0.5), 2.0)
+
+
+def hadamard_low_rank(shape):
+    return hadamard(shape).as_low_rank()
+
+
+def kronecker(shape):
+    left = (2, 2) if shape[1] % 2 == 0 else (2, 1)
+    return Kronecker(random(*left), random(shape[0] // left[0], shape[1] // left[1], *shape[2:]), -0.7)
+
+
+def delta(shape):
+    return Delta(random(*shape), 0.3)
+
+
+KINDS = [low_rank, tucker, hadamard, hadamard_low_rank, kronecker, delta]
+TABLE = [(kind, layer) for kind in KINDS for layer in LAYERS if kind is not tucker or layer != "linear"]
+
+
+def inputs(shape, conv, dtype) -> torch.Tensor:
+    channels = shape[1] * conv.get("groups", 1)
+    return random(3, 5, channels).to(dtype) if len(shape) == 2 else random(3, channels, *[7] * (len(shape) - 2)).to(dtype)
+
+
+def on_layer(x, weight, conv):
+    return functional.linear(x, weight) if weight.ndim == 2 else CONVOLUTIONS[weight.ndim](x, weight, **conv)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("kind", "layer"), TABLE, ids=lambda part: getattr(part, "__name__", part))
+def test_apply_is_the_dense_change(kind, layer, dtype):
+    shape, conv = LAYERS[layer]
+    term, x = kind(shape), inputs(shape, conv, dtype)
+    assert tuple(term.shape) == shape
+    expected = on_layer(x.float(), term.delta_weight(), conv)
+    result = term.apply(x, lambda x, weight: on_layer(x, weight, conv))
+    assert result.dtype == dtype
+    assert (result.float() - expected).abs().max() < TOLERANCE[dtype] * expected.abs().max()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_scaled(kind):
+    term = kind((12, 8, 3, 3))
+    assert torch.allclose(term.scaled(-1.5).delta_weight(), -1.5 * term.delta_weight())
+
+
+def test_hadamard_is_the_product_of_its_factors():
+    term = hadamard((12, 8))
+    expected = 2.0 * term.left.delta_weight() * term.right.delta_weight()
+    assert torch.allclose(term.delta_weight(), expected)
+    assert torch.allclose(term.as_low_rank().delta_weight(), expected, atol=1e-5)
+    assert term.as_low_rank().rank == 6
+
+
+@pytest.mark.parametrize("shape", [(12, 8), (12, 8, 3, 3)])
+def test_decomposed_at_the_weights_own_norm_is_its_direction(shape):
+    """DoRA: rows of the result have the magnitude's norm, and the direction of `W + delta`."""
+    weight, inner, magnitude = random(*shape), low_rank(shape), random(shape[0]).abs() + 0.1
+    changed = weight + Decomposed(inner, magnitude).delta_weight(weight)
+    assert torch.allclose(changed.flatten(1).norm(dim=1), magnitude, atol=1e-5)
+    directed = (weight + inner.delta_weight()).flatten(1)
+    assert torch.allclose(functional.cosine_similarity(changed.flatten(1), directed), torch.ones(shape[0]), atol=1e-5)
+
+
+def test_decomposed_over_inputs():
+    weight, inner, magnitude = random(12, 8), low_rank((12, 8)), random(8).abs() + 0.1
+    changed = weight + Decomposed(inner, magnitude, axis=1).delta_weight(weight)
+    assert torch.allclose(changed.norm(dim=0), magnitude, atol=1e-5)
+
+
+def test_replace():
+    weight, value = random(12, 8), random(8, 12).T
+    assert torch.allclose(weight + Replace(value).delta_weight(weight), value, atol=1e-6)
