@@ -1,5 +1,6 @@
 """Progress lines and failures that say what to do."""
 import os
+import re
 import time
 
 STARTED = float(os.environ.setdefault("RLG_STARTED", str(time.time())))  # one clock for dev.py and what it becomes
@@ -15,6 +16,6 @@ def say(text):
 
 
 def tail(path, lines=30):
-    """Return the last lines of a log."""
+    """Return the last lines of a log, without its colours."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    return "\n".join(text.splitlines()[-lines:])
+    return "\n".join(re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()[-lines:])

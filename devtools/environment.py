@@ -35,6 +35,8 @@ class DeclareOperators:
         sys.meta_path.remove(cls)
         import torch
 
+        if hasattr(torch.ops.torchvision, "nms"):
+            return
         cls.library = torch.library.Library("torchvision", "DEF")
         for operator in ("nms", "qnms"):
             cls.library.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

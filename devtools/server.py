@@ -72,21 +72,24 @@ class Server:
         return command
 
     def wait_until_up(self):
-        """Return once the server answers."""
+        """Return once the server answers, with the pack in it."""
         deadline = time.time() + self.seconds_to_start
         while time.time() < deadline:
             if self.process.poll() is not None:
                 self.fail("ended while starting")
             try:
                 self.get("/system_stats")
-                return
+                break
             except OSError:
                 time.sleep(0.25)
-        self.fail(f"did not answer within {self.seconds_to_start} s")
+        else:
+            self.fail(f"did not answer within {self.seconds_to_start} s")
+        if "(IMPORT FAILED)" in self.log.read_text(encoding="utf-8", errors="replace"):
+            self.fail("could not import the pack")
 
     def fail(self, what):
         """Raise what went wrong together with the end of the server's log."""
-        raise Failure(f"ComfyUI {what}. Its log ({self.log}) ends:\n{tail(self.log)}")
+        raise Failure(f"ComfyUI {what}. Its log ({self.log}) ends:\n{tail(self.log, 60)}")
 
     def stop(self):
         """End the server; kill it where it does not end within ten seconds."""
@@ -145,8 +148,10 @@ class Server:
             raise RunFailed(json.dumps(detail, indent=1), detail) from refusal
 
     def outputs(self, run):
-        """Return {node: output} of a finished run."""
-        return self.get(f"/history/{run}")[run]["outputs"]
+        """Return {node: output} of a finished run; the server files it a moment after it has told of the end."""
+        while run not in (history := self.get(f"/history/{run}")):
+            time.sleep(0.02)
+        return history[run]["outputs"]
 
     def image(self, image):
         """Return the bytes of an image that an output names: {"filename", "subfolder", "type"}."""

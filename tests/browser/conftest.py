@@ -1,0 +1,53 @@
+"""A real server and a real Chromium on it; skipped, visibly, where there is none."""
+import os
+import shutil
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from devtools import hosts
+from devtools.paths import HOME
+from devtools.server import Server
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    if not os.environ.get("RLG_HOST_PATH"):
+        pytest.skip("RLG_HOST_PATH names no ComfyUI: run `python dev.py test`")
+    with Server(hosts.from_environment(), tmp_path_factory.mktemp("server")) as running:
+        running.read("/settings/Comfy.TutorialCompleted", True)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser():
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine: .ci/run installs one where apt can")
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=path, args=FLAGS)
+
+
+@pytest.fixture
+def page(server, browser):
+    """The graph editor, started."""
+    tab = browser.new_page(viewport={"width": 1800, "height": 1000})
+    tab.goto(server.url)
+    tab.wait_for_function("window.app?.graph && window.app.extensionManager && document.querySelector('canvas')")
+    tab.wait_for_function("Object.keys(LiteGraph.registered_node_types).length > 300", timeout=60_000)
+    yield tab
+    tab.close()
+
+
+@pytest.fixture(scope="session")
+def screenshots():
+    """The folder for screenshots of the host under test, to be looked at."""
+    folder = HOME / "screenshots" / os.environ.get("RLG_HOST_VERSION", "unknown")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
