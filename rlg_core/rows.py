@@ -144,15 +144,16 @@ class LinearTerms(nn.Module):
         bias = [p for p in placed if p.parameter == "bias"]
         self.bias = _frozen(_vector(bias, shape[0]).to(dtype)) if bias else None
 
-    def add_to(self, y: Tensor, x: Tensor, module: nn.Module) -> None:
-        """`y += terms(x)` in place; x [rows, ..., in] (or [rows, in, ...] for convolutions), y likewise with out."""
+    def add_to(self, y: Tensor, x: Tensor, module: nn.Module, factor: float | Tensor = 1.0) -> None:
+        """`y += factor * terms(x)` in place; x [rows, ..., in] (or [rows, in, ...] for convolutions), y likewise with
+        out; one factor, or one for each row."""
         # The module's own convolution also knows its padding mode, and what seamless tiling made of it.
         conv = partial(module._conv_forward, bias=None) if self.is_conv else plain_conv
         for part in self.parts:
-            y.add_(part(x, conv))
+            _add(y, part(x, conv), factor)
         if self.bias is not None:
             bias = self.bias.to(y.device, y.dtype)
-            y.add_(bias.reshape(-1, *[1] * (y.ndim - 2)) if self.is_conv else bias)
+            _add(y, bias.reshape(-1, *[1] * (y.ndim - 2)) if self.is_conv else bias, factor)
 
 
 class ParameterTerms(nn.Module):
@@ -165,11 +166,11 @@ class ParameterTerms(nn.Module):
         deltas = {name: _vector(terms, getattr(module, name).shape[0]) for name, terms in changed.items()}
         self.deltas = nn.ParameterDict({name: _frozen(delta.to(dtype)) for name, delta in deltas.items()})
 
-    def add_to(self, y: Tensor, x: Tensor, module: nn.Module) -> None:
-        """Overwrites `y` with the module's output under the changed parameters."""
+    def add_to(self, y: Tensor, x: Tensor, module: nn.Module, factor: float | Tensor = 1.0) -> None:
+        """`y += factor * (module(x) under the changed parameters - module(x) as it is)` in place."""
         own = {name: getattr(module, name) for name in self.deltas}
         changed = {name: own[name] + delta.to(own[name].device, own[name].dtype) for name, delta in self.deltas.items()}
-        y.copy_(torch.func.functional_call(module, changed, (x,)))
+        _add(y, torch.func.functional_call(module, changed, (x,)) - module(x), factor)
 
 
 def module_terms(name: str, module: nn.Module, placed: Sequence[Placed], dtype: torch.dtype) -> nn.Module:
@@ -229,10 +230,10 @@ class _RowForward:
         if self.nested:  # the terms themselves call the module
             return y
         self.nested = True
-        for expert, rows in self.owner.rows(self.name, x.shape[0], y.shape[0]):
-            terms = self.experts.get(expert)
+        for assignment, rows in self.owner.rows(self.name, x.shape[0], y.shape[0]):
+            terms = self.experts.get(assignment.expert)
             if terms is not None:
-                terms.add_to(y[rows], x[rows], self.module)
+                terms.add_to(y[rows], x[rows], self.module, assignment.factor)
                 self.owner.applied += 1
         self.nested = False
         return y
@@ -254,16 +255,16 @@ class RowTerms:
         self.total = 0
         self.applied = 0
 
-    def rows(self, name: str, given: int, returned: int) -> list[tuple[int, slice]]:
-        """The rows of each expert in a module that is given and returns so many.
+    def rows(self, name: str, given: int, returned: int) -> list[tuple[Assignment, slice]]:
+        """The rows of each assignment in a module that is given and returns so many.
 
-        Where all rows are one expert's they need no telling apart. Raises `RowsNotSeparable` where they are folded.
+        Where every assignment is of all rows they need no telling apart. Raises `RowsNotSeparable` where rows are folded.
         """
-        if len(self.assignments) == 1 and self.assignments[0].stop - self.assignments[0].start == self.total:
-            return [(self.assignments[0].expert, slice(None))]
-        if given != self.total or returned != self.total:
-            raise RowsNotSeparable(f"{name} sees {given} rows, expected {self.total}")
-        return [(rows.expert, slice(rows.start, rows.stop)) for rows in self.assignments]
+        if given == returned == self.total:
+            return [(rows, slice(rows.start, rows.stop)) for rows in self.assignments]
+        if all(rows.stop - rows.start == self.total and not isinstance(rows.factor, Tensor) for rows in self.assignments):
+            return [(rows, slice(None)) for rows in self.assignments]
+        raise RowsNotSeparable(f"{name} sees {given} rows, expected {self.total}")
 
     @contextmanager
     def attached(self, assignments: Sequence[Assignment], total: int) -> Iterator[None]:

@@ -109,7 +109,24 @@ def test_norms(make, x):
             y = root.layer(x)
         assert (y[1] - merged[1]).abs().max() < 1e-5
         assert bank.applied == 1
+    with terms_on(root, placed).attached([Assignment(1, 0, 2, 0.5)], total=2):
+        assert (root.layer(x) - (plain + merged) / 2).abs().max() < 1e-5
     assert torch.equal(root.layer(x), plain)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_factors(layer):
+    """The terms of two experts on the same rows, each at its own strength: one number, or one for each row."""
+    make, x = LAYERS[layer]
+    root = root_of(make())
+    shape = tuple(root.layer.weight.shape)
+    first, second = TERMS["everything"](shape), TERMS["low-rank"](shape)
+    plain, changes = root.layer(x), [changed(root.layer, placed)(x) - root.layer(x) for placed in (first, second)]
+    per_row = torch.tensor([0.0, 0.5, -1.0, 2.0])
+    with terms_on(root, first, second).attached([Assignment(1, 0, 4, 0.3), Assignment(2, 0, 4, per_row)], total=4):
+        y = root.layer(x)
+    expected = plain + 0.3 * changes[0] + per_row.reshape(4, *[1] * (x.ndim - 1)) * changes[1]
+    assert (y - expected).abs().max() < 1e-5
 
 
 def test_two_experts_side_by_side():
