@@ -6,6 +6,9 @@ from dataclasses import replace
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
+from ...rlg_core.budget import Budget
+from ...rlg_core.errors import RunError
+from ...rlg_core.trace import TraceLog
 from . import sampling
 from .record import KEY, Expert, Record, record_of
 
@@ -14,6 +17,26 @@ def with_expert(model: ModelPatcher, expert: Expert, rescale: float) -> ModelPat
     """A clone of `model` guided by one expert more; the rescale given last counts."""
     record = record_of(model) or Record()
     return with_record(model, replace(record, experts=(*record.experts, expert), rescale=rescale))
+
+
+def with_budget(model: ModelPatcher, budget: Budget) -> ModelPatcher:
+    """A clone of `model` that runs within `budget`. Raises `RunError` without RLG on it, or with a budget already."""
+    record = _existing(model, "RLG Budget")
+    if record.budget is not None:
+        raise RunError("This model has an RLG Budget already, and a second one would replace nothing. Remove one of the two.")
+    return with_record(model, replace(record, budget=budget))
+
+
+def with_trace(model: ModelPatcher, log: TraceLog) -> ModelPatcher:
+    """A clone of `model` whose runs are recorded in `log`. Raises `RunError` without RLG on it."""
+    return with_record(model, replace(_existing(model, "RLG Trace"), trace=log))
+
+
+def _existing(model: ModelPatcher, node: str) -> Record:
+    record = record_of(model)
+    if record is None:
+        raise RunError(f"{node} got a model without RLG on it. Wire it after a Reinforcement Learning Guidance node.")
+    return record
 
 
 def with_record(model: ModelPatcher, record: Record) -> ModelPatcher:

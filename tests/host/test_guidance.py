@@ -1,6 +1,7 @@
 """RLG on a LoRA pair against the paper's own loop: diffusers and PEFT, adapter on and off, two passes a step."""
 from __future__ import annotations
 
+import paper
 import pytest
 import tiny
 import torch
@@ -19,37 +20,16 @@ def apply(host, model, rl_model, scale, start=0.0, end=1.0, outside=1.0, rescale
     return host.classes["RLGApply"].execute(model, rl_model, scale, start, end, outside, rescale).result[0]
 
 
-@torch.no_grad()
-def paper_loop(adapted, settings, sigmas, scale):
-    """Algorithm of arXiv 2508.21016 as its code runs it: each model CFG'd, then combined, Euler steps on velocities."""
-    (positive, extra), (negative, extra_negative) = settings.positive[0], settings.negative[0]
-    text = torch.cat([positive, negative])
-    pooled = torch.cat([extra["pooled_output"], extra_negative["pooled_output"]])
-    x = settings.noise() * sigmas[0]
-
-    def velocity(x, sigma):
-        v = adapted(hidden_states=x.repeat(2, 1, 1, 1), timestep=(sigma * 1000).repeat(2), encoder_hidden_states=text,
-                    pooled_projections=pooled, return_dict=False)[0]
-        conditional, unconditional = v.chunk(2)
-        return unconditional + settings.cfg * (conditional - unconditional)
-
-    for sigma, following in zip(sigmas[:-1], sigmas[1:]):
-        rl = velocity(x, sigma)
-        with adapted.disable_adapter():
-            base = velocity(x, sigma)
-        x = x + (following - sigma) * (base + scale * (rl - base))
-    return x
-
-
 @pytest.mark.parametrize("cfg", [1.0, 4.5])
 @pytest.mark.parametrize("scale", [-1.0, 0.0, 0.5, 1.0, 1.6, 3.0])
 def test_equals_the_papers_loop(host, sd3, scale, cfg):
     adapted, model, rl_model = sd3
     settings = tiny.Sampling(cfg=cfg)
     latent = settings.run(host, apply(host, model, rl_model, scale))
-    expected = paper_loop(adapted, settings, settings.sigmas(host, model), scale)
+    sigmas = settings.sigmas(host, model)
+    expected = paper.sample(adapted, settings, sigmas, paper.guidance(scale, cfg))
     assert (model.model.process_latent_in(latent) - expected).abs().max() < 1e-4
-    assert tiny.rms(expected - paper_loop(adapted, settings, settings.sigmas(host, model), scale + 0.5)) > 1e-2
+    assert tiny.rms(expected - paper.sample(adapted, settings, sigmas, paper.guidance(scale + 0.5, cfg))) > 1e-2
 
 
 def test_scale_0_is_the_base_graph_to_the_bit(host, sd3):

@@ -1,0 +1,124 @@
+"""What steers the dial: schedules, the KL rule of thumb, prompt branches (arXiv 2508.21016, section 3.3)."""
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ..rlg_core.plots import Curve, Panel, plot
+from ..rlg_core.schedule import PROGRESS, AnySchedule, PerItem, Schedule, scale_from_kl
+from .host.record import Branch
+from .host.schema import schema
+from .types import BranchType
+from .types import Schedule as ScheduleType
+
+SCALE = {"min": -10.0, "max": 20.0, "step": 0.01, "round": 0.001}
+PERCENT = {"min": 0.0, "max": 1.0, "step": 0.001}
+CURVE_POINTS = 201
+
+
+def curve_picture(schedule: AnySchedule):
+    """The schedule from noise (0) to picture (1), [1, height, width, 3]."""
+    percents = [k / (CURVE_POINTS - 1) for k in range(CURVE_POINTS)]
+    if isinstance(schedule, PerItem):
+        rows = [schedule.scale_at(p).tolist() for p in percents]
+        curves = [Curve(percents, list(column), f"item {k}", dots=False) for k, column in enumerate(zip(*rows))]
+    else:
+        curves = [Curve(percents, [schedule.scale_at(p) for p in percents], dots=False)]
+    return plot([Panel(curves, "scale over the schedule", "percent of the schedule", "scale")], 480, 260)[None]
+
+
+class RLGSchedule(io.ComfyNode):
+    """A scale that changes over the run, as limited-interval guidance (2404.07724) does for CFG."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RLGSchedule",
+            display_name="RLG Schedule",
+            description=(
+                "A scale that changes from noise to picture. Paper: constant 1.6. First 10 % RL model only: interval, "
+                "scale_from 1.6, scale_to 1, start 0.1. RL early, base late (MixGRPO): interval, scale_from 1, scale_to 0, "
+                "end 0.5. Limited interval: interval, scale_from 2.5, scale_to 1, start 0.2, end 0.7."
+            ),
+            search_aliases=["RLG schedule", "guidance schedule", "limited interval"],
+            inputs=[
+                io.Combo.Input("shape", options=list(PROGRESS), default="constant", tooltip=(
+                    "The path from scale_from to scale_to between start and end. constant: scale_from throughout (neutral). "
+                    "interval: scale_from between start and end, scale_to outside."
+                )),
+                io.Float.Input("scale_from", default=1.5, **SCALE, tooltip="The scale at the start. 0 base, 1 RL model (neutral)."),
+                io.Float.Input("scale_to", default=1.0, **SCALE, tooltip="The scale at the end; outside the window for interval. Neutral: 1."),
+                io.Float.Input("start_percent", default=0.0, **PERCENT, tooltip="Where the path begins. Neutral: 0."),
+                io.Float.Input("end_percent", default=1.0, **PERCENT, tooltip="Where the path ends. Neutral: 1."),
+                io.Float.Input("power", default=1.0, min=0.1, max=10.0, step=0.1, tooltip=(
+                    "For power: above 1 changes late, below 1 early. Neutral: 1, a straight line."
+                )),
+            ],
+            outputs=[ScheduleType.Output(display_name="schedule")],
+        )
+
+    @classmethod
+    def execute(cls, shape, scale_from, scale_to, start_percent, end_percent, power) -> io.NodeOutput:
+        schedule = Schedule(shape, scale_from, scale_to, start_percent, end_percent, power)
+        return io.NodeOutput(schedule, ui=ui.PreviewImage(curve_picture(schedule), cls=cls))
+
+
+class RLGScaleFromKL(io.ComfyNode):
+    """The scale that stands for training with another KL coefficient: `w = trained_beta / target_beta`."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RLGScaleFromKL",
+            display_name="RLG Scale from KL",
+            description=(
+                "The scale that aims at what training with another KL coefficient aims at: trained_beta / target_beta. Exact "
+                "for the two densities; along the sampling path an approximation, as CFG is."
+            ),
+            inputs=[
+                io.Float.Input("trained_beta", default=0.04, min=1e-6, max=100.0, step=0.0001, round=1e-6, tooltip=(
+                    "The KL coefficient the RL model was trained with; Flow-GRPO: 0.04 GenEval and text, 0.01 PickScore."
+                )),
+                io.Float.Input("target_beta", default=0.04, min=1e-6, max=100.0, step=0.0001, round=1e-6, tooltip=(
+                    "The coefficient you wish it had been trained with: half of it doubles the scale. Neutral: trained_beta."
+                )),
+            ],
+            outputs=[io.Float.Output(display_name="scale")],
+        )
+
+    @classmethod
+    def execute(cls, trained_beta, target_beta) -> io.NodeOutput:
+        return io.NodeOutput(scale_from_kl(trained_beta, target_beta))
+
+
+class RLGBranch(io.ComfyNode):
+    """How the RL model meets classifier-free guidance."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RLGBranch",
+            display_name="RLG Branch",
+            description=(
+                "How the RL model meets CFG. rl_cfg for RL models tuned without CFG; positive_scale 0 with negative_scale 1 "
+                "guides the negative prompt only, as Diffusion-NPO does with an anti-preference model."
+            ),
+            inputs=[
+                io.Float.Input("rl_cfg", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=(
+                    "A CFG scale for the RL model alone; 1 skips its negative pass (DiffusionNFT). 0: the sampler's (neutral)."
+                )),
+                io.Float.Input("positive_scale", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip=(
+                    "Multiplies the scale on the positive prompt. Neutral: 1."
+                )),
+                io.Float.Input("negative_scale", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip=(
+                    "Multiplies the scale on the negative prompt. Neutral: 1."
+                )),
+            ],
+            outputs=[BranchType.Output(display_name="branch")],
+        )
+
+    @classmethod
+    def execute(cls, rl_cfg, positive_scale, negative_scale) -> io.NodeOutput:
+        return io.NodeOutput(Branch(rl_cfg, positive_scale, negative_scale))
+
+
+NODES = [RLGSchedule, RLGScaleFromKL, RLGBranch]

@@ -1,0 +1,33 @@
+"""A trace as panels over the steps."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .plots import Curve, Panel
+from .trace import TraceEntry
+
+PANELS = {
+    "scale": "effective scale w",
+    "difference": "|v_rl - v_base|, root mean square",
+    "share": "guidance's share of the prediction",
+    "angle": "degrees between guidance and CFG",
+    "path_kl": "KL of this step, nats",
+}
+MOST_IMAGES = 6
+
+
+def panels(entries: Sequence[TraceEntry]) -> list[Panel]:
+    """One panel a quantity, one curve an image (the first few); steps that skipped the base are marked."""
+    images = sorted({entry.image for entry in entries})[:MOST_IMAGES]
+    return [_panel(entries, images, name, title) for name, title in PANELS.items()
+            if any(getattr(entry, name) is not None for entry in entries)]
+
+
+def _panel(entries: Sequence[TraceEntry], images: Sequence[int], name: str, title: str) -> Panel:
+    curves = []
+    for image in images:
+        own = [e for e in entries if e.image == image and getattr(e, name) is not None]
+        curves.append(Curve([e.step for e in own], [getattr(e, name) for e in own], f"image {image}" if len(images) > 1 else ""))
+    skipped = sorted({entry.step for entry in entries if "base" not in entry.evaluated and len(entry.evaluated) > 0})
+    note = f", base not evaluated at {len(skipped)} of {len({e.step for e in entries})} steps" if skipped and name == "difference" else ""
+    return Panel(curves, title + note, "step", "")

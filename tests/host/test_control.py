@@ -1,0 +1,278 @@
+"""Schedules, regions, experts, prompt branches, budgets and traces, each against plain predictions combined by hand."""
+from __future__ import annotations
+
+import json
+
+import paper
+import pytest
+import tiny
+import torch
+
+CLOSE = 1e-4
+CFG = 4.5
+
+
+@pytest.fixture(scope="module")
+def pair(host):
+    """A base, and two RL-tuned versions of it as adapters of one PEFT model: `default` and `second`."""
+    import peft
+
+    transformer = tiny.sd3_transformer()
+    model = tiny.load(host, transformer)
+    adapted = tiny.with_adapter(transformer, tiny.SD3_TARGETS)
+    first = tiny.with_lora(host, model, tiny.lora_file(adapted, alpha=8))
+    adapted.add_adapter("second", peft.LoraConfig(r=4, lora_alpha=8, target_modules=tiny.SD3_TARGETS))
+    generator = torch.Generator().manual_seed(5)
+    for name, parameter in adapted.named_parameters():
+        if ".second." in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * (0.3 if "lora_A" in name else 0.05)
+    adapted.eval().requires_grad_(False)
+    weights = peft.get_peft_model_state_dict(adapted, adapter_name="second")
+    alphas = {k.replace("lora_A.weight", "alpha"): torch.tensor(8.0) for k in weights if "lora_A" in k}
+    return adapted, model, first, tiny.with_lora(host, model, {k: v.clone() for k, v in weights.items()} | alphas)
+
+
+def guide(host, model, rl_model, scale=2.0, start=0.0, end=1.0, outside=1.0, rescale=0.0, **optional):
+    return host.classes["RLGApply"].execute(model, rl_model, scale, start, end, outside, rescale, **optional).result[0]
+
+
+def node(host, name, *values):
+    return host.classes[name].execute(*values).result
+
+
+def expect(host, model, adapted, settings, combine):
+    return paper.sample(adapted, settings, settings.sigmas(host, model), combine)
+
+
+def latent_of(model, settings, host, guided):
+    return model.model.process_latent_in(settings.run(host, guided))
+
+
+def assert_same(host, pair, guided, settings, combine):
+    adapted, model = pair[:2]
+    result = latent_of(model, settings, host, guided)
+    assert (result - expect(host, model, adapted, settings, combine)).abs().max() < CLOSE
+
+
+@pytest.mark.parametrize(("window", "scales"), [
+    ((0.0, 0.5, 0.0), [2, 2, 2, 2, 2, 0, 0, 0]),
+    ((0.25, 0.75, 1.0), [1, 1, 2, 2, 2, 2, 2, 1]),
+    ((0.5, 0.5, 0.0), [0, 0, 0, 0, 2, 0, 0, 0]),
+])
+def test_window_includes_both_ends(host, pair, window, scales):
+    """SD3's schedule is shifted by 3; `simple` takes steps at percents k / 8."""
+    start, end, outside = window
+    guided = guide(host, pair[1], pair[2], 2.0, start, end, outside)
+    assert_same(host, pair, guided, tiny.Sampling(), lambda step, of: paper.guidance(scales[step], CFG)(step, of))
+
+
+@pytest.mark.parametrize(("settings", "scale_at"), [
+    (("constant", 1.6, 0.0, 0.0, 1.0, 1.0), lambda p: 1.6),
+    (("linear", 3.0, 0.0, 0.0, 1.0, 1.0), lambda p: 3.0 - 3.0 * p),
+    (("cosine", 0.0, 2.0, 0.0, 1.0, 1.0), lambda p: 1.0 - torch.cos(torch.tensor(torch.pi * p)).item()),
+    (("power", 0.0, 2.0, 0.0, 1.0, 2.0), lambda p: 2.0 * p * p),
+])
+def test_schedules(host, pair, settings, scale_at):
+    schedule = node(host, "RLGSchedule", *settings)[0]
+    guided = guide(host, pair[1], pair[2], schedule=schedule)
+    assert_same(host, pair, guided, tiny.Sampling(), lambda step, of: paper.guidance(scale_at(step / 8), CFG)(step, of))
+
+
+def test_scale_from_kl(host):
+    assert node(host, "RLGScaleFromKL", 0.04, 0.02)[0] == 2.0
+
+
+def test_mask_sets_the_scale_by_region(host, pair):
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, 32:] = 1.0
+    weight = torch.ones(1, 1, 8, 8) * 0.5
+    weight[..., 4:] = 3.0
+    guided = guide(host, pair[1], pair[2], 3.0, 0.0, 1.0, 0.5, mask=mask)
+    assert_same(host, pair, guided, tiny.Sampling(), lambda step, of: paper.guidance(weight, CFG)(step, of))
+
+
+def test_a_mask_for_each_image(host, pair):
+    masks = torch.stack([torch.zeros(8, 8), torch.ones(8, 8)])
+    weight = torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1)
+    settings = tiny.Sampling(shape=(2, 16, 8, 8))
+    assert_same(host, pair, guide(host, pair[1], pair[2], mask=masks), settings, lambda step, of: paper.guidance(weight, CFG)(step, of))
+    with pytest.raises(ValueError, match="2 masks for 3 images"):
+        tiny.Sampling(shape=(3, 16, 8, 8)).run(host, guide(host, pair[1], pair[2], mask=masks))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_experts_in_any_order(host, pair, order):
+    scales, guided = (1.5, -0.7), pair[1]
+    for k in order:
+        guided = guide(host, guided, pair[2 + k], scales[k])
+
+    def combine(step, of):
+        base = of.guided("base", CFG)
+        return base + 1.5 * (of.guided("default", CFG) - base) - 0.7 * (of.guided("second", CFG) - base)
+    assert_same(host, pair, guided, tiny.Sampling(), combine)
+    with tiny.counted_calls(guided) as rows:
+        tiny.Sampling(steps=3).run(host, guided)
+    assert rows == [6] * 3
+
+
+def test_scales_that_sum_to_one_need_no_base(host, pair):
+    guided = guide(host, guide(host, pair[1], pair[2], 0.3), pair[3], 0.7)
+    tiny.Sampling(steps=2).run(host, guided)
+    with tiny.counted_calls(guided) as rows:
+        tiny.Sampling(steps=2).run(host, guided)
+    assert rows == [4, 4]
+
+
+def test_prompts_are_scaled_apart(host, pair):
+    branch = node(host, "RLGBranch", 0.0, 0.5, 2.0)[0]
+
+    def combine(step, of):
+        (c, u), (rl_c, rl_u) = of.pair("base"), of.pair("default")
+        c, u = c + 0.5 * 2.0 * (rl_c - c), u + 2.0 * 2.0 * (rl_u - u)
+        return u + CFG * (c - u)
+    assert_same(host, pair, guide(host, pair[1], pair[2], branch=branch), tiny.Sampling(), combine)
+
+
+@pytest.mark.parametrize(("rl_cfg", "rows"), [(1.0, [2, 1]), (2.0, [2, 2])])
+def test_the_rl_model_with_a_cfg_of_its_own(host, pair, rl_cfg, rows):
+    branch = node(host, "RLGBranch", rl_cfg, 1.0, 1.0)[0]
+    guided = guide(host, pair[1], pair[2], branch=branch)
+
+    def combine(step, of):
+        base = of.guided("base", CFG)
+        return base + 2.0 * (of.guided("default", rl_cfg) - base)
+    assert_same(host, pair, guided, tiny.Sampling(), combine)
+    with tiny.counted_calls(guided) as calls:
+        tiny.Sampling(steps=2).run(host, guided)
+    assert sorted(calls) == sorted(rows * 2)
+
+
+def test_an_own_cfg_beside_another_expert(host, pair):
+    guided = guide(host, guide(host, pair[1], pair[2], 1.5), pair[3], 0.8, branch=node(host, "RLGBranch", 1.0, 1.0, 1.0)[0])
+
+    def combine(step, of):
+        base = of.guided("base", CFG)
+        return base + 1.5 * (of.guided("default", CFG) - base) + 0.8 * (of.guided("second", 1.0) - base)
+    assert_same(host, pair, guided, tiny.Sampling(), combine)
+
+
+def test_branch_refuses_both_ways_at_once(host):
+    with pytest.raises(ValueError, match="expected both to be 1"):
+        node(host, "RLGBranch", 2.0, 0.5, 1.0)
+
+
+def test_linearised_is_the_adapter_at_strength_w(host, pair):
+    model = pair[1]
+    guided = node(host, "RLGBudget", guide(host, model, pair[2], 2.0), "linearised", 1, 0.0, "auto")[0]
+    doubled = model.clone()
+    doubled.patches = {key: [(2.0 * p[0], *p[1:]) for p in patches] for key, patches in pair[2].patches.items()}
+    doubled.patches_uuid = pair[2].patches_uuid.__class__(int=7)
+    settings = tiny.Sampling()
+    assert (settings.run(host, guided) - settings.run(host, doubled)).abs().max() < CLOSE
+    with tiny.counted_calls(guided) as rows:
+        settings.run(host, guided)
+    assert rows == [2] * 8
+
+
+def test_refresh_every_skips_the_base_and_stays_close(host, pair):
+    model, settings = pair[1], tiny.Sampling(steps=12)
+    exact_model = guide(host, model, pair[2], 2.0)
+    exact = settings.run(host, exact_model)
+    errors = {}
+    for every in (2, 3):
+        guided = node(host, "RLGBudget", exact_model, "exact", every, 0.0, "auto")[0]
+        with tiny.counted_calls(guided) as rows:
+            errors[every] = tiny.rms(settings.run(host, guided) - exact) / tiny.rms(exact)
+        assert rows == [4 if step % every == 0 else 2 for step in range(12)]
+    linearised = settings.run(host, node(host, "RLGBudget", exact_model, "linearised", 1, 0.0, "auto")[0])
+    assert 0 < errors[2] < errors[3] < 0.1
+    assert errors[2] < tiny.rms(linearised - exact) / tiny.rms(exact)
+
+
+def test_tolerance_evaluates_where_it_has_to(host, pair):
+    settings = tiny.Sampling(steps=12)
+    exact_model = guide(host, pair[1], pair[2], 2.0)
+    counts = []
+    for tolerance in (1e-6, 0.5):
+        guided = node(host, "RLGBudget", exact_model, "exact", 6, tolerance, "auto")[0]
+        with tiny.counted_calls(guided) as rows:
+            settings.run(host, guided)
+        counts.append(rows.count(4))
+    assert counts[0] == 12 and 3 <= counts[1] < 7
+
+
+def test_inner_calls_of_second_order_samplers_are_never_read_off(host, pair):
+    guided = node(host, "RLGBudget", guide(host, pair[1], pair[2], 2.0), "exact", 4, 0.0, "auto")[0]
+    settings = tiny.Sampling(steps=6, sampler="dpm_2")
+    sigmas = {round(float(s), 5) for s in settings.sigmas(host, pair[1])}
+    seen = []
+    hook = guided.model.diffusion_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((args[0].shape[0], round(float(args[1][0]) / 1000, 5))), with_kwargs=True
+    )
+    try:
+        settings.run(host, guided)
+    finally:
+        hook.remove()
+    assert any(sigma not in sigmas for _, sigma in seen)
+    assert all(rows == 4 for rows, sigma in seen if sigma not in sigmas)
+    assert any(rows == 2 for rows, _ in seen)
+
+
+def test_sequential_passes_agree_with_the_batch(host, pair):
+    guided = guide(host, pair[1], pair[2], 2.0)
+    apart = node(host, "RLGBudget", guided, "exact", 1, 0.0, "sequential")[0]
+    settings = tiny.Sampling()
+    batched = settings.run(host, guided)
+    with tiny.counted_calls(apart) as rows:
+        assert (settings.run(host, apart) - batched).abs().max() < CLOSE
+    assert rows == [2] * 16
+
+
+@pytest.mark.parametrize("values", [("linearised", 2, 0.0, "auto"), ("exact", 1, 0.1, "auto")])
+def test_budgets_that_contradict_themselves(host, pair, values):
+    with pytest.raises(ValueError, match="refresh_every"):
+        node(host, "RLGBudget", guide(host, pair[1], pair[2]), *values)
+
+
+def test_one_budget_a_model(host, pair):
+    guided = node(host, "RLGBudget", guide(host, pair[1], pair[2]), "exact", 2, 0.0, "auto")[0]
+    with pytest.raises(ValueError, match="already"):
+        node(host, "RLGBudget", guided, "exact", 2, 0.0, "auto")
+    with pytest.raises(ValueError, match="without RLG"):
+        node(host, "RLGBudget", pair[1], "exact", 2, 0.0, "auto")
+
+
+@torch.no_grad()
+def test_trace_measures_without_an_evaluation_more(host, pair):
+    adapted, model = pair[:2]
+    settings = tiny.Sampling(shape=(2, 16, 8, 8))
+    watched, trace = node(host, "RLGTrace", guide(host, model, pair[2], 2.0))
+    latent = {"samples": settings.run(host, watched)}
+    with tiny.counted_calls(watched) as rows:
+        settings.run(host, watched)
+    assert rows == [8] * 8
+    plot, text, after = node(host, "RLGTracePlot", trace, latent)
+    entries = json.loads(text)
+    assert after is latent and plot.ndim == 4
+    assert [(e["step"], e["image"]) for e in entries] == [(s, i) for s in range(8) for i in range(2)]
+    first = paper.Predictions(adapted, settings, settings.noise(), settings.sigmas(host, model)[0])
+    difference = (first.pair("default")[0] - first.pair("base")[0])[0]
+    assert entries[0]["difference"] == pytest.approx(tiny.rms(difference), rel=1e-3)
+    cfg = (first.pair("base")[0] - first.pair("base")[1])[0].flatten()
+    guidance = (2.0 * (first.guided("default", CFG) - first.guided("base", CFG)))[0].flatten()
+    cosine = torch.nn.functional.cosine_similarity(cfg, guidance, dim=0)
+    assert entries[0]["angle"] == pytest.approx(torch.rad2deg(torch.acos(cosine)).item(), abs=0.1)
+    assert all(e["scale"] == 2.0 and e["path_kl"] > 0 and e["evaluated"] == ["base", "rl 1"] for e in entries)
+
+
+def test_trace_says_what_a_budget_skipped(host, pair):
+    budget = node(host, "RLGBudget", guide(host, pair[1], pair[2], 2.0), "exact", 2, 0.0, "auto")[0]
+    watched, trace = node(host, "RLGTrace", budget)
+    tiny.Sampling(steps=4).run(host, watched)
+    assert [e.evaluated for e in trace.entries] == [("base", "rl 1"), ("rl 1",)] * 2
+
+
+def test_an_empty_trace_says_why(host, pair):
+    _, trace = node(host, "RLGTrace", guide(host, pair[1], pair[2]))
+    with pytest.raises(ValueError, match="no sampler has run"):
+        node(host, "RLGTracePlot", trace, {})
