@@ -1,18 +1,15 @@
 """Reinforcement Learning Guidance, the dial itself (arXiv 2508.21016)."""
 from __future__ import annotations
 
-import logging
-
 from comfy_api.latest import io
 
 from ..rlg_core.schedule import constant_in_window
 from .host.attach import with_expert
+from .host.notice import notice
 from .host.pair import pair
 from .host.record import Branch, Expert
 from .host.schema import schema
 from .types import BranchType, Schedule
-
-log = logging.getLogger(__name__)
 
 
 class RLGApply(io.ComfyNode):
@@ -59,6 +56,7 @@ class RLGApply(io.ComfyNode):
                 BranchType.Input("branch", optional=True, tooltip="From RLG Branch: how the two prompts are guided."),
             ],
             outputs=[io.Model.Output(display_name="model")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -68,7 +66,10 @@ class RLGApply(io.ComfyNode):
         schedule = schedule or constant_in_window(scale, start_percent, end_percent, outside_scale)
         source = pair(model, rl_model)
         if source is None:
-            log.warning("RLG: model and rl_model are identical (a bypassed LoRA loader?): this node changes nothing.")
+            notice(
+                "model and rl_model are identical (a bypassed LoRA loader?): this node changes nothing.",
+                cls.hidden and cls.hidden.unique_id,
+            )
             return io.NodeOutput(model)
         expert = Expert(source, schedule, outside_scale, mask, branch or Branch())
         return io.NodeOutput(with_expert(model, expert, rescale))

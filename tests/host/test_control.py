@@ -54,6 +54,11 @@ def assert_same(host, pair, guided, settings, combine):
     assert (result - expect(host, model, adapted, settings, combine)).abs().max() < CLOSE
 
 
+def test_an_identical_pair_is_a_no_op_that_says_so(host, pair, caplog):
+    assert guide(host, pair[1], pair[1].clone(), 3.0) is pair[1]
+    assert "identical" in caplog.text
+
+
 @pytest.mark.parametrize(("window", "scales"), [
     ((0.0, 0.5, 0.0), [2, 2, 2, 2, 2, 0, 0, 0]),
     ((0.25, 0.75, 1.0), [1, 1, 2, 2, 2, 2, 2, 1]),
