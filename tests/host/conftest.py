@@ -29,6 +29,7 @@ def start_host(root: Path) -> SimpleNamespace:
     if not torch.cuda.is_available():
         define_torchvision_operators()
     sys.path[:] = [str(root), *[p for p in sys.path if Path(p or ".").resolve() != PACK]]
+    import utils.extra_config  # noqa: F401  as the host's main does first: another `utils` comes into its path later
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = not torch.cuda.is_available()
