@@ -13,7 +13,7 @@ from .types import BranchType, Schedule
 
 
 class RLGApply(io.ComfyNode):
-    """Guides `model` by its RL-tuned version: `prediction = base + scale * (rl - base)` at every step (eq. 7)."""
+    """Guides `model` by its RL-tuned version: `prediction = base + scale * (rl - base)` at every step."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -1,4 +1,4 @@
-"""What steers the dial: schedules, the KL rule of thumb, prompt branches (arXiv 2508.21016, section 3.3)."""
+"""What steers the dial: schedules, the KL rule of thumb, prompt branches (arXiv 2508.21016)."""
 from __future__ import annotations
 
 from comfy_api.latest import io, ui

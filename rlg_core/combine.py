@@ -1,4 +1,4 @@
-"""The geometric mean of a base model and its RL-tuned versions, on predictions (arXiv 2508.21016, eq. 7)."""
+"""The geometric mean of a base model and its RL-tuned versions, on predictions (arXiv 2508.21016)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def blended(scale: Weight, outside_scale: float, mask: Tensor | None) -> Weight:
 
 def rescale(prediction: Tensor, reference: Tensor, strength: float) -> Tensor:
     """`prediction` with its standard deviation per sample moved towards that of `reference` by `strength` in [0, 1]
-    (Lin et al. 2305.08891, eq. 15 and 16). Shapes [rows, ...], alike."""
+    (Lin et al. 2305.08891, section 3.4). Shapes [rows, ...], alike."""
     dims = tuple(range(1, prediction.ndim))
     ratio = reference.std(dim=dims, keepdim=True) / prediction.std(dim=dims, keepdim=True)
     return prediction * (strength * ratio + (1.0 - strength))

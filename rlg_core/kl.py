@@ -6,13 +6,13 @@ import math
 from torch import Tensor
 
 NOISE_LEVEL = 0.7
-"""`a` of Flow-GRPO's SDE (2505.05470, eq. 9: sigma_t = a sqrt(t / (1 - t))), as its experiments set it."""
+"""`a` of Flow-GRPO's SDE (arXiv 2505.05470: sigma_t = a sqrt(t / (1 - t))), as its experiments set it."""
 
 
 def flow_step_kl(difference: Tensor, t: float, t_next: float, noise_level: float = NOISE_LEVEL) -> Tensor:
     """KL of one SDE step of a flow model from `t` to `t_next` < t, [rows], for a velocity difference [rows, ...].
 
-    `dt / 2 (sigma_t (1 - t) / (2 t) + 1 / sigma_t)^2 |v - v_base|^2` (2505.05470, eq. 13). At t = 1, where sigma_t is
+    `dt / 2 (sigma_t (1 - t) / (2 t) + 1 / sigma_t)^2 |v - v_base|^2` (the closed form of arXiv 2505.05470). At t = 1, where sigma_t is
     infinite, the step's end stands in, as in Flow-GRPO's code.
     """
     at = t if t < 1.0 else t_next

@@ -81,7 +81,7 @@ def constant_in_window(scale: float, start_percent: float, end_percent: float, o
 
 
 def scale_from_kl(trained_beta: float, target_beta: float) -> float:
-    """`w = trained_beta / target_beta`: RLG at w samples what training with `target_beta` aims at (2508.21016, eq. 10).
+    """`w = trained_beta / target_beta`: RLG at w samples what training with `target_beta` aims at (arXiv 2508.21016).
 
     Exact for the densities of the two models; along the diffusion path it is an approximation, as CFG is.
     Raises `RLGError` where a coefficient is not positive.

@@ -114,7 +114,7 @@ class Kronecker:
 
 @dataclass(frozen=True)
 class Hadamard:
-    """`delta = scale * (up1 @ down1) * (up2 @ down2)`, element-wise (FedPara / LoHa, 2108.06098 eq. 1).
+    """`delta = scale * (up1 @ down1) * (up2 @ down2)`, element-wise (FedPara, 2108.06098; LoHa in LyCORIS).
 
     `left` and `right` are the two low-rank factors; their own scales count.
     """

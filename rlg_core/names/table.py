@@ -1,4 +1,7 @@
-"""All architectures with rules; what has none goes by the host's own names."""
+"""All architectures with rules, the more particular first; what has none goes by the host's own names."""
+from .flux import FLUX, FLUX2, HUNYUAN_VIDEO
 from .mmdit import SD3
+from .single import AURAFLOW, LUMINA2, PIXART, QWEN_IMAGE, WAN, Z_IMAGE
+from .unet import UNET
 
-ARCHITECTURES = (SD3,)
+ARCHITECTURES = (UNET, SD3, FLUX2, HUNYUAN_VIDEO, FLUX, QWEN_IMAGE, Z_IMAGE, LUMINA2, WAN, PIXART, AURAFLOW)
