@@ -14,9 +14,9 @@ from .record import KEY, Expert, Record, record_of
 
 
 def with_expert(model: ModelPatcher, expert: Expert, rescale: float) -> ModelPatcher:
-    """A clone of `model` guided by one expert more; the rescale given last counts."""
+    """A clone of `model` guided by one expert more; of several rescales the strongest counts, in whatever order."""
     record = record_of(model) or Record()
-    return with_record(model, replace(record, experts=(*record.experts, expert), rescale=rescale))
+    return with_record(model, replace(record, experts=(*record.experts, expert), rescale=max(record.rescale, rescale)))
 
 
 def with_budget(model: ModelPatcher, budget: Budget) -> ModelPatcher:
