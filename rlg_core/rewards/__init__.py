@@ -1,0 +1,44 @@
+"""Rewards: how good a picture is for a prompt, higher is better. One table of all kinds."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from .cache import Score, ScoreCache, batches
+from .clip import aesthetic, clip_score, pick_score
+from .hps import hps
+from .image_reward import image_reward
+from .jpeg import compressibility, incompressibility
+from .ocr import TextReward, rapidocr_reader
+
+__all__ = ["KINDS", "Kind", "Score", "ScoreCache", "batches"]
+
+Loaded = nn.Module | Score
+"""Called with pictures [n, h, w, 3] in [0, 1] and n prompts, gives n scores; a network where it has weights."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`load(folder, clip_tokenizer)` gives the reward; `folder` holds its model where `needs_folder`."""
+
+    load: Callable[[Path, Path], Loaded]
+    about: str
+    needs_folder: bool = True
+    needs_prompt: bool = True
+
+
+KINDS: dict[str, Kind] = {
+    "JPEG compressibility": Kind(lambda *_: compressibility, "minus kilobytes as JPEG at quality 95", False, False),
+    "JPEG incompressibility": Kind(lambda *_: incompressibility, "kilobytes as JPEG at quality 95", False, False),
+    "text rendering (OCR)": Kind(
+        lambda *_: TextReward(rapidocr_reader()), "1 - edit distance to the text in double quotes / its length", False,
+    ),
+    "CLIP score": Kind(clip_score, "100 x cosine of picture and prompt"),
+    "PickScore": Kind(pick_score, "PickScore v1"),
+    "HPSv2.1": Kind(hps, "Human Preference Score v2.1"),
+    "ImageReward": Kind(image_reward, "ImageReward v1.0"),
+    "LAION aesthetic": Kind(aesthetic, "LAION aesthetic predictor v2, about 1 to 10", needs_prompt=False),
+}

@@ -1,0 +1,46 @@
+"""Files of reward models: one folder a model, in the layout its authors publish."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..errors import RLGError
+
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
+
+
+def weights_file(folder: Path, names: Sequence[str]) -> Path:
+    """The first of `names` that `folder` has. Raises `RLGError`, saying what is there, where it has none."""
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    raise RLGError(f"{folder}: expected a file named {' or '.join(names)}, found {', '.join(found) or 'nothing'}.")
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors or PyTorch file; a `state_dict` inside is unwrapped. Runs no code from the file."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return content.get("state_dict", content)
+
+
+def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Loads `weights` into `module`. Raises `RLGError` naming the first keys missing, left over or misshaped."""
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
+    if wrong:
+        first = [f"{n} (expected {expected.get(n, 'no such key')}, found {given.get(n, 'none')})" for n in wrong[:3]]
+        raise RLGError(f"{path}: {len(wrong)} tensors do not fit the model: {', '.join(first)}.")
+    module.load_state_dict(weights)

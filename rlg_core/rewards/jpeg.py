@@ -1,0 +1,29 @@
+"""JPEG (in)compressibility (DDPO, 2305.13301; Flow-GRPO): the size of a picture as a file, on no model at all."""
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..plots import to_picture
+
+QUALITY = 95
+
+
+def kilobytes(picture: Tensor) -> float:
+    """The size of [h, w, 3] in [0, 1] as a JPEG at quality 95, in units of 1000 bytes."""
+    buffer = io.BytesIO()
+    to_picture(picture).save(buffer, format="JPEG", quality=QUALITY)
+    return buffer.tell() / 1000
+
+
+def incompressibility(pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+    """+ kilobytes."""
+    return torch.tensor([kilobytes(picture) for picture in pictures])
+
+
+def compressibility(pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+    """- kilobytes (Flow-GRPO divides by 500 besides)."""
+    return -incompressibility(pictures, prompts)
