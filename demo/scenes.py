@@ -1,0 +1,149 @@
+"""Synthetic scenes: one to three equal shapes of one colour on a plain, striped, checkered or noisy ground.
+
+A scene is described by the latent that draws it (see `codec.py`), on a grid of 8 px cells:
+
+    channels 0-2   ground colour of the cell, in [-1, 1]
+    channels 3-5   colour of the objects, the same in every cell
+    channels 6-8   three signed distances to the outlines of the nearest object, in cells, positive inside;
+                   a pixel belongs to the object where all three are positive
+    channels 9-15  zero
+
+Three half planes draw a triangle exactly, two absolute distances a square, one radial distance a circle.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+CELL = 8
+GRID = 12
+SIZE = CELL * GRID
+CHANNELS = 16
+COUNTS = ("one", "two", "three")
+SHAPES = ("circle", "square", "triangle")
+GROUNDS = ("plain", "striped", "checkered", "noisy")
+PALETTE = {
+    "red": (0.86, 0.15, 0.17),
+    "orange": (0.95, 0.52, 0.08),
+    "yellow": (0.96, 0.87, 0.18),
+    "green": (0.12, 0.65, 0.25),
+    "blue": (0.15, 0.32, 0.90),
+    "purple": (0.60, 0.18, 0.78),
+}
+COLOURS = tuple(PALETTE)
+RADII = {"circle": (10.0, 13.5), "square": (9.0, 12.0), "triangle": (13.5, 17.0)}
+REACH = {"circle": 1.0, "square": 1.2, "triangle": 1.0}
+CLEARANCE = 10.0
+MARGIN = 5.0
+DISTANCE_LIMITS = (-1.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a caption asks for. `ground` is None where the caption leaves it open."""
+
+    count: int
+    colour: str
+    shape: str
+    ground: str | None = None
+
+    def __str__(self) -> str:
+        noun = self.shape + ("s" if self.count > 1 else "")
+        tail = f" on {self.ground} ground" if self.ground else ""
+        return f"{COUNTS[self.count - 1]} {self.colour} {noun}{tail}"
+
+
+def all_prompts(grounds=(None,)) -> list[Prompt]:
+    """Every combination of count, colour and shape, once for each of `grounds`."""
+    return [Prompt(n, c, s, g) for g in grounds for n in (1, 2, 3) for c in COLOURS for s in SHAPES]
+
+
+def parse(text: str) -> Prompt:
+    """The caption `Prompt.__str__` writes, back to a Prompt. Raises ValueError on anything else."""
+    for prompt in all_prompts((None, *GROUNDS)):
+        if str(prompt) == text.strip().lower():
+            return prompt
+    raise ValueError(f"Expected a caption such as 'two red circles on striped ground' but got {text!r}.")
+
+
+def latents(prompts: list[Prompt], generator: torch.Generator) -> torch.Tensor:
+    """Random scenes for `prompts`, (B, 16, 12, 12). Grounds left open are drawn at random."""
+    out = torch.zeros(len(prompts), CHANNELS, GRID, GRID)
+    open_grounds = torch.randint(len(GROUNDS), (len(prompts),), generator=generator)
+    grounds = [GROUNDS.index(p.ground) if p.ground else int(i) for p, i in zip(prompts, open_grounds)]
+    out[:, 0:3] = ground_colours(torch.tensor(grounds), generator) * 2 - 1
+    out[:, 3:6] = torch.tensor([PALETTE[p.colour] for p in prompts])[:, :, None, None] * 2 - 1
+    out[:, 6:9] = distances(prompts, generator)
+    return 3 * torch.atanh(out / 3)  # the codec's first layer is 3 tanh(x / 3)
+
+
+def ground_colours(kinds: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Cell colours (B, 3, 12, 12) in [0, 1] for ground indices `kinds` (B,): two greys with a slight tint."""
+
+    def rand(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    b = len(kinds)
+    first = 0.15 + 0.7 * rand(b, 1) + 0.1 * (rand(b, 3) - 0.5)
+    second = first + torch.where(first.mean(1, keepdim=True) > 0.5, -1.0, 1.0) * (0.18 + 0.14 * rand(b, 1))
+    mix = patterns(kinds, rand)[:, None]
+    noise = 0.07 * torch.randn(b, 1, GRID, GRID, generator=generator) * (kinds == GROUNDS.index("noisy"))[:, None, None, None]
+    return (first[:, :, None, None] * (1 - mix) + second[:, :, None, None] * mix + noise).clamp(0.02, 0.98)
+
+
+def patterns(kinds: torch.Tensor, rand) -> torch.Tensor:
+    """Which cells take the second colour, (B, 12, 12) of 0 and 1: stripes or checks two cells wide."""
+    b = len(kinds)
+    phase = (rand(b, 2) * 4).long()
+    y, x = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
+    row = ((y + phase[:, 0, None, None]) // 2) % 2
+    column = ((x + phase[:, 1, None, None]) // 2) % 2
+    stripes = torch.where((rand(b) < 0.5)[:, None, None], row, column)
+    kinds = kinds[:, None, None]
+    return (stripes * (kinds == 1) + (row ^ column) * (kinds == 2)).float()
+
+
+def distances(prompts: list[Prompt], generator: torch.Generator) -> torch.Tensor:
+    """Signed distances (B, 3, 12, 12) in cells to the outlines of each cell's nearest object."""
+    centres, radii = place(prompts, generator)
+    axis = torch.arange(GRID) * CELL + (CELL - 1) / 2
+    x = axis.view(1, 1, 1, -1) - centres[..., 0, None, None]
+    y = axis.view(1, 1, -1, 1) - centres[..., 1, None, None]
+    r = radii[..., None, None]
+    shape = torch.tensor([SHAPES.index(p.shape) for p in prompts]).view(-1, 1, 1, 1, 1)
+    circle = (r - (x**2 + y**2).sqrt()).unsqueeze(1).expand(-1, 3, -1, -1, -1)
+    square = torch.stack(torch.broadcast_tensors(r - x.abs(), r - y.abs(), r - (x.abs() + y.abs()) / 2), 1)
+    side = math.sqrt(3) / 2
+    triangle = torch.stack(torch.broadcast_tensors(r / 2 - y, r / 2 + y / 2 - side * x, r / 2 + y / 2 + side * x), 1)
+    fields = torch.where(shape == 0, circle, torch.where(shape == 1, square, triangle))  # (B, 3 fields, 3 objects, H, W)
+    present = torch.arange(3)[None] < torch.tensor([p.count for p in prompts])[:, None]
+    fields = fields.masked_fill(~present[:, None, :, None, None], -1e4)
+    nearest = fields.amin(1).argmax(1)[:, None, None].expand(-1, 3, 1, -1, -1)
+    return merged(fields.gather(2, nearest).squeeze(2) / CELL).clamp(*DISTANCE_LIMITS)
+
+
+def merged(fields: torch.Tensor) -> torch.Tensor:
+    """Away from its outline an object's three fields become their minimum, so that neighbours' fields can meet there."""
+    least = fields.amin(1, keepdim=True)
+    away = ((-least - 0.5) / 0.5).clamp(0, 1)
+    return fields + away * (least - fields)
+
+
+def place(prompts: list[Prompt], generator: torch.Generator, tries: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centres (B, 3, 2) and radii (B, 3) in pixels of objects that do not touch: the first fitting one of `tries`."""
+    low, high = (torch.tensor([RADII[p.shape][i] for p in prompts]).view(-1, 1, 1) for i in (0, 1))
+    reach = torch.tensor([REACH[p.shape] for p in prompts]).view(-1, 1, 1)
+    b = len(prompts)
+    radii = low + (high - low) * torch.rand(b, tries, 3, generator=generator)
+    margin = (radii * reach + MARGIN).unsqueeze(-1)
+    centres = margin + (SIZE - 2 * margin) * torch.rand(b, tries, 3, 2, generator=generator)
+    gap = torch.cdist(centres, centres) - (radii * reach).unsqueeze(-1) - (radii * reach).unsqueeze(-2)
+    count = torch.tensor([p.count for p in prompts])
+    pairs = torch.ones(3, 3).triu(1).bool() & (torch.arange(3)[None, None] < count[:, None, None])
+    room = gap.masked_fill(~pairs[:, None], 1e4).amin((-1, -2))
+    best = torch.where(room > CLEARANCE, 1e3 - torch.arange(tries), room).argmax(1)
+    rows = torch.arange(b)
+    return centres[rows, best], radii[rows, best]

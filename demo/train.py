@@ -1,0 +1,142 @@
+"""Train the demo pair. Every command is seeded and writes its weights to `models/` and its log to `logs/`.
+
+    python demo/train.py text                       the text encoder's file (no training)
+    python demo/train.py base --steps 6000          the base model
+    python demo/train.py codec                      the VAE: decoder set by hand, encoder trained
+    python demo/train.py rl brightness --seed 0     a PEFT adapter by Flow-GRPO
+    python demo/train.py full                       the RL-tuned full checkpoint
+    python demo/train.py all                        everything that is shipped
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from demo import base, codec, evaluate, flow_grpo, model, text  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+MODELS, LOGS = HERE / "models", HERE / "logs"
+BASE = MODELS / "diffusion_models" / "rlg-demo-base.safetensors"
+VAE = MODELS / "vae" / "rlg-demo-vae.safetensors"
+CLIP = MODELS / "text_encoders" / "rlg-demo-clip.pt"
+FULL = MODELS / "diffusion_models" / "rlg-demo-full-rl.safetensors"
+ADAPTERS = MODELS / "loras"
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+RUNS = {
+    "brightness": flow_grpo.Settings("brightness", beta=1.0, iterations=30),
+    "jpeg": flow_grpo.Settings("jpeg", beta=0.5, iterations=30),
+    "composition": flow_grpo.Settings("composition", beta=0.1, iterations=50),
+}
+SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+
+
+def write_log(name: str, settings: dict, rows: list[dict], seconds: float, **results) -> None:
+    LOGS.mkdir(parents=True, exist_ok=True)
+    log = {"settings": settings, "seconds": round(seconds), "threads": torch.get_num_threads(), **results, "rows": rows}
+    (LOGS / f"{name}.json").write_text(json.dumps(log, indent=1) + "\n")
+
+
+def run_text(args: argparse.Namespace) -> None:
+    CLIP.parent.mkdir(parents=True, exist_ok=True)
+    text.write(CLIP)
+
+
+def run_base(args: argparse.Namespace) -> None:
+    settings = {"steps": args.steps, "batch": 64, "peak": 2e-3, "seed": args.seed}
+    rows, start = [], time.time()
+    for step, loss, average in base.train_base(**settings):
+        rows.append({"step": step, "loss": round(loss, 4), "seconds": round(time.time() - start)})
+        if step % 1000 == 0 or step == args.steps:
+            rows[-1] |= evaluate.validity(average.eval(), count=54, cfgs=(1.0, 3.0))
+            model.save(average, args.out or BASE)
+        print(rows[-1], flush=True)
+    write_log("base", settings, rows, time.time() - start)
+
+
+def run_codec(args: argparse.Namespace) -> None:
+    settings = {"steps": 1500, "batch": 32, "peak": 2e-3, "seed": args.seed}
+    start = time.time()
+    encoder, rows = base.train_encoder(**settings)
+    VAE.parent.mkdir(parents=True, exist_ok=True)
+    save_file(codec.vae_file(encoder), VAE, metadata={"format": "pt"})
+    write_log("codec", settings, rows, time.time() - start)
+
+
+def run_rl(args: argparse.Namespace) -> None:
+    """Train one adapter. Seed 0 at the reward's own beta is the one that is shipped."""
+    settings = replace(RUNS[args.reward], seed=args.seed, **chosen(args))
+    policy = get_peft_model(model.load(BASE), LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS, init_lora_weights="gaussian"))
+
+    def reference(x, sigma, conditioning):
+        with policy.disable_adapter():
+            return model.velocity(policy, x, sigma, conditioning)
+
+    rows, seconds = learn(policy, reference, settings)
+    name = run_name(args)
+    policy.save_pretrained(args.out or ADAPTERS / f"rl-{name}")
+    write_log(f"rl-{name}", asdict(settings), rows, seconds, sweep=evaluate.sweep(model.load(BASE), policy.eval(), SCALES, 1.0, 108))
+
+
+def chosen(args: argparse.Namespace) -> dict:
+    """Settings given on the command line."""
+    return {k: getattr(args, k) for k in ("beta", "iterations") if getattr(args, k) is not None}
+
+
+def run_name(args: argparse.Namespace) -> str:
+    """Reward, then beta and seed where they are not the shipped ones."""
+    beta = f"-beta{args.beta:g}" if args.beta is not None else ""
+    return args.reward + beta + (f"-seed{args.seed}" if args.seed else "")
+
+
+def learn(policy, reference, settings: flow_grpo.Settings) -> tuple[list[dict], float]:
+    """Run Flow-GRPO on what of `policy` asks for gradients, printing as it goes; log rows and seconds."""
+    rows, start = [], time.time()
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    for row in flow_grpo.train(policy, reference, parameters, settings):
+        rows.append(row)
+        print(row, flush=True)
+    return rows, time.time() - start
+
+
+def run_full(args: argparse.Namespace) -> None:
+    """Fine-tune every weight: the RL model of the two-checkpoint path."""
+    settings = replace(RUNS[args.reward], seed=args.seed, learning_rate=5e-5, **chosen(args))
+    frozen = model.load(BASE).requires_grad_(False)
+    policy = copy.deepcopy(frozen).requires_grad_(True)
+    rows, seconds = learn(policy, lambda x, sigma, c: model.velocity(frozen, x, sigma, c), settings)
+    model.save(policy, args.out or FULL)
+    write_log("full-rl", asdict(settings), rows, seconds, sweep=evaluate.sweep(frozen, policy.eval(), SCALES, 1.0, 108))
+
+
+COMMANDS = {"rl": run_rl, "full": run_full, "text": run_text, "base": run_base, "codec": run_codec}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("reward", choices=RUNS, nargs="?", default="brightness")
+    parser.add_argument("--beta", type=float)
+    parser.add_argument("--iterations", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    COMMANDS[args.command](args)
+
+
+if __name__ == "__main__":
+    main()
