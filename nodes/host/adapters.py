@@ -18,6 +18,8 @@ from ...rlg_core.terms import Decomposed, Delta, Hadamard, Kronecker, LowRank, R
 from .patches import original_weight
 
 PREFIX = "diffusion_model."
+SOURCE = "rlg_adapter_header"
+"""Where a MODEL keeps the header texts of the file its adapter came from, for saving it again."""
 SIZES = 8
 """How many weights the size of the change is measured on."""
 
@@ -117,6 +119,7 @@ def name_map(model: ModelPatcher) -> NameMap:
 def with_patches(model: ModelPatcher, adapter: Adapter, matches: list[Match], strength: float) -> ModelPatcher:
     """A clone of `model` with the whole adapter on it as patches."""
     clone = model.clone()
+    clone.set_attachments(SOURCE, dict(adapter.file.metadata))
     for layer in _layers(matches):
         placed = clone.add_patches(layer, strength)
         if len(placed) != len(layer):

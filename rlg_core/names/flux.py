@@ -46,9 +46,17 @@ FLUX2_SINGLE = {
     "norm.key_norm": whole("attn.norm_k"),
 }
 
+FLUX2_DOUBLE = {
+    **DOUBLE,
+    "img_mlp.0": whole("ff.linear_in"),
+    "img_mlp.2": whole("ff.linear_out"),
+    "txt_mlp.0": whole("ff_context.linear_in"),
+    "txt_mlp.2": whole("ff_context.linear_out"),
+}
+
 FLUX2 = Architecture(
     "FLUX.2", ("double_blocks.0.img_attn.qkv", "double_stream_modulation_img.lin"),
-    (Block("double_blocks.#", "transformer_blocks.#", DOUBLE), Block("single_blocks.#", "single_transformer_blocks.#", FLUX2_SINGLE)),
+    (Block("double_blocks.#", "transformer_blocks.#", FLUX2_DOUBLE), Block("single_blocks.#", "single_transformer_blocks.#", FLUX2_SINGLE)),
     {
         **INPUTS, **ENDS,
         "time_in.in_layer": whole("time_guidance_embed.timestep_embedder.linear_1"),
