@@ -1,0 +1,78 @@
+"""Load RLG Checkpoint Pair: a base and an RL-tuned checkpoint of it, with no more of either than guidance needs."""
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .host import checkpoints
+from .host.pairs import load_pair
+from .host.schema import schema
+
+
+class RLGCheckpointPairLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        names = checkpoints.model_names()
+        return schema(
+            node_id="RLGCheckpointPairLoader",
+            display_name="Load RLG Checkpoint Pair",
+            description=(
+                "Loads a base model and an RL-tuned checkpoint of it for Reinforcement Learning Guidance. Weights that "
+                "are the same in both files are held once, and of the RL file only the diffusion model is read."
+            ),
+            search_aliases=["checkpoint", "diffusion model", "rl", "unet loader"],
+            inputs=[
+                io.Combo.Input("base_name", options=names, tooltip=(
+                    "The base, below models/checkpoints or models/diffusion_models (.safetensors)."
+                )),
+                io.Combo.Input("rl_name", options=names, tooltip=(
+                    "The RL-tuned version of it, of the same architecture."
+                )),
+                io.Combo.Input("weight_dtype", options=list(checkpoints.WEIGHT_DTYPES), default="default", tooltip=(
+                    "How both models' weights are held. Neutral: default, as the host chooses."
+                )),
+                io.Combo.Input("compress", options=["off", "low-rank"], default="off", tooltip=(
+                    "Neutral: off, two models. low-rank keeps one: the RL model becomes the base with the difference "
+                    "beside it as a LoRA, which halves memory and runs both in one pass. The report says how much of "
+                    "the difference it keeps."
+                )),
+                io.Int.Input("rank", default=64, min=1, max=4096, tooltip=(
+                    "The rank of each layer's difference with compress low-rank; without effect otherwise. A LoRA "
+                    "merged into a checkpoint needs its own rank. Fused layers (q, k, v in one) get it for each part."
+                )),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The base model."),
+                io.Model.Output(display_name="rl_model", tooltip=(
+                    "The RL model, for the rl_model input of Reinforcement Learning Guidance or for any sampler."
+                )),
+                io.Clip.Output(display_name="CLIP", tooltip=(
+                    "The base file's text encoder; an error on use where it has none."
+                )),
+                io.Vae.Output(display_name="VAE", tooltip="The base file's VAE; an error on use where it has none."),
+                io.String.Output(display_name="report", tooltip="What was loaded, and what the two files share."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, base_name: str, rl_name: str) -> bool | str:
+        """Accepts what is in the folders now, and a stock loader's plain names."""
+        try:
+            checkpoints.model_path(base_name)
+            checkpoints.model_path(rl_name)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, base_name: str, rl_name: str, **_) -> str:
+        return checkpoints.fingerprint(base_name, rl_name)
+
+    @classmethod
+    def execute(cls, base_name: str, rl_name: str, weight_dtype: str, compress: str, rank: int) -> io.NodeOutput:
+        base, rl = checkpoints.model_path(base_name), checkpoints.model_path(rl_name)
+        options = checkpoints.WEIGHT_DTYPES[weight_dtype]
+        model, rl_model, report = load_pair(base, rl, options, rank if compress == "low-rank" else None)
+        return io.NodeOutput(model, rl_model, *checkpoints.load_parts(base), report)
+
+
+NODES = [RLGCheckpointPairLoader]

@@ -1,0 +1,162 @@
+"""The difference of two MODELs as low-rank terms on one copy of the weights."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import comfy.lora
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ...rlg_core.errors import PairError
+from ...rlg_core.lowrank import truncate
+from ...rlg_core.rows import LINEAR_OR_CONV
+from ...rlg_core.save import Part, comfyui_tensors, write
+from ...rlg_core.terms import Delta, LowRank
+from .adapters import PATCHES, PREFIX, name_map
+from .pair import compute_dtype, pair
+from .patches import original_weight
+from .record import record_of
+
+Lasting = LowRank | Delta
+WORKING_COPIES = 6
+"""Copies of the largest weight, in float32, that one decomposition needs at its peak."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What turns a base into its RL model: a term for each weight that differs, of `compared` weights in all.
+
+    `kept` and `norms`: the share of each difference's squared norm that its term keeps, and that norm.
+    """
+
+    terms: Mapping[str, Lasting]
+    kept: Mapping[str, float]
+    norms: Mapping[str, float]
+    compared: int
+
+    def kept_in_all(self) -> float:
+        return sum(self.kept[key] * norm for key, norm in self.norms.items()) / sum(self.norms.values())
+
+
+@torch.no_grad()
+def extract(model: ModelPatcher, rl_model: ModelPatcher, rank: int, energy: float) -> Extraction:
+    """The difference of `rl_model` and `model`, patches and all: linear and convolution weights at low rank, where that
+    is smaller than the weight itself; everything else exactly. Fused weights get `rank` for each layer fused in them.
+
+    Raises `PairError` where the two are not a base and an RL-tuned version of it, or are identical.
+    """
+    keys = _comparable(model, rl_model)
+    sizes = [comfy.utils.get_attr(model.model, key).numel() for key in keys]
+    comfy.model_management.free_memory(WORKING_COPIES * 4 * max(sizes, default=0), model.load_device)
+    terms, kept, norms, fused = {}, {}, {}, _fused_layers(model)
+    progress = comfy.utils.ProgressBar(len(keys))
+    for key in keys:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        delta = _difference(model, rl_model, key)
+        if delta is not None:
+            terms[key], kept[key] = _term(model, key, delta, rank * fused.get(key, 1), energy)
+            norms[key] = float(delta.double().square().sum())
+        progress.update(1)
+    if not terms:
+        raise PairError("model and rl_model are identical: there is no difference to extract.")
+    return Extraction(terms, kept, norms, len(keys))
+
+
+def _comparable(model: ModelPatcher, rl_model: ModelPatcher) -> list[str]:
+    """The weights in which the two may differ. Raises `PairError` where they are no pair, or differ elsewhere."""
+    for name, patcher in (("model", model), ("rl_model", rl_model)):
+        if record_of(patcher) is not None:
+            raise PairError(f"{name} has RLG on it. Give the model as it was before Reinforcement Learning Guidance.")
+    if model.model is rl_model.model:
+        return [key for key in dict.fromkeys([*model.patches, *rl_model.patches]) if key.startswith(PREFIX)]
+    pair(model, rl_model)
+    buffers = dict(rl_model.model.diffusion_model.named_buffers())
+    named = model.model.diffusion_model.named_buffers()
+    differing = [name for name, ours in named if not torch.equal(ours, buffers[name])]
+    if differing:
+        names = ", ".join(differing[:3])
+        raise PairError(f"The RL model changes {names}, buffers that no adapter can hold. Use both checkpoints.")
+    return [PREFIX + name for name, _ in model.model.diffusion_model.named_parameters()]
+
+
+def _fused_layers(model: ModelPatcher) -> dict[str, int]:
+    """How many layers that RL trains separately the host holds as one weight: a rank-r change of q, k and v each has
+    rank 3r in the fused weight."""
+    rows: dict[str, set[tuple[int, int]]] = {}
+    for _, target in name_map(model).source_names():
+        if target.rows is not None:
+            rows.setdefault(target.key, set()).add(target.rows)
+    return {key: len(parts) for key, parts in rows.items()}
+
+
+def effective_weight(model: ModelPatcher, key: str) -> Tensor:
+    """The weight `key` as `model` samples with it, in float32 on the device it computes on."""
+    return comfy.lora.calculate_weight(model.patches.get(key, []), original_weight(model, key), key)
+
+
+def _difference(model: ModelPatcher, rl_model: ModelPatcher, key: str) -> Tensor | None:
+    """`W_rl - W_base` in float32, or None where there is none."""
+    delta = effective_weight(rl_model, key) - effective_weight(model, key)
+    if not bool(torch.isfinite(delta).all()):
+        raise PairError(f"{key}: base or RL model has NaN or infinite values, expected finite ones.")
+    return delta if bool(delta.any()) else None
+
+
+def _term(model: ModelPatcher, key: str, delta: Tensor, rank: int, energy: float) -> tuple[Lasting, float]:
+    """The term for `delta` and the share of its squared norm it keeps; factors in the dtype the model computes in."""
+    module, parameter = _owner(model, key)
+    fits = parameter == "weight" and isinstance(module, LINEAR_OR_CONV)
+    if not fits or rank * (delta.shape[0] + delta[0].numel()) >= delta.numel():
+        return Delta(delta.cpu()), 1.0
+    found, dtype = truncate(delta, rank, energy), compute_dtype(model.model)
+    return LowRank(found.term.up.to("cpu", dtype), found.term.down.to("cpu", dtype)), found.kept
+
+
+def _owner(model: ModelPatcher, key: str) -> tuple[nn.Module, str]:
+    path, parameter = key.rsplit(".", 1)
+    return model.model.get_submodule(path), parameter
+
+
+def with_terms(model: ModelPatcher, terms: Mapping[str, Lasting]) -> ModelPatcher:
+    """A clone of `model` with `terms` on it as patches that every sampler and RLG understand."""
+    clone = model.clone()
+    placed = clone.add_patches({key: PATCHES[type(term)](term) for key, term in terms.items()})
+    missing = [key for key in terms if key not in placed]
+    if missing:
+        raise PairError(f"The host took {len(placed)} of {len(terms)} changes, not {', '.join(missing[:3])}.")
+    return clone
+
+
+def save(found: Extraction, filename_prefix: str) -> Path:
+    """Writes `found` below the output folder, under the next free number, as a LoRA that stock nodes load as it is."""
+    folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, folder_paths.get_output_directory())
+    path = Path(folder, f"{name}_{counter:05}_.safetensors")
+    parts = {key: [Part(term)] for key, term in found.terms.items()}
+    tensors = comfyui_tensors(parts, {key: term.shape for key, term in found.terms.items()})
+    write(path, tensors, {"kept_energy": f"{found.kept_in_all():.6f}"})
+    return path
+
+
+def report(model: ModelPatcher, found: Extraction) -> str:
+    """What was extracted, and how much of the difference each layer keeps."""
+    low_rank = [key for key, term in found.terms.items() if isinstance(term, LowRank)]
+    whole = [key for key in found.terms if key not in low_rank]
+    tensors = [value for term in found.terms.values() for value in vars(term).values() if isinstance(value, Tensor)]
+    size = sum(tensor.nbytes for tensor in tensors)
+    least = min(found.terms, key=found.kept.__getitem__)
+    lines = [
+        f"Of {found.compared} weights {len(found.terms)} differ: {len(low_rank)} kept at low rank, {len(whole)} whole.",
+        f"Kept energy of the difference: {found.kept_in_all():.4%}; least {found.kept[least]:.4%} in {least}.",
+        f"Size: {size / 2**20:.1f} MB beside {model.model_size() / 2**20:.1f} MB of the base.",
+    ]
+    raw = [key for key in whole if any(True for _ in _owner(model, key)[0].children())]
+    if raw:
+        lines.append(f"Kept exactly, of modules that are no layers: {', '.join(raw)}.")
+    lines += [f"{key}: rank {found.terms[key].rank}, kept {found.kept[key]:.4%}" for key in low_rank]
+    return "\n".join(lines)

@@ -1,0 +1,58 @@
+"""A base and an RL checkpoint: two models that share what they can, or one with the difference beside it."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+
+from ...rlg_core.errors import PairError
+from . import extraction
+from .checkpoints import load_model, share_identical
+from .pair import pair
+
+Loaded = tuple[ModelPatcher, ModelPatcher, str]
+
+
+def load_pair(base: Path, rl: Path, options: Mapping[str, Any], rank: int | None) -> Loaded:
+    """The models in two files and a report on them; with `rank`, the RL model at low rank on the base's weights.
+
+    Raises `AdapterError` for a file that cannot be loaded whole, `PairError` for two that are no base and RL model.
+    """
+    return _two_models(base, rl, options) if rank is None else _one_model(base, rl, options, rank)
+
+
+def _load_both(base: Path, rl: Path, options: Mapping[str, Any]) -> tuple[ModelPatcher, ModelPatcher]:
+    model, rl_model = load_model(base, options), load_model(rl, options)
+    try:
+        pair(model, rl_model)
+    except PairError as error:
+        raise PairError(f"{base.name} and {rl.name}: {error}") from error
+    return model, rl_model
+
+
+def _two_models(base: Path, rl: Path, options: Mapping[str, Any]) -> Loaded:
+    model, rl_model = _load_both(base, rl, options)
+    shared, total = share_identical(model, rl_model)
+    lines = [f"{rl.name} on {base.name}: two {type(model.model).__name__} models.",
+             f"Weights: {total / 2**20:.1f} MB each, {shared / 2**20:.1f} MB of them the same in both and held once."]
+    if shared == total:
+        lines.append("Both files hold the same weights: guidance will change nothing.")
+    return model, rl_model, "\n".join(lines)
+
+
+def _one_model(base: Path, rl: Path, options: Mapping[str, Any], rank: int) -> Loaded:
+    """The difference is taken before weights are rounded to `options`: fp8's rounding is larger than RL's changes."""
+    model, rl_model = _load_both(base, rl, {})
+    found = extraction.extract(model, rl_model, rank, 1.0)
+    del rl_model
+    if options:
+        model = load_model(base, options)
+    rl_model = extraction.with_terms(model, found.terms)
+    try:
+        pair(model, rl_model)
+    except PairError as error:
+        raise PairError(f"{rl.name} cannot be held beside {base.name}. Set compress to off. {error}") from error
+    heading = f"{rl.name} at low rank on {base.name}: one {type(model.model).__name__} model."
+    return model, rl_model, f"{heading}\n{extraction.report(model, found)}"
