@@ -38,7 +38,7 @@ def test_the_randomised_basis_keeps_what_the_full_decomposition_keeps(power):
     matrix = decaying(power=power)
     exact = torch.linalg.svdvals(matrix)[:16]
     _, values, _ = leading_svd(matrix, 16)
-    assert values.square().sum() > 0.995 * exact.square().sum()
+    assert values.square().sum() > 0.99 * exact.square().sum()
     assert values.square().sum() < 1.0001 * exact.square().sum()
 
 

@@ -1,0 +1,233 @@
+"""RLG Extract Adapter: the difference of two models as a LoRA that the stock loader reads at true strength."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+RANK = 4
+
+
+@pytest.fixture(autouse=True)
+def output(host, tmp_path):
+    before = host.folder_paths.get_output_directory()
+    host.folder_paths.set_output_directory(str(tmp_path))
+    yield tmp_path
+    host.folder_paths.set_output_directory(before)
+
+
+def tuned(weights, rank=RANK, full=()):
+    """`weights` with rank-`rank` changes of the attention layers, changes of their biases, full-rank ones of `full`."""
+    generator = torch.Generator().manual_seed(5)
+    weights = {name: value.clone() for name, value in weights.items()}
+    for name, value in weights.items():
+        if name in full:
+            value += torch.randn(value.shape, generator=generator) * 0.02
+        elif ".attn" in name and name.endswith(".weight") and value.ndim == 2:
+            up, down = (torch.randn(size, rank, generator=generator) * 0.1 for size in value.shape)
+            value += up @ down.T
+        elif ".attn" in name and name.endswith(".bias"):
+            value += torch.randn(value.shape, generator=generator) * 0.01
+    return weights
+
+
+def host_model(host, weights, dtype=torch.float32):
+    weights = {name: value.clone() for name, value in weights.items()}  # the host converts in place
+    return host.comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": dtype})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_the_host_runs_nodes():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def sd3(host):
+    weights = tiny.sd3_transformer().state_dict()
+    return host_model(host, weights), host_model(host, tuned(weights))
+
+
+def extract(host, model, rl_model, rank=RANK, energy=1.0, prefix="loras/tiny"):
+    return host.classes["RLGExtractAdapter"].execute(model, rl_model, rank, energy, prefix).result
+
+
+def saved(report) -> Path:
+    return Path(report.splitlines()[0].removeprefix("Saved "))
+
+
+def patched_weight(host, model, key):
+    weight = host.comfy.utils.get_attr(model.model, key)
+    return host.comfy.lora.calculate_weight(model.patches.get(key, []), weight.detach().clone().float(), key)
+
+
+def assert_same_weights(host, model, expected, tolerance=1e-6):
+    """Every weight of `model`, patches applied, is `expected`'s."""
+    for name, weight in expected.model.diffusion_model.named_parameters():
+        key = f"diffusion_model.{name}"
+        error = (patched_weight(host, model, key) - weight.float()).abs().max()
+        assert error <= tolerance * weight.float().abs().max(), key
+
+
+def test_a_rank_r_fine_tune_is_recovered_to_rounding(host, sd3):
+    model, rl_model = sd3
+    extracted, report = extract(host, *sd3)
+    assert extracted.model is model.model
+    assert_same_weights(host, extracted, rl_model, 1e-5)
+    settings = tiny.Sampling()
+    expected = settings.run(host, rl_model)
+    assert (settings.run(host, extracted) - expected).abs().max() < 1e-4
+    assert tiny.rms(expected - settings.run(host, model)) > 1e-2
+    assert float(report.split("least ")[1].split("%")[0]) > 99.999
+
+
+def test_biases_are_kept_exactly(host, sd3):
+    model, rl_model = sd3
+    extracted, _ = extract(host, *sd3)
+    biases = [key for key in extracted.patches if key.endswith(".bias")]
+    assert biases
+    for key in biases:
+        (_, (kind, (delta,)), *_), = extracted.patches[key]
+        ours, theirs = (host.comfy.utils.get_attr(m.model, key) for m in (model, rl_model))
+        assert kind == "diff" and torch.equal(delta, theirs - ours)
+
+
+@pytest.mark.parametrize("loader", ["stock", "RLGAdapterLoader"])
+def test_the_file_loads_at_true_strength(host, sd3, output, loader):
+    model, rl_model = sd3
+    _, report = extract(host, *sd3)
+    path = saved(report)
+    host.folder_paths.add_model_folder_path("loras", str(path.parent), is_default=True)
+    if loader == "stock":
+        loaded = host.nodes.LoraLoaderModelOnly().load_lora_model_only(model, path.name, 1.0)[0]
+    else:
+        loaded = host.classes[loader].execute(model, path.name, 1.0, 0.0, "").result[0]
+    assert_same_weights(host, loaded, rl_model, 1e-5)
+
+
+def test_files_are_never_overwritten(host, sd3):
+    first, second = (saved(extract(host, *sd3)[1]) for _ in range(2))
+    assert first != second and first.exists() and second.exists()
+    assert {*first.parent.iterdir()} == {first, second}  # no partial file stays
+
+
+def test_a_failed_write_leaves_no_file(host, sd3, output, monkeypatch):
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(host.module("rlg_core.save"), "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        extract(host, *sd3)
+    assert [path for path in output.rglob("*") if path.is_file()] == []
+
+
+def test_energy_lowers_the_rank_and_is_kept(host):
+    weights = tiny.sd3_transformer().state_dict()
+    name = "transformer_blocks.0.ff.net.0.proj.weight"
+    pair = host_model(host, weights), host_model(host, tuned(weights, full=(name,)))
+    extracted, report = extract(host, *pair, rank=48, energy=0.5)
+    line = next(line for line in report.splitlines() if "mlp.fc1.weight: rank" in line)
+    rank, kept = int(line.split("rank ")[1].split(",")[0]), float(line.split("kept ")[1].rstrip("%"))
+    assert rank < 48 and 50 <= kept < 60
+    key = "diffusion_model.joint_blocks.0.x_block.mlp.fc1.weight"
+    base, whole, change = (patched_weight(host, m, key) for m in (*pair, extracted))
+    lost = float((whole - change).square().sum() / (whole - base).square().sum())
+    assert 1 - lost == pytest.approx(kept / 100, abs=1e-4)
+
+
+def test_patches_on_either_model_count(host, sd3):
+    model, rl_model = sd3
+    key = "diffusion_model.final_layer.linear.weight"
+    change = torch.full_like(host.comfy.utils.get_attr(model.model, key), 0.01)
+    both, only_rl = model.clone(), rl_model.clone()
+    both.add_patches({key: ("diff", (change,))})
+    only_rl.add_patches({key: ("diff", (2 * change,))})
+    extracted, _ = extract(host, both, only_rl)
+    assert torch.allclose(patched_weight(host, extracted, key), patched_weight(host, only_rl, key), atol=1e-6)
+    assert len(extracted.patches[key]) == 2
+
+
+def test_a_lora_on_the_same_model_is_extracted(host, sd3):
+    model, _ = sd3
+    adapted = tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS)
+    rl_model = tiny.with_lora(host, model, tiny.lora_file(adapted, alpha=8))
+    extracted, _ = extract(host, model, rl_model)
+    settings = tiny.Sampling(steps=3)
+    assert (settings.run(host, extracted) - settings.run(host, rl_model)).abs().max() < 1e-4
+
+
+def sd35_weights():
+    """SD3.5's layout: as SD3, with norms of queries and keys."""
+    from diffusers import SD3Transformer2DModel
+
+    torch.manual_seed(0)
+    model = SD3Transformer2DModel(
+        sample_size=16, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=64,
+        num_attention_heads=2, joint_attention_dim=96, caption_projection_dim=128, pooled_projection_dim=64,
+        pos_embed_max_size=24, qk_norm="rms_norm",
+    )
+    return model.state_dict()
+
+
+def test_convolutions_and_norms(host):
+    weights = sd35_weights()
+    model, changed = host_model(host, weights), {name: value.clone() for name, value in weights.items()}
+    generator = torch.Generator().manual_seed(1)
+    conv = changed["pos_embed.proj.weight"]
+    up, down = torch.randn(conv.shape[0], 2, generator=generator), torch.randn(2, conv[0].numel(), generator=generator)
+    conv += (up @ down).reshape(conv.shape) * 1e-2
+    changed["transformer_blocks.0.attn.norm_q.weight"] += 0.1
+    rl_model = host_model(host, changed)
+    extracted, report = extract(host, model, rl_model, rank=2)
+    assert "2 differ: 1 kept at low rank, 1 whole" in report
+    assert_same_weights(host, extracted, rl_model, 1e-5)
+    assert_same_weights(host, tiny.with_lora(host, model, load_file(saved(report))), rl_model, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_factors_are_in_the_dtype_the_model_computes_in(host, dtype):
+    weights = tiny.sd3_transformer().state_dict()
+    model, rl_model = host_model(host, weights, dtype), host_model(host, tuned(weights), dtype)
+    extracted, report = extract(host, model, rl_model)
+    tensors = load_file(saved(report))
+    computed = host.module("nodes.host.pair").compute_dtype(model.model)
+    assert {value.dtype for name, value in tensors.items() if "lora_" in name} == {computed}
+    assert_same_weights(host, extracted, rl_model, 4 * torch.finfo(dtype).eps)
+
+
+# Refusals
+
+
+def test_identical_models_are_refused(host, sd3):
+    with pytest.raises(ValueError, match="identical: there is no difference"):
+        extract(host, sd3[0], sd3[0].clone())
+
+
+def test_another_architecture_is_refused(host, sd3):
+    with pytest.raises(ValueError, match="differ in weights"):
+        extract(host, sd3[0], host_model(host, tiny.sd3_transformer(depth=3).state_dict()))
+
+
+def test_nan_is_refused_by_key(host, sd3):
+    weights = tuned(tiny.sd3_transformer().state_dict())
+    weights["proj_out.weight"][0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"final_layer.linear.weight: base or RL model has NaN"):
+        extract(host, sd3[0], host_model(host, weights))
+
+
+def test_guided_models_are_refused(host, sd3):
+    settings = {"scale": 2.0, "start_percent": 0.0, "end_percent": 1.0, "outside_scale": 1.0, "rescale": 0.0}
+    guided = host.classes["RLGApply"].execute(model=sd3[0], rl_model=sd3[1], **settings).result[0]
+    with pytest.raises(ValueError, match="has RLG on it"):
+        extract(host, guided, sd3[1])
+
+
+def test_interrupting_stops_it(host, sd3, output):
+    management = host.comfy.model_management
+    management.interrupt_current_processing(True)
+    with pytest.raises(management.InterruptProcessingException):
+        extract(host, *sd3)
+    assert [path for path in output.rglob("*") if path.is_file()] == []
