@@ -98,7 +98,8 @@ class Kronecker:
 
     def delta_weight(self) -> Tensor:
         left = self.left.float().reshape(*self.left.shape, *[1] * (self.right.ndim - 2))
-        return torch.kron(left, self.right.float()) * self.scale
+        # torch.kron cannot view a right factor that is not contiguous
+        return torch.kron(left, self.right.float().contiguous()) * self.scale
 
     def apply(self, x: Tensor, conv: Conv = plain_conv) -> Tensor:
         if self.right.ndim > 2:

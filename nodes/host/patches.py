@@ -18,6 +18,9 @@ from ...rlg_core.terms import AdditiveTerm, Delta, Hadamard, Kronecker, LowRank
 Patch = tuple[float, Any, float, Any, Any]
 """The host's `(strength, value, strength_model, offset, function)`."""
 
+ROUNDING = 4 * torch.finfo(torch.float32).eps
+"""What the host's merging in float32 may change of a weight, relative to it."""
+
 
 def _product(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return None if a is None or b is None else a.float() @ b.float()
@@ -56,6 +59,12 @@ ADAPTERS = {"lora": _lora, "loha": _loha, "lokr": _lokr}
 """How the host's adapter classes, by name, read as additive terms; None where theirs depends on the weight."""
 
 
+def _with_kernel(factor: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    """The right Kronecker factor of a convolution, stored flat as [c, d * kernel], as [c, d, *kernel]."""
+    fits = factor.shape[1] % torch.Size(kernel).numel() == 0
+    return factor.reshape(factor.shape[0], -1, *(kernel if fits else [1] * len(kernel)))
+
+
 def _shaped(term: AdditiveTerm, key: str, shape: tuple[int, ...]) -> AdditiveTerm:
     """`term` in the layout of a weight of `shape`. Raises `PairError` where it does not fit: the host would drop it."""
     if isinstance(term, LowRank):
@@ -63,7 +72,7 @@ def _shaped(term: AdditiveTerm, key: str, shape: tuple[int, ...]) -> AdditiveTer
         if term.up.shape[0] == shape[0] and term.down[0].numel() == torch.Size(shape[1:]).numel():
             return LowRank(term.up.flatten(1), term.down.reshape(-1, *shape[1:]), term.scale)
     if isinstance(term, Kronecker) and term.right.ndim == 2 and len(shape) > 2:
-        term = Kronecker(term.left, term.right.reshape(*term.right.shape, *[1] * (len(shape) - 2)), term.scale)
+        term = Kronecker(term.left, _with_kernel(term.right, shape[2:]), term.scale)
     if isinstance(term, Hadamard):
         term = Hadamard(_shaped(term.left, key, shape), _shaped(term.right, key, shape), term.scale)
     if tuple(term.shape) != shape:
@@ -145,23 +154,39 @@ def original_weight(model: ModelPatcher, key: str) -> Tensor:
     return convert(weight, inplace=True) if convert is not None else weight
 
 
-def dense_difference(model: ModelPatcher, key: str, base: Sequence[Patch], rl: Sequence[Patch]) -> Delta:
+def dense_difference(model: ModelPatcher, key: str, base: Sequence[Patch], rl: Sequence[Patch]) -> Tensor:
     """`W_rl - W_base` by the host's own arithmetic, for patches that depend on the weight (DoRA, OFT, set, merges).
 
-    Raises `PairError` where the host could not apply them.
+    Zero where it is no more than rounding, as a merge leaves it on what two checkpoints share. Raises `PairError` where
+    the host could not apply the patches.
     """
     weight = original_weight(model, key)
-    before = comfy.lora.calculate_weight(list(base), weight.clone(), key)
-    after = comfy.lora.calculate_weight(list(rl), weight.clone(), key)
-    if before.shape != weight.shape or after.shape != weight.shape:
-        raise PairError(f"{key}: the RL model has shape {tuple(after.shape)}, expected {tuple(weight.shape)} as the base.")
+    before, after = (_applied(weight.clone(), patches, key) for patches in (base, rl))
     delta = after - before
     if not bool(torch.isfinite(delta).all()):
         raise PairError(f"{key}: the RL model's weight has NaN or infinite values.")
-    if not bool(delta.any()):
-        kinds = ", ".join(sorted({str(getattr(patch[1], "name", type(patch[1]).__name__)) for patch in rl}))
-        raise PairError(f"{key}: the host applied no change for the patches ({kinds}). The adapter does not fit this model.")
-    return Delta(delta.to(model.offload_device))
+    rounding = ROUNDING * torch.maximum(weight.abs(), after.abs())
+    return (delta if bool((delta.abs() > rounding).any()) else torch.zeros_like(delta)).to(model.offload_device)
+
+
+def _applied(weight: Tensor, patches: Sequence[Patch], key: str) -> Tensor:
+    """`weight` under `patches`, one by one, as the host applies them; it only logs those that it leaves out."""
+    for patch in patches:
+        before = weight.clone()
+        weight = comfy.lora.calculate_weight([patch], weight, key)
+        kind = getattr(patch[1], "name", type(patch[1]).__name__)
+        if weight.shape != before.shape:
+            raise PairError(f"{key}: a patch ({kind}) makes it {tuple(weight.shape)}, expected {tuple(before.shape)} as the base.")
+        if torch.equal(weight, before) and not _may_change_nothing(patch):
+            raise PairError(f"{key}: the host applied no change for a patch ({kind}). The adapter does not fit this model.")
+    return weight
+
+
+def _may_change_nothing(patch: Patch) -> bool:
+    """Merges and full tensors may equal the weight, and an adapter with a factor of zeros adds nothing."""
+    strength, value = patch[:2]
+    tensors = [leaf for leaf in _tensors(value) if isinstance(leaf, Tensor)]
+    return strength == 0 or not hasattr(value, "weights") or any(not bool(tensor.any()) for tensor in tensors)
 
 
 def changed_parameters(model: ModelPatcher, rl: ModelPatcher) -> dict[str, list[Placed]]:
@@ -172,7 +197,7 @@ def changed_parameters(model: ModelPatcher, rl: ModelPatcher) -> dict[str, list[
         removed, added = difference(model.patches.get(key, []), rl.patches.get(key, []))
         if removed or added:
             changes.setdefault(key.rsplit(".", 1)[0], []).extend(_key_terms(model, rl, key, removed, added))
-    return changes
+    return {name: placed for name, placed in changes.items() if placed}
 
 
 def _key_terms(model: ModelPatcher, rl: ModelPatcher, key: str, removed: list[Patch], added: list[Patch]) -> list[Placed]:
@@ -181,6 +206,7 @@ def _key_terms(model: ModelPatcher, rl: ModelPatcher, key: str, removed: list[Pa
     placed = {id(patch): additive_term(patch, key, shape) for patch in (*base_patches, *rl_patches)}
     if any(term is None for term in placed.values()):
         # One patch that depends on the weight makes the order of all of them matter.
-        return [Placed(key.rsplit(".", 1)[1], dense_difference(model, key, base_patches, rl_patches))]
+        delta = dense_difference(model, key, base_patches, rl_patches)
+        return [Placed(key.rsplit(".", 1)[1], Delta(delta))] if bool(delta.any()) else []
     signed = [(-1.0, placed[id(patch)]) for patch in removed] + [(1.0, placed[id(patch)]) for patch in added]
     return [replace(term, term=term.term.scaled(sign)) for sign, term in signed]

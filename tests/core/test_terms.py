@@ -105,6 +105,14 @@ def test_decomposed_over_inputs():
     assert torch.allclose(changed.norm(dim=0), magnitude, atol=1e-5)
 
 
+def test_kronecker_of_a_transposed_factor():
+    """torch.kron fails on factors that are not contiguous, as Tucker products leave them."""
+    left, right = random(2, 2), random(3, 4, 3, 3).transpose(0, 1)
+    delta = Kronecker(left, right).delta_weight()
+    assert torch.equal(delta[:4, :3], left[0, 0] * right)
+    assert torch.equal(delta[4:, :3], left[1, 0] * right)
+
+
 def test_replace():
     weight, value = random(12, 8), random(8, 12).T
     assert torch.allclose(weight + Replace(value).delta_weight(weight), value, atol=1e-6)

@@ -122,3 +122,65 @@ def counted_calls(model: Any) -> Iterator[list[int]]:
 
 def rms(a: torch.Tensor) -> float:
     return math.sqrt(a.float().square().mean())
+
+
+def unet_weights(host: SimpleNamespace, seed: int = 0) -> dict[str, torch.Tensor]:
+    """SD1.5 layout in the host's own keys: its width (320) and context, two levels of one block each, 40 M weights."""
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    network = UNetModel(
+        image_size=32, in_channels=4, out_channels=4, model_channels=320, num_res_blocks=[1, 1], channel_mult=(1, 1),
+        transformer_depth=[1, 1], transformer_depth_output=[1, 1, 1, 1], transformer_depth_middle=1, num_heads=8,
+        use_spatial_transformer=True, context_dim=768, legacy=False, dtype=torch.float32, operations=host.comfy.ops.manual_cast,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(value.shape, generator=generator) * value[0].numel() ** -0.5 * (0.1 if name == "out.2.weight" else 1)
+        if value.ndim > 1
+        else torch.full_like(value, float(name.endswith("weight")))
+        for name, value in network.state_dict().items()
+    }
+
+
+def load_weights(host: SimpleNamespace, weights: dict[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> Any:
+    """Weights in the host's own keys as a MODEL of the host."""
+    return host.comfy.sd.load_diffusion_model_state_dict({k: v.clone() for k, v in weights.items()}, model_options={"dtype": dtype})
+
+
+def unet_sampling(**settings: Any) -> Sampling:
+    """Settings for the SD1.5 layout."""
+    defaults = {
+        "shape": (1, 4, 8, 8), "steps": 4, "positive": conditioning(11, 768, None), "negative": conditioning(12, 768, None),
+    }
+    return Sampling(**defaults | settings)
+
+
+def guided(host: SimpleNamespace, model: Any, rl_model: Any, scale: float, **inputs: Any) -> Any:
+    """`model` behind the node Reinforcement Learning Guidance."""
+    defaults = {"start_percent": 0.0, "end_percent": 1.0, "outside_scale": 1.0, "rescale": 0.0}
+    return host.classes["RLGApply"].execute(model, rl_model, scale, **defaults | inputs).result[0]
+
+
+def two_passes(host: SimpleNamespace, model: Any, rl_model: Any, scale: float) -> Any:
+    """The reference: `model` with each call answered by `base + scale (rl - base)`, from two plain evaluations.
+
+    `rl_model` must have weights of its own (a second load): nothing is shared, switched or batched.
+    """
+    assert rl_model.model is not model.model
+
+    def combine(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **conds):
+        fresh = lambda: None if control is None else {name: list(outputs) for name, outputs in control.items()}  # noqa: E731
+        base = executor(x, t, c_concat, c_crossattn, fresh(), transformer_options, **conds)
+        run = type(executor).new_class_executor(rl_model.model._apply_model, rl_model.model, executor.wrappers, executor.idx)
+        rl = run(x, t, c_concat, c_crossattn, fresh(), transformer_options, **conds)
+        return base + scale * (rl - base)
+
+    clone = model.clone()
+    clone.add_wrapper_with_key(host.comfy.patcher_extension.WrappersMP.APPLY_MODEL, "reference", combine)
+    clone.set_additional_models("reference", [rl_model])
+    return clone
+
+
+def largest(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest difference of two latents."""
+    return float((a - b).abs().max())

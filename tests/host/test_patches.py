@@ -1,0 +1,352 @@
+"""Every kind of weight patch an RL model may differ by: exact, or refused by name."""
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+
+LINEAR = "diffusion_model.joint_blocks.0.x_block.attn.proj.weight"
+FUSED = "diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"
+NORM_OF_UNET = "diffusion_model.output_blocks.0.0.in_layers.0.weight"
+CONV = "diffusion_model.input_blocks.1.0.in_layers.2.weight"
+POINTWISE = "diffusion_model.input_blocks.1.1.proj_in.weight"
+STRIDED = "diffusion_model.input_blocks.2.0.op.weight"
+UNET_LINEAR = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+
+
+def random(*shape: int, seed: int = 0, size: float = 1.0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape) + seed)) * size
+
+
+class Family:
+    """One architecture, loaded twice: two models of the same weights that share nothing."""
+
+    def __init__(self, host, weights, settings):
+        self.host, self.settings = host, settings
+        self.model, self.copy = tiny.load_weights(host, weights), tiny.load_weights(host, weights)
+        self.shapes = {k: tuple(v.shape) for k, v in self.model.model.state_dict().items()}
+
+    def patched(self, model, *patches, strength=1.0, strength_model=1.0):
+        """A clone with stock patches on it; each of `patches` is `{key: value}` or `{(key, offset): value}`."""
+        clone = model.clone()
+        for patch in patches:
+            assert clone.add_patches(patch, strength, strength_model)
+        return clone
+
+    def check(self, base, rl, rl_copy, tolerance=2e-5):
+        """Scale 0, 1 and 2 against plain graphs and against the combination of two plain models."""
+        host, settings = self.host, self.settings
+        plain_base, plain_rl = settings.run(host, base), settings.run(host, rl_copy)
+        unit = max(1.0, tiny.rms(plain_base))
+        assert tiny.largest(plain_base, plain_rl) > 1e-3 * unit
+        assert torch.equal(settings.run(host, tiny.guided(host, base, rl, 0.0)), plain_base)
+        assert tiny.largest(settings.run(host, tiny.guided(host, base, rl, 1.0)), plain_rl) < tolerance * unit
+        expected = settings.run(host, tiny.two_passes(host, base, rl_copy, 2.0))
+        assert tiny.largest(settings.run(host, tiny.guided(host, base, rl, 2.0)), expected) < 2 * tolerance * unit
+
+    def check_patches(self, *patches, base=(), **strengths):
+        """The RL model has `base` and `patches`, the base model `base` alone."""
+        base, base_copy = (self.patched(model, *base) for model in (self.model, self.copy))
+        self.check(base, self.patched(base, *patches, **strengths), self.patched(base_copy, *patches, **strengths))
+
+
+@pytest.fixture(scope="module")
+def sd3(host):
+    weights = {f"model.diffusion_model.{k}": v for k, v in sd3_weights(host).items()}
+    return Family(host, weights, tiny.Sampling(steps=3))
+
+
+def sd3_weights(host):
+    model = tiny.load(host, tiny.sd3_transformer())
+    return {k.removeprefix("diffusion_model."): v for k, v in model.model.state_dict().items() if k.startswith("diffusion_model.")}
+
+
+@pytest.fixture(scope="module")
+def unet(host):
+    return Family(host, tiny.unet_weights(host), tiny.unet_sampling(steps=2))
+
+
+def adapter(host, kind: str, *weights):
+    """A stock weight adapter, as the host's loaders make them."""
+    import comfy.weight_adapter as stock
+
+    classes = {cls.name: cls for cls in stock.adapters}
+    return classes[kind](set(), weights)
+
+
+def lora(host, shape, rank=4, alpha=None, dora=None, mid=None, seed=0, size=0.3):
+    out, inner = shape[0], shape[1]
+    kernel = shape[2:] if mid is None else [1] * len(shape[2:])
+    down = random(rank, inner, *kernel, seed=seed, size=size)
+    up = random(out, rank, *[1] * len(shape[2:]), seed=seed + 1, size=size / 4)
+    return adapter(host, "lora", up, down, alpha, mid, dora, None)
+
+
+def loha(host, shape, rank=3):
+    out, inner = shape[0], torch.Size(shape[1:]).numel()
+    return adapter(host, "loha", random(out, rank), random(rank, inner, size=0.2), 6.0, random(out, rank, seed=5),
+                   random(rank, inner, seed=5, size=0.2), None, None, None)
+
+
+def loha_tucker(host, shape, rank=3):
+    out, inner = shape[:2]
+    cores = [random(rank, rank, *shape[2:], seed=seed, size=0.3) for seed in (1, 2)]
+    return adapter(host, "loha", random(rank, out), random(rank, inner, size=0.3), None, random(rank, out, seed=5),
+                   random(rank, inner, seed=5, size=0.3), *cores, None)
+
+
+def lokr(host, shape):
+    return adapter(host, "lokr", random(2, 2), random(shape[0] // 2, shape[1] // 2, *shape[2:], size=0.03), 1.0, None, None, None, None, None, None)
+
+
+def lokr_factored(host, shape, rank=2):
+    inner = torch.Size(shape[1:]).numel() // 2
+    return adapter(host, "lokr", None, None, 1.0, random(2, rank), random(rank, 2), random(shape[0] // 2, rank, size=0.3),
+                   random(rank, inner, size=0.1), None, None)
+
+
+def glora(host, shape, rank=4):
+    inner = torch.Size(shape[1:]).numel()
+    return adapter(host, "glora", random(shape[1], rank, size=0.2), random(rank, shape[1], size=0.2), random(shape[0], rank, size=0.2),
+                   random(rank, inner, size=0.2), None, None)
+
+
+def oft(host, shape):
+    return adapter(host, "oft", random(shape[0] // 8, 8, 8, size=0.1), None, None, None)
+
+
+def boft(host, shape):
+    return adapter(host, "boft", random(2, shape[0] // 8, 8, 8, size=0.1), None, 0.0, None)
+
+
+def dora(host, shape):
+    return lora(host, shape, dora=random(shape[0], *[1] * (len(shape) - 1)).abs() + 0.5)
+
+
+def tucker(host, shape, rank=4):
+    return lora(host, shape, rank, mid=random(rank, rank, *shape[2:], size=0.5))
+
+
+def difference(host, shape):
+    return ("diff", (random(*shape, size=0.05),))
+
+
+def replacement(host, shape):
+    return ("set", (random(*shape, size=0.05),))
+
+
+def conv_alpha(host, shape):
+    return lora(host, shape, alpha=8.0)
+
+
+LINEAR_KINDS = [lora, conv_alpha, dora, loha, lokr, lokr_factored, glora, oft, boft, difference, replacement]
+CONV_KINDS = [lora, tucker, dora, loha, loha_tucker, lokr, lokr_factored, oft, difference]
+
+
+@pytest.mark.parametrize("kind", LINEAR_KINDS, ids=lambda kind: kind.__name__)
+def test_linear_layers(sd3, kind):
+    sd3.check_patches({LINEAR: kind(sd3.host, sd3.shapes[LINEAR])})
+
+
+@pytest.mark.parametrize("kind", CONV_KINDS, ids=lambda kind: kind.__name__)
+def test_convolutions(unet, kind):
+    unet.check_patches({key: kind(unet.host, unet.shapes[key]) for key in (CONV, STRIDED)})
+
+
+def test_lokr_with_a_tucker_core(unet):
+    """The host's own arithmetic fails here (it logs an error and leaves the weight as it was): checked against the sum."""
+    shape, rank = unet.shapes[CONV], 2
+    left, core, up, down = random(2, 2), random(rank, rank, 3, 3, size=0.3), random(rank, 160, size=0.3), random(rank, 160, size=0.3)
+    right = torch.einsum("ijkl,jr,ip->prkl", core, down, up)
+    delta = (left[:, None, :, None, None, None] * right[None, :, None]).reshape(shape) / rank
+    patch = adapter(unet.host, "lokr", left, None, 1.0, None, None, up, down, core, None)
+    unet.check(unet.model, unet.patched(unet.model, {CONV: patch}), unet.patched(unet.copy, {CONV: ("diff", (delta,))}))
+
+
+def test_pointwise_convolution_and_linear_layer(unet):
+    pointwise = unet.shapes[POINTWISE]
+    flat = lora(unet.host, pointwise[:2])
+    unet.check_patches({POINTWISE: flat, UNET_LINEAR: lora(unet.host, (*unet.shapes[UNET_LINEAR], 1, 1))})
+
+
+@pytest.mark.parametrize("strength", [-0.7, 0.5, 2.0])
+def test_strengths(sd3, strength):
+    """Also where an adapter depends on the weight, and the strength enters in its own way."""
+    host, shape = sd3.host, sd3.shapes[LINEAR]
+    sd3.check_patches({LINEAR: lora(host, shape), FUSED: oft(host, sd3.shapes[FUSED])}, strength=strength)
+
+
+@pytest.mark.parametrize("kind", [lora, loha, lokr, dora, oft, difference], ids=lambda kind: kind.__name__)
+def test_slices_of_fused_weights(sd3, kind):
+    width = sd3.shapes[FUSED][1]
+    slices = {(FUSED, (0, k * width, width)): kind(sd3.host, (width, width)) for k in (0, 2)}
+    sd3.check_patches(slices)
+
+
+def test_slices_mixed_with_the_whole(sd3):
+    width = sd3.shapes[FUSED][1]
+    sd3.check_patches({(FUSED, (0, width, width)): lora(sd3.host, (width, width))}, {FUSED: difference(sd3.host, sd3.shapes[FUSED])},
+                      {FUSED: lora(sd3.host, sd3.shapes[FUSED], rank=7)})
+
+
+def test_a_function_on_the_change(sd3):
+    """As FLUX's final modulation has it, whose halves are swapped."""
+    key = "diffusion_model.final_layer.adaLN_modulation.1.weight"
+    swap = lambda weight: torch.cat(weight.chunk(2)[::-1])  # noqa: E731
+    sd3.check_patches({(key, None, swap): lora(sd3.host, sd3.shapes[key])})
+
+
+@pytest.mark.parametrize("kind", [difference, replacement], ids=lambda kind: kind.__name__)
+def test_biases_and_norms(unet, kind):
+    keys = [NORM_OF_UNET, NORM_OF_UNET.replace("weight", "bias"), CONV.replace("weight", "bias"),
+            "diffusion_model.time_embed.0.bias", "diffusion_model.input_blocks.1.1.transformer_blocks.0.norm2.weight"]
+    unet.check_patches({key: kind(unet.host, unet.shapes[key]) for key in keys})
+
+
+def test_norms_of_queries_and_keys(host):
+    """SD3.5 normalises queries and keys, per head."""
+    from diffusers import SD3Transformer2DModel
+
+    torch.manual_seed(0)
+    transformer = SD3Transformer2DModel(
+        sample_size=16, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=64, num_attention_heads=2,
+        joint_attention_dim=96, caption_projection_dim=128, pooled_projection_dim=64, pos_embed_max_size=24, qk_norm="rms_norm",
+    )
+    family = Family(host, transformer.state_dict(), tiny.Sampling(steps=3))
+    key = "diffusion_model.joint_blocks.0.x_block.attn.ln_q.weight"
+    family.check_patches({key: ("diff", (random(*family.shapes[key], size=0.5),))})
+
+
+def test_several_kinds_on_one_weight(sd3):
+    shape = sd3.shapes[LINEAR]
+    kinds = [lora, loha, lokr, difference]
+    sd3.check_patches(*({LINEAR: kind(sd3.host, shape)} for kind in kinds))
+    sd3.check_patches(*({LINEAR: kind(sd3.host, shape)} for kind in (lora, dora, difference)), strength=0.8)
+
+
+# Merges
+
+
+def merged(family, model, other, ratio):
+    return family.host.classes["ModelMergeSimple"]().merge(model, other, ratio)[0]
+
+
+@pytest.fixture(scope="module")
+def stranger(sd3, host):
+    """Another checkpoint of SD3's architecture."""
+    return tiny.load(host, tiny.sd3_transformer(seed=9))
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.7])
+def test_merged_checkpoints(sd3, stranger, ratio):
+    sd3.check(sd3.model, merged(sd3, sd3.model, stranger, ratio), merged(sd3, sd3.copy, stranger, ratio))
+
+
+def test_merge_of_a_lora_model(sd3, stranger):
+    patch = {LINEAR: lora(sd3.host, sd3.shapes[LINEAR])}
+    models = (merged(sd3, sd3.patched(model, patch), stranger, 0.8) for model in (sd3.model, sd3.copy))
+    sd3.check(sd3.patched(sd3.model, patch), *models)
+
+
+def test_merge_with_itself_is_nothing(sd3, caplog):
+    same = merged(sd3, sd3.model, sd3.copy, 0.5)
+    assert tiny.guided(sd3.host, sd3.model, same, 2.0) is sd3.model
+    assert "identical" in caplog.text
+
+
+# LoRAs that both carry
+
+
+def test_style_lora_on_both(sd3):
+    style = {key: lora(sd3.host, sd3.shapes[key], seed=7) for key in (LINEAR, FUSED)}
+    sd3.check_patches({LINEAR: lora(sd3.host, sd3.shapes[LINEAR])}, base=[style])
+
+
+def test_style_lora_loaded_twice(sd3):
+    """Two loader nodes read the same file: the patches are equal, not the same."""
+    make = lambda: {key: lora(sd3.host, sd3.shapes[key], seed=7) for key in (LINEAR, FUSED)}  # noqa: E731
+    rl = {LINEAR: lora(sd3.host, sd3.shapes[LINEAR])}
+    base = sd3.patched(sd3.model, make())
+    sd3.check(base, sd3.patched(sd3.model, make(), rl), sd3.patched(sd3.copy, make(), rl))
+    assert tiny.guided(sd3.host, base, sd3.patched(sd3.model, make()), 2.0) is base
+
+
+def test_lora_on_the_base_alone(sd3):
+    style = {key: lora(sd3.host, sd3.shapes[key], seed=7) for key in (LINEAR, FUSED)}
+    rl = {LINEAR: lora(sd3.host, sd3.shapes[LINEAR])}
+    sd3.check(sd3.patched(sd3.model, style), sd3.patched(sd3.model, rl), sd3.patched(sd3.copy, rl))
+
+
+def test_one_lora_at_two_strengths(sd3):
+    style = {LINEAR: lora(sd3.host, sd3.shapes[LINEAR])}
+    weak, strong = (sd3.patched(sd3.model, style, strength=s) for s in (0.3, 1.2))
+    sd3.check(weak, strong, sd3.patched(sd3.copy, style, strength=1.2))
+
+
+def test_weight_dependent_patches_on_both(sd3):
+    """DoRA under another LoRA: the order of patches matters, and base and RL model are merged as the host would."""
+    style = {LINEAR: dora(sd3.host, sd3.shapes[LINEAR])}
+    sd3.check_patches({LINEAR: lora(sd3.host, sd3.shapes[LINEAR], seed=3)}, base=[style])
+
+
+# Refusals
+
+
+def refused(sd3, match, *patches, **strengths):
+    error = sd3.host.module("rlg_core.errors").PairError
+    with pytest.raises(error, match=match):
+        tiny.guided(sd3.host, sd3.model, sd3.patched(sd3.model, *patches, **strengths), 2.0)
+
+
+@pytest.mark.parametrize(("key", "kind"), [
+    ("diffusion_model.pos_embed", "SD3|MMDiT"),
+    ("diffusion_model.y_embedder.mlp.0.weight", None),
+])
+def test_raw_parameters_are_refused_by_name(sd3, key, kind):
+    if key not in sd3.shapes:
+        pytest.fail(f"{key} is not in the model")
+    if kind is None:
+        sd3.check_patches({key: difference(sd3.host, sd3.shapes[key])})
+    else:
+        refused(sd3, key, {key: difference(sd3.host, sd3.shapes[key])})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", [lora, loha, lokr, dora, oft, difference], ids=lambda kind: kind.__name__)
+def test_numbers_that_are_none(sd3, kind, value):
+    patch = kind(sd3.host, sd3.shapes[LINEAR])
+    tensors = patch[1] if isinstance(patch, tuple) else [w for w in patch.weights if isinstance(w, torch.Tensor)]
+    tensors[0].flatten()[0] = value
+    refused(sd3, r"joint_blocks\.0\.x_block\.attn\.proj.*NaN", {LINEAR: patch})
+
+
+@pytest.mark.parametrize("kind", [lora, loha, lokr, dora, oft, difference], ids=lambda kind: kind.__name__)
+def test_shapes_that_do_not_fit(sd3, kind):
+    """The host logs and leaves such a weight unchanged: guidance would be silently zero."""
+    refused(sd3, LINEAR.replace(".", r"\."), {LINEAR: kind(sd3.host, (120, 136))})
+
+
+def test_a_lora_that_widens_the_weight(sd3):
+    out, inner = sd3.shapes[LINEAR]
+    wide = lora(sd3.host, (out + 8, inner))
+    wide.weights = (*wide.weights[:5], [out + 8, inner])
+    refused(sd3, rf"{LINEAR}.*{out + 8}.*expected.*{out}", {LINEAR: wide})
+
+
+def test_bypassed_loras(sd3):
+    loader = sd3.host.classes.get("LoraLoaderBypassModelOnly")
+    if loader is None:
+        pytest.skip("this host has no bypass mode")
+    state = {"diffusion_model.joint_blocks.0.x_block.attn.proj.lora_up.weight": random(128, 4),
+             "diffusion_model.joint_blocks.0.x_block.attn.proj.lora_down.weight": random(4, 128)}
+    bypassed = sd3.host.comfy.sd.load_bypass_lora_for_models(sd3.model, None, state, 1.0, 0.0)[0]
+    error = sd3.host.module("rlg_core.errors").PairError
+    with pytest.raises(error, match="bypass"):
+        tiny.guided(sd3.host, sd3.model, bypassed, 2.0)
+
+
+def test_rlg_on_the_rl_model(sd3):
+    rl = sd3.patched(sd3.model, {LINEAR: lora(sd3.host, sd3.shapes[LINEAR])})
+    guided = tiny.guided(sd3.host, sd3.model, rl, 2.0)
+    with pytest.raises(sd3.host.module("rlg_core.errors").PairError, match="already has RLG"):
+        tiny.guided(sd3.host, sd3.model, guided, 2.0)
