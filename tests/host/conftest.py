@@ -16,18 +16,8 @@ import torch
 PACK = Path(__file__).resolve().parents[2]
 
 
-def define_torchvision_operators() -> None:
-    """A CPU-only torch cannot load torchvision's compiled operators, whose names its import needs."""
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    define_torchvision_operators.kept = library
-
-
 def start_host(root: Path) -> SimpleNamespace:
     """Imports the host at `root` on the CPU and has it load the pack; returns its modules and the pack's nodes."""
-    if not torch.cuda.is_available():
-        define_torchvision_operators()
     sys.path[:] = [str(root), *[p for p in sys.path if Path(p or ".").resolve() != PACK]]
     import utils.extra_config  # noqa: F401  as the host's main does first: another `utils` comes into its path later
     import comfy.cli_args
