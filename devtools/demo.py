@@ -2,6 +2,7 @@
 import copy
 import io
 import json
+import os
 import sys
 import time
 
@@ -24,15 +25,16 @@ def main():
     """Sample every prompt at every scale, save pictures and sheet, say where."""
     if not any(MODELS.glob("*/*")):
         raise Failure(f"The demo models are missing from {MODELS}: check the repository out again.")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the demo model is too small to share out among cores
     host = hosts.from_environment()
     out = HOME / "demo"
     say(f"starting ComfyUI {host.version}")
     with Server(host, HOME / "server") as server:
         say("the server is up; sampling")
-        columns = [[picture(server, out, prompt, scale) for prompt in PROMPTS] for scale in SCALES]
+        rows = [[picture(server, out, prompt, scale) for scale in SCALES] for prompt in PROMPTS]
     sheet = out / "contact sheet.png"
     labels = [(f"{scale:g}", NOTES.get(scale, "between" if scale < 1 else "beyond")) for scale in SCALES]
-    contact_sheet(list(zip(*columns, strict=True)), labels, "RLG scale", PROMPTS).save(sheet)
+    contact_sheet(rows, labels, "RLG scale", PROMPTS).save(sheet)
     say(f"{len(SCALES) * len(PROMPTS)} pictures are in {out}")
     say(f"the contact sheet: {sheet}")
 
@@ -41,12 +43,12 @@ def picture(server, out, prompt, scale):
     """Queue the shipped workflow for a prompt and a scale, save the picture it gives, and return it."""
     started = time.time()
     graph = with_inputs(prompt, scale)
-    outputs = server.run(graph, lambda node, value, steps: bar(f"scale {scale:g}, {prompt}", value, steps))
+    outputs = server.run(graph, lambda node, value, steps: bar(f"{prompt}, scale {scale:g}", value, steps))
     image = next(output["images"][0] for output in outputs.values() if output.get("images"))
     data = server.image(image)
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{prompt}, scale {scale:g}.png").write_bytes(data)
-    say(f"scale {scale:g}, {prompt}: {time.time() - started:.1f} s")
+    say(f"{prompt}, scale {scale:g}: {time.time() - started:.1f} s")
     return Image.open(io.BytesIO(data))
 
 

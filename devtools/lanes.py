@@ -12,6 +12,8 @@ from .console import Failure, say
 from .paths import ROOT
 
 COUNTED = ("passed", "failed", "skipped")
+INI = "tests/pytest.ini"
+HOST_INI = "tests/host/pytest.ini"  # keeps the pack's own `nodes` from hiding the host's
 AT_ONCE = 2  # lanes side by side, one thread each
 
 
@@ -38,10 +40,10 @@ def lanes(tested):
     """Return every lane for the hosts under test, the longest first."""
     found = [
         Lane(f"{kind} {host.version}", pytest(ini, f"tests/{kind}"), hosts.to_environment(host))
-        for kind, ini in (("host", "tests/host/pytest.ini"), ("browser", "tests/pytest.ini"), ("server", "tests/pytest.ini"))
+        for kind, ini in (("host", HOST_INI), ("browser", INI), ("server", INI))
         for host in tested
     ]
-    return [*found, Lane("core", pytest("tests/pytest.ini", "tests/core")), Lane("ruff", ruff())]
+    return [*found, Lane("core", pytest(INI, "tests/core")), Lane("ruff", ruff())]
 
 
 def pytest(ini, folder):

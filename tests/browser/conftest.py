@@ -34,15 +34,14 @@ def browser():
         yield playwright.chromium.launch(executable_path=path, args=FLAGS)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def page(server, browser):
-    """The graph editor, started."""
+    """The graph editor, started once: every workflow opens in a tab of its own."""
     tab = browser.new_page(viewport={"width": 1800, "height": 1000})
     tab.goto(server.url)
     tab.wait_for_function("window.app?.graph && window.app.extensionManager && document.querySelector('canvas')")
     tab.wait_for_function("Object.keys(LiteGraph.registered_node_types).length > 300", timeout=60_000)
-    yield tab
-    tab.close()
+    return tab
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ def changed(graph, kind, **inputs):
 
 
 def without_guidance(graph, model):
-    """Return a copy of a graph whose sampler takes the input `model` or `rl_model` of RLGApply instead of its output."""
+    """Return a copy of a graph whose sampler takes RLGApply's input `model` or `rl_model`, not its output."""
     graph = copy.deepcopy(graph)
     key, apply = node(graph, "RLGApply")
     for value in graph.values():

@@ -1,5 +1,6 @@
 """Node ids and input names are saved in users' workflow files: they never change, new ones are appended."""
 import re
+import urllib.error
 
 import pytest
 
@@ -67,9 +68,16 @@ def test_every_input_has_a_tooltip(nodes):
 
 
 def test_every_node_has_a_help_page(server, nodes):
-    for name in nodes:
-        page = server.read(f"/extensions/ComfyUI-RLG/docs/{name}/en.md").decode()
-        assert page.startswith("#"), name
+    pages = {name: help_page(server, name) for name in nodes}
+    assert [name for name, page in pages.items() if not page.startswith("#")] == []
+
+
+def help_page(server, name):
+    """Return a node's help page, "" where the server has none."""
+    try:
+        return server.read(f"/extensions/ComfyUI-RLG/docs/{name}/en.md").decode()
+    except urllib.error.HTTPError:
+        return ""
 
 
 def test_the_pack_imports_at_once(server):
