@@ -1,0 +1,122 @@
+"""RLG Auto Scale: the scale a reward likes best for a prompt or a set of prompts."""
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ..rlg_core.errors import RLGError
+from ..rlg_core.plots import number, plot
+from ..rlg_core.search import STAGES, Bounds, Search, panels, search
+from .host.auto_scale import SAMPLERS, SCHEDULERS, Case, Judge, Sampling
+from .host.schema import schema
+from .types import Reward, Schedule
+
+
+class RLGAutoScale(io.ComfyNode):
+    """Maximises a reward over the scale, as DeRa (2402.02992) finds the KL coefficient of a language model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RLGAutoScale",
+            display_name="RLG Auto Scale",
+            description=(
+                "Finds the scale with the highest reward: samples at a few scales, always from the same noise, and refines "
+                "around the best. Lists of prompts (conditionings and texts) are judged together. It takes evaluations x "
+                "images_per_scale x prompts pictures."
+            ),
+            search_aliases=["auto scale", "find scale", "tune guidance", "optimise reward"],
+            is_input_list=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The base model."),
+                io.Model.Input("rl_model", tooltip="The RL-tuned version, as for Reinforcement Learning Guidance."),
+                io.Conditioning.Input("positive", tooltip="The prompt, or a list of prompts to judge together."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt: one for all, or one for each."),
+                io.Latent.Input("latent", tooltip="The size of the pictures."),
+                io.Vae.Input("vae", tooltip="Decodes the pictures that are scored."),
+                Reward.Input("reward", tooltip="From Load RLG Reward."),
+                io.String.Input("prompt", default="", multiline=True, tooltip="The prompt as text, for the reward; a list if positive is one."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=(
+                    "The noise that all scales share. Another seed gives another estimate of the same scale."
+                )),
+                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Steps of each picture. The paper uses 20."),
+                io.Float.Input("cfg", default=4.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="CFG of each picture. The paper uses 4.5 for SD3.5."),
+                io.Combo.Input("sampler_name", options=SAMPLERS, default="euler", tooltip="A deterministic one finds more with less: euler."),
+                io.Combo.Input("scheduler", options=SCHEDULERS, default="simple", tooltip="The noise schedule of each picture."),
+                io.Float.Input("scale_min", default=0.0, min=-10.0, max=20.0, step=0.01, tooltip="The lowest scale to try. 0 is the base model."),
+                io.Float.Input("scale_max", default=4.0, min=-10.0, max=20.0, step=0.01, tooltip="The highest scale to try. The paper uses up to 3."),
+                io.Int.Input("evaluations", default=8, min=2, max=100, tooltip=(
+                    "How many scales to try: half spread evenly, half around the best. 6 to 12 are enough for one peak."
+                )),
+                io.Int.Input("images_per_scale", default=4, min=1, max=256, tooltip=(
+                    "Pictures a scale and prompt, from different noise. More of them make the choice more certain."
+                )),
+                io.Float.Input("max_shift", default=0.0, min=0.0, max=1.0, step=0.005, round=0.0001, tooltip=(
+                    "How far the pictures may move from the base's, as mean root mean square difference of small pictures (0 "
+                    "the same, 1 black to white): try 0.1 to 0.25. Neutral: 0, no bound."
+                )),
+                io.Boolean.Input("by_stage", default=False, tooltip=(
+                    "Then also finds a scale for the early, middle and late third of the run, at 1.5 times the evaluations "
+                    "more. Use schedule in place of scale."
+                )),
+            ],
+            outputs=[
+                io.Float.Output(display_name="scale", tooltip="The best scale; with by_stage the mean of the three."),
+                Schedule.Output(display_name="schedule", tooltip="For Reinforcement Learning Guidance; constant without by_stage."),
+                io.Image.Output(display_name="plot"),
+                io.String.Output(display_name="report"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, rl_model, positive, negative, latent, vae, reward, prompt, seed, steps, cfg, sampler_name, scheduler,
+        scale_min, scale_max, evaluations, images_per_scale, max_shift, by_stage,
+    ) -> io.NodeOutput:
+        bounds = Bounds(scale_min[0], scale_max[0], max_shift[0])
+        sampling = Sampling(seed[0], steps[0], cfg[0], sampler_name[0], scheduler[0], images_per_scale[0])
+        planned = evaluations[0] + (len(STAGES) * max(4, evaluations[0] // 2) if by_stage[0] else 0)
+        judge = Judge(model[0], rl_model[0], vae[0], latent[0], cases(positive, negative, prompt), sampling, reward[0], planned)
+        found = search(judge, bounds, evaluations[0], by_stage[0])
+        best, picture = found.best(), plot(panels(found))[None]
+        scale = sum(best.stages.scales) / len(best.stages.scales)
+        return io.NodeOutput(scale, best.stages, picture, report(found, reward[0].name), ui=ui.PreviewImage(picture, cls=cls))
+
+
+def cases(positive: list, negative: list, prompts: list[str]) -> list[Case]:
+    """One case a prompt; a single negative prompt or text serves all."""
+    for name, given in (("negative", negative), ("prompt", prompts)):
+        if len(given) not in (1, len(positive)):
+            raise RLGError(f"{name} has {len(given)} entries for {len(positive)} positive prompts: expected 1 or {len(positive)}.")
+    return [
+        Case(p, negative[k if len(negative) > 1 else 0], prompts[k if len(prompts) > 1 else 0]) for k, p in enumerate(positive)
+    ]
+
+
+def report(found: Search, reward: str) -> str:
+    """What was chosen and how sure it is, and all trials."""
+    best, least = found.best(), found.smallest_as_good()
+    lines = [f"{reward}: {_described(best)}"]
+    if least is not best:
+        lines.append(f"The smallest scale within one standard error of it is {number(least.scale)}.")
+    if best.is_constant and best.scale in (found.bounds.low, found.bounds.high):
+        lines.append("The best scale is an end of the range: a wider range may hold a better one.")
+    lines += ["", "scale\treward\tstandard error\tshift"]
+    for trial in sorted(found.trials.values(), key=lambda trial: trial.stages.scales):
+        beyond = "" if found.bounds.allows(trial) else "\tbeyond max_shift"
+        values = (trial.reward, trial.error, trial.shift)
+        lines.append("\t".join([_scales(trial), *map(number, values)]) + beyond)
+    return "\n".join(lines)
+
+
+def _scales(trial) -> str:
+    return number(trial.scale) if trial.is_constant else " / ".join(map(number, trial.stages.scales))
+
+
+def _described(best) -> str:
+    where = f"best at scale {number(best.scale)}" if best.is_constant else "best at scales " + ", ".join(
+        f"{name} {number(scale)}" for name, scale in zip(STAGES, best.stages.scales)
+    )
+    return f"{where}, reward {number(best.reward)} +- {number(best.error)}, shift {number(best.shift)}."
+
+
+NODES = [RLGAutoScale]

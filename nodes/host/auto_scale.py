@@ -1,0 +1,91 @@
+"""Judges scales by sampling with them: the same prompts and noise for every scale."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...rlg_core.errors import RunError
+from ...rlg_core.search import Stages, Trial
+from ...rlg_core.sweep import picture_distance
+from .attach import with_expert
+from .pair import pair
+from .record import Expert
+from .rewards import Reward
+
+Conditioning = list
+SAMPLERS = list(comfy.samplers.KSampler.SAMPLERS)
+SCHEDULERS = list(comfy.samplers.KSampler.SCHEDULERS)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are made: the settings of a KSampler, and how many pictures a prompt."""
+
+    seed: int
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    images: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt to judge scales on."""
+
+    positive: Conditioning
+    negative: Conditioning
+    prompt: str
+
+
+class Judge:
+    """Makes the pictures of each scale and scores them. `evaluations` is how many are expected, for the progress bar."""
+
+    def __init__(self, model: ModelPatcher, rl_model: ModelPatcher, vae: Any, latent: dict, cases: Sequence[Case],
+                 sampling: Sampling, reward: Reward, evaluations: int):
+        self.model, self.source, self.vae = model, pair(model, rl_model), vae
+        if self.source is None:
+            raise RunError("model and rl_model are identical (a bypassed LoRA loader?): every scale gives the same pictures.")
+        self.latent, self.cases, self.sampling, self.reward = latent, cases, sampling, reward
+        self.progress = comfy.utils.ProgressBar(evaluations * len(cases) * sampling.steps)
+        self.base: Tensor | None = None
+
+    def __call__(self, stages: Stages) -> Trial:
+        pictures = self._pictures(stages)
+        if not bool(torch.isfinite(pictures).all()):
+            raise RunError(f"At scale {stages.scales[0]:g} the pictures have NaN or infinite values: lower scale_max.")
+        prompts = [case.prompt for case in self.cases for _ in range(len(pictures) // len(self.cases))]
+        if self.base is None:
+            self.base = pictures if set(stages.scales) == {0.0} else self._pictures(Stages.constant(0.0))
+        shift = float(picture_distance(pictures, self.base).mean())
+        return Trial(stages, tuple(self.reward.scores(pictures, prompts)), shift)
+
+    def _pictures(self, stages: Stages) -> Tensor:
+        """[cases * images, h, w, 3], case by case."""
+        guided = with_expert(self.model, Expert(self.source, stages), 0.0)
+        return torch.cat([self._decoded(self._sampled(guided, case)) for case in self.cases])
+
+    def _sampled(self, guided: ModelPatcher, case: Case) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        settings = self.sampling
+        ratios = {name: self.latent[name] for name in ("downscale_ratio_spacial", "downscale_ratio_temporal") if name in self.latent}
+        latent = comfy.sample.fix_empty_latent_channels(guided, self.latent["samples"], **ratios)
+        latent = comfy.utils.repeat_to_batch_size(latent, settings.images)
+        return comfy.sample.sample(
+            guided, comfy.sample.prepare_noise(latent, settings.seed), settings.steps, settings.cfg, settings.sampler_name,
+            settings.scheduler, case.positive, case.negative, latent, noise_mask=self.latent.get("noise_mask"),
+            callback=lambda *_: self.progress.update(1), disable_pbar=True, seed=settings.seed,
+        )
+
+    def _decoded(self, latent: Tensor) -> Tensor:
+        pictures = self.vae.decode(latent)
+        return pictures.flatten(0, -4)[..., :3].cpu()

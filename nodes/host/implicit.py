@@ -1,0 +1,96 @@
+"""The RL model's own preference for given pictures, with no reward model (Diffusion-DPO, 2311.12908, section 4)."""
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...rlg_core.errors import RunError
+from ...rlg_core.schedule import Schedule
+from .attach import with_expert
+from .pair import pair
+from .record import Expert, record_of
+
+log = logging.getLogger(__name__)
+
+LAST_PERCENT = 0.999
+"""Draws end here: at percent 1 there is no noise left to predict."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Noise levels (percents of the schedule, one in each of as many equal parts, falling noise) and one noise each."""
+
+    percents: Tensor
+    noise: Tensor
+
+    @classmethod
+    def of(cls, count: int, seed: int, item: tuple[int, ...]) -> Draws:
+        """`noise` [count, *item], the same for every picture."""
+        generator = torch.Generator().manual_seed(seed)
+        within = torch.rand(count, generator=generator, dtype=torch.float64)
+        percents = (torch.arange(count) + within) / count * LAST_PERCENT
+        return cls(percents, torch.randn(count, *item, generator=generator))
+
+
+class ErrorMeter(comfy.samplers.Sampler):
+    """A sampler that samples nothing: it records how far off a model's predictions are at each draw.
+
+    `errors` [draws, items]: mean over elements of |v - v_true|^2, v the velocity (x - denoised) / sigma, which for noise
+    predicting models is the noise.
+    """
+
+    def __init__(self, noise: Tensor, progress: comfy.utils.ProgressBar):
+        self.draws, self.progress = noise, progress
+        self.errors: list[Tensor] = []
+
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+        clean, sampling = latent_image, model_wrap.inner_model.model_sampling
+        for sigma, draw in zip(sigmas[:-1], self.draws.to(clean)):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            x = sampling.noise_scaling(sigma, draw.expand_as(clean), clean, False)
+            denoised = model_wrap(x, sigma.expand(len(x)), **extra_args)
+            difference = (denoised - clean) / sigma  # v - v_true up to sign: both have the same x
+            self.errors.append(difference.float().square().flatten(1).mean(1).cpu())
+            self.progress.update(1)
+        return clean
+
+
+def implicit_reward(
+    model: ModelPatcher, rl_model: ModelPatcher, positive: list, latent: Tensor, draws: int, seed: int
+) -> Tensor:
+    """`|v - v_base|^2 - |v - v_rl|^2` [draws, pictures]: above 0 where the RL model predicts the picture better.
+
+    Noise levels and noise are the same for all pictures and both models.
+    """
+    if record_of(model) is not None:
+        raise RunError("RLG Implicit Reward compares the plain base with the RL model. Wire `model` from before the RLG nodes.")
+    source = pair(model, rl_model)
+    if source is None:
+        log.warning("RLG: model and rl_model are identical (a bypassed LoRA loader?): they prefer nothing over nothing.")
+        return torch.zeros(draws, len(latent))
+    drawn, progress = Draws.of(draws, seed, tuple(latent.shape[1:])), comfy.utils.ProgressBar(2 * draws)
+    base, rl = (
+        _errors(with_expert(model, Expert(source, Schedule(scale_from=scale)), 0.0), positive, latent, drawn, seed, progress)
+        for scale in (0.0, 1.0)
+    )
+    return base - rl
+
+
+def _errors(model, positive: list, latent: Tensor, drawn: Draws, seed: int, progress) -> Tensor:
+    """[draws, pictures]. Loads and cleans up as any sampling run: it is one, of another kind of sampler."""
+    levels = model.get_model_object("model_sampling")
+    sigmas = torch.tensor([float(levels.percent_to_sigma(float(percent))) for percent in drawn.percents] + [0.0])
+    meter = ErrorMeter(drawn.noise, progress)
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, positive)
+    guider.set_cfg(1.0)
+    guider.sample(torch.zeros_like(latent), latent, meter, sigmas, disable_pbar=True, seed=seed)
+    return torch.stack(meter.errors)

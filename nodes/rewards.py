@@ -1,0 +1,107 @@
+"""Scores of pictures: load a reward, score, keep the best."""
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..rlg_core.errors import RLGError
+from ..rlg_core.plots import captioned, number, to_picture, to_tensor
+from .host import rewards
+from .host.schema import schema
+from .types import Reward
+
+
+class RLGRewardLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RLGRewardLoader",
+            display_name="Load RLG Reward",
+            description="A reward: how good a picture is for a prompt. Models are read from folders below models/rlg_rewards.",
+            search_aliases=["reward", "PickScore", "HPS", "ImageReward", "aesthetic", "CLIP score", "OCR", "JPEG"],
+            inputs=[
+                io.Combo.Input("reward", options=list(rewards.kinds()), tooltip="; ".join(
+                    f"{name}: {kind.about}" for name, kind in rewards.kinds().items()
+                ) + ". Higher is better."),
+                io.Combo.Input("folder", options=rewards.folders(), default=rewards.NO_FOLDER, tooltip=(
+                    "The model's folder below models/rlg_rewards, with the files as published (see the help). Neutral: none, "
+                    "for JPEG, OCR and the demo's rewards, which need no model."
+                )),
+            ],
+            outputs=[Reward.Output(display_name="reward_model", tooltip="For RLG Reward and RLG Auto Scale.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder: str) -> bool | str:
+        """Accepts a folder that was added after the page was loaded."""
+        return folder in rewards.folders() or f"{folder!r} is no folder below models/{rewards.FOLDER}."
+
+    @classmethod
+    def execute(cls, reward: str, folder: str) -> io.NodeOutput:
+        return io.NodeOutput(rewards.Reward(reward, folder))
+
+
+class RLGReward(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RLGReward",
+            display_name="RLG Reward",
+            description="Scores each picture for the prompt. A picture that was scored before costs nothing.",
+            search_aliases=["reward", "score", "rate image"],
+            inputs=[
+                io.Image.Input("image", tooltip="The pictures to score."),
+                Reward.Input("reward", tooltip="From Load RLG Reward."),
+                io.String.Input("prompt", default="", multiline=True, tooltip=(
+                    "What the pictures were made for. The text reward reads the wanted words from its double quotes; JPEG and "
+                    "aesthetic take no prompt."
+                )),
+            ],
+            outputs=[
+                io.Float.Output(display_name="scores", is_output_list=True, tooltip="One a picture, in their order."),
+                io.Float.Output(display_name="mean"),
+                io.Image.Output(display_name="annotated", tooltip="The pictures with their scores below them."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, reward, prompt: str) -> io.NodeOutput:
+        scores = reward.scores(image, [prompt] * len(image))
+        pages = [captioned(to_picture(picture), f"{reward.name}  {number(s)}") for picture, s in zip(image, scores)]
+        return io.NodeOutput(scores, sum(scores) / len(scores), torch.stack([to_tensor(page) for page in pages]))
+
+
+class RLGPickBest(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RLGPickBest",
+            display_name="RLG Pick Best",
+            description="Best of n: keeps the pictures with the highest scores, best first.",
+            search_aliases=["best of n", "rank images", "select best"],
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="A batch or a list of pictures."),
+                io.Float.Input("scores", force_input=True, tooltip="One a picture, from RLG Reward or RLG Implicit Reward."),
+                io.Int.Input("keep", default=1, min=1, max=4096, tooltip="How many to keep. Neutral: 1."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="best"),
+                io.Int.Output(display_name="index", is_output_list=True, tooltip="Their places among the pictures, from 0."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, scores, keep) -> io.NodeOutput:
+        pictures = [picture for batch in images for picture in batch]
+        if len(scores) != len(pictures):
+            raise RLGError(f"scores has {len(scores)} values for {len(pictures)} pictures: expected one a picture.")
+        best = sorted(range(len(scores)), key=lambda k: -scores[k])[: keep[0]]
+        sizes = {tuple(pictures[k].shape) for k in best}
+        if len(sizes) > 1:
+            raise RLGError(f"The best pictures have sizes {sorted(sizes)}: expected one size, to keep them as one batch.")
+        kept = torch.stack([pictures[k] for k in best])
+        return io.NodeOutput(kept, best, ui=ui.PreviewImage(kept, cls=cls))
+
+
+NODES = [RLGRewardLoader, RLGReward, RLGPickBest]

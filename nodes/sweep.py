@@ -1,0 +1,126 @@
+"""One dial over many scales: run the graph or a batch over them, and see how reward and diversity go."""
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..rlg_core.errors import RLGError
+from ..rlg_core.schedule import PerItem
+from ..rlg_core.sweep import DEFAULT_SCALES, Sweep, curves, parse_scales, sheet, table
+from .host.schema import schema
+from .types import Schedule
+
+SCALES = (
+    "Numbers with commas: 0 is the base model, 1 the RL model, above 1 extrapolates; the paper uses 1.0 to 3.0."
+)
+
+
+class RLGSweep(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RLGSweep",
+            display_name="RLG Sweep",
+            description="A list of scales: wired into the scale of Reinforcement Learning Guidance, the rest runs once for each.",
+            search_aliases=["sweep", "xy plot", "grid", "scale list"],
+            inputs=[io.String.Input("scales", default=DEFAULT_SCALES, tooltip=SCALES)],
+            outputs=[io.Float.Output(display_name="scale", is_output_list=True)],
+        )
+
+    @classmethod
+    def execute(cls, scales: str) -> io.NodeOutput:
+        return io.NodeOutput(parse_scales(scales))
+
+
+class RLGBatchSweep(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RLGBatchSweep",
+            display_name="RLG Batch Sweep",
+            description=(
+                "All scales in one sampling run: one latent item a scale, each with the same starting noise, and a schedule "
+                "that gives each item its scale. Wire the schedule into Reinforcement Learning Guidance."
+            ),
+            search_aliases=["sweep", "batch", "xy plot", "scale list"],
+            inputs=[
+                io.Latent.Input("latent", tooltip=(
+                    "Repeated for every scale, scale by scale. The starting noise is the same for all scales where the sampler "
+                    "makes it from the seed. Samplers that draw fresh noise at each step (ancestral, SDE, LCM) draw other noise "
+                    "for each item: use a deterministic one, such as euler."
+                )),
+                io.String.Input("scales", default=DEFAULT_SCALES, tooltip=SCALES),
+                Schedule.Input("schedule", optional=True, tooltip=(
+                    "A shape for the run: each item's scale multiplies it. Without one the scales are constant."
+                )),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latents"),
+                Schedule.Output(display_name="scale_schedule", tooltip="For the schedule of Reinforcement Learning Guidance."),
+                io.Float.Output(display_name="scale", is_output_list=True, tooltip="For RLG Sweep Grid."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, latent, scales: str, schedule=None) -> io.NodeOutput:
+        values = parse_scales(scales)
+        if isinstance(schedule, PerItem):
+            raise RLGError("schedule already has a scale for each item, from another RLG Batch Sweep. Give one of RLG Schedule.")
+        items = latent["samples"].shape[0]
+        per_item = PerItem(tuple(value for value in values for _ in range(items)), schedule)
+        return io.NodeOutput(repeated(latent, len(values)), per_item, values)
+
+
+def repeated(latent: dict, times: int) -> dict:
+    """`latent` with all its items `times` times; each repetition keeps the noise places of the first."""
+    samples = latent["samples"]
+    if samples.is_nested:
+        raise RLGError("This latent holds several tensors (video with sound): use RLG Sweep, which runs once for each scale.")
+    items = samples.shape[0]
+    out = latent | {
+        "samples": torch.cat([samples] * times),
+        "batch_index": list(latent.get("batch_index", range(items))) * times,
+    }
+    mask = latent.get("noise_mask")
+    if mask is not None and mask.shape[0] == items:
+        out["noise_mask"] = torch.cat([mask] * times)
+    return out
+
+
+class RLGSweepGrid(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="RLGSweepGrid",
+            display_name="RLG Sweep Grid",
+            description=(
+                "A contact sheet of a sweep, the best scale marked, with plots of reward and diversity against the scale. "
+                "Error bars are standard errors over the pictures of a scale; diversity is the mean distance of its pictures."
+            ),
+            search_aliases=["grid", "contact sheet", "xy plot", "sweep"],
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip=(
+                    "The sweep's pictures, scale by scale, as RLG Sweep and RLG Batch Sweep make them: several pictures a "
+                    "scale give error bars and diversity."
+                )),
+                io.Float.Input("scales", force_input=True, tooltip="From RLG Sweep or RLG Batch Sweep."),
+                io.Float.Input("scores", force_input=True, optional=True, tooltip=(
+                    "From RLG Reward: one a picture, or one a scale. Without them the plot shows diversity or the distance from "
+                    "the base."
+                )),
+            ],
+            outputs=[
+                io.Image.Output(display_name="grid"), io.Image.Output(display_name="plot"),
+                io.String.Output(display_name="csv", tooltip="scale, pictures, reward, standard error, diversity, shift"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, scales, scores=None) -> io.NodeOutput:
+        sweep = Sweep.of_lists(scales, images, scores or [])
+        grid = sheet(sweep)[None]
+        return io.NodeOutput(grid, curves(sweep)[None], table(sweep), ui=ui.PreviewImage(grid, cls=cls))
+
+
+NODES = [RLGSweep, RLGBatchSweep, RLGSweepGrid]

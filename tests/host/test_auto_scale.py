@@ -1,0 +1,120 @@
+"""RLG Auto Scale on a tiny model: it judges scales as the graph would, and finds what a full sweep finds."""
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+
+SETTINGS = {"steps": 4, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+
+
+@pytest.fixture(scope="module")
+def scene(host):
+    """model, rl_model, VAE: a tiny SD3 pair and a TAESD of random weights."""
+    from comfy.taesd.taesd import TAESD
+
+    transformer = tiny.sd3_transformer()
+    model = tiny.load(host, transformer)
+    rl_model = tiny.with_lora(host, model, tiny.lora_file(tiny.with_adapter(transformer, tiny.SD3_TARGETS), alpha=8))
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(value.shape, generator=generator) * (0.5 / max(value[0].numel(), 1)) ** 0.5 if value.ndim else value
+               for name, value in TAESD(latent_channels=16).state_dict().items()}
+    return model, rl_model, host.comfy.sd.VAE(sd=weights)
+
+
+@torch.inference_mode()
+def find(host, scene, lists=(), **changes):
+    """The node's outputs; every input is a list, as the host hands them to a node that takes lists."""
+    model, rl_model, vae = scene
+    inputs = {
+        "model": model, "rl_model": rl_model, "positive": tiny.conditioning(11), "negative": tiny.conditioning(12),
+        "latent": {"samples": torch.zeros(1, 16, 8, 8)}, "vae": vae, "reward": jpeg(host), "prompt": "", "seed": 5,
+        **SETTINGS, "scale_min": 0.0, "scale_max": 4.0, "evaluations": 6, "images_per_scale": 2, "max_shift": 0.0, "by_stage": False,
+    }
+    lists = {name: value if name in lists else [value] for name, value in (inputs | changes).items()}
+    return host.classes["RLGAutoScale"].execute(**lists).result
+
+
+def jpeg(host):
+    return host.classes["RLGRewardLoader"].execute("JPEG incompressibility", "none").result[0]
+
+
+@torch.inference_mode()
+def by_the_graph(host, scene, scale, images=2):
+    """Pictures at `scale` through the ordinary nodes."""
+    model, rl_model, vae = scene
+    guided = tiny.guided(host, model, rl_model, scale)
+    latent = host.nodes.common_ksampler(
+        guided, 5, SETTINGS["steps"], SETTINGS["cfg"], SETTINGS["sampler_name"], SETTINGS["scheduler"], tiny.conditioning(11),
+        tiny.conditioning(12), {"samples": torch.zeros(images, 16, 8, 8)},
+    )[0]
+    return host.nodes.VAEDecode().decode(vae, latent)[0]
+
+
+def trials(report):
+    """{scale: (reward, shift)} of the report's table."""
+    lines = report.split("scale\treward")[1].splitlines()[1:]
+    return {line.split("\t")[0]: tuple(float(line.split("\t")[k]) for k in (1, 3)) for line in lines}
+
+
+def test_it_judges_as_the_graph_does_and_takes_the_best(host, scene):
+    scale, schedule, plot, report = find(host, scene)
+    tried = trials(report)
+    assert len(tried) <= 6 and {"0", "4"} <= tried.keys()
+    assert tried[f"{scale:.4g}"][0] == max(reward for reward, _ in tried.values())
+    assert [schedule.scale_at(p) for p in (0.0, 0.5, 1.0)] == [scale] * 3 and plot.ndim == 4
+    pictures = by_the_graph(host, scene, scale)
+    scores = host.classes["RLGReward"].execute(pictures, jpeg(host), "").result[1]
+    assert scores == pytest.approx(tried[f"{scale:.4g}"][0], rel=1e-3)
+    distance = host.module("rlg_core.sweep").picture_distance(pictures, by_the_graph(host, scene, 0.0)).mean()
+    assert tried[f"{scale:.4g}"][1] == pytest.approx(float(distance), abs=1e-3)
+    assert len({reward for reward, _ in tried.values()}) > 1, "scales make a difference"
+
+
+def test_a_bound_on_the_shift(host, scene):
+    free = trials(find(host, scene)[3])
+    bound = max(shift for _, shift in free.values()) / 2
+    scale, _, _, report = find(host, scene, max_shift=bound)
+    assert trials(report)[f"{scale:.4g}"][1] <= bound and "beyond max_shift" in report
+
+
+def test_by_stage_is_no_worse(host, scene):
+    scale, schedule, _, report = find(host, scene, by_stage=True, evaluations=4, images_per_scale=1)
+    single = [reward for scales, (reward, _) in trials(report).items() if "/" not in scales]
+    assert max(reward for reward, _ in trials(report).values()) >= max(single)
+    assert scale == pytest.approx(sum(schedule.scales) / 3) and len(schedule.scales) == 3
+
+
+def test_several_prompts_are_judged_together(host, scene):
+    both = find(host, scene, positive=[tiny.conditioning(11), tiny.conditioning(13)], evaluations=2, lists=("positive",))[3]
+    parts = [find(host, scene, positive=tiny.conditioning(seed), evaluations=2)[3] for seed in (11, 13)]
+    for scale in ("0", "4"):
+        assert trials(both)[scale][0] == pytest.approx(sum(trials(part)[scale][0] for part in parts) / 2, rel=1e-3)
+
+
+def test_lists_that_do_not_fit_are_refused(host, scene):
+    positive, negative = [tiny.conditioning(11)] * 3, [tiny.conditioning(12)] * 2
+    with pytest.raises(ValueError, match="negative has 2 entries for 3 positive prompts"):
+        find(host, scene, positive=positive, negative=negative, lists=("positive", "negative"))
+
+
+def test_an_identical_pair_is_refused(host, scene):
+    model, _, vae = scene
+    with pytest.raises(ValueError, match="identical"):
+        find(host, (model, model.clone(), vae))
+
+
+def test_interrupting_stops_it_and_leaves_nothing(host, scene):
+    model = scene[0]
+    host.comfy.model_management.interrupt_current_processing()
+    with pytest.raises(host.comfy.model_management.InterruptProcessingException):
+        find(host, scene)
+    host.comfy.model_management.interrupt_current_processing(False)
+    assert not any("forward" in module.__dict__ for module in model.model.modules())
+
+
+def test_progress_counts_every_step(host, scene, monkeypatch):
+    seen = []
+    monkeypatch.setattr(host.comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: seen.append((value, total)))
+    find(host, scene, evaluations=3, scale_max=2.0)
+    assert (3 * 4, 3 * 4) in seen
