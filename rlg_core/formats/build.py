@@ -69,11 +69,16 @@ MARKS = {
 BUILDERS: dict[str, Callable[[Parts], LowRank | Hadamard | Kronecker]] = {"lora": _lora, "loha": _loha, "lokr": _lokr}
 
 
-def _decomposed(term: LowRank | Hadamard | Kronecker, magnitude: Tensor) -> Decomposed:
-    """DoRA; LyCORIS may keep the magnitudes of the input axis, `[1, in, 1, 1]`, instead of those of the output axis."""
-    axis = 1 if magnitude.ndim > 1 and magnitude.shape[0] == 1 != term.shape[0] else 0
-    _require(magnitude.numel() == term.shape[axis], {"magnitude": magnitude, "weight": torch.empty(term.shape, device="meta")})
+def _decomposed(term: LowRank | Hadamard | Kronecker, parts: Parts) -> Decomposed:
+    """DoRA. PEFT keeps the magnitudes of the output axis; LyCORIS those of either, `[out, 1, ...]` or `[1, in, ...]`."""
+    name = next(name for name in DORA if name in parts)
+    magnitude = parts[name]
+    axis = 1 if name == "dora_scale" and magnitude.ndim > 1 and magnitude.shape[0] == 1 != term.shape[0] else 0
+    _require(magnitude.numel() == term.shape[axis], {name: magnitude, "weight": torch.empty(term.shape, device="meta")})
     return Decomposed(term, magnitude.flatten(), axis)
+
+
+DORA = ("magnitude", "dora_scale")
 
 
 def build(parts: Parts, scale: float) -> dict[str, Term]:
@@ -81,16 +86,16 @@ def build(parts: Parts, scale: float) -> dict[str, Term]:
 
     `scale` multiplies what is factored. Raises `AdapterError` for parts that miss their counterpart or do not fit.
     """
-    parts = {name: tensor for name, tensor in parts.items() if name not in ("alpha", "unchanged")}
+    parts = {name: tensor for name, tensor in parts.items() if name != "alpha"}
     terms: dict[str, Term] = {}
     kind = kind_of(parts)
     if kind is not None:
-        own = MARKS[kind] | {"magnitude"}
+        own = MARKS[kind].union(DORA)
         try:
             term = BUILDERS[kind](parts).scaled(scale)
         except KeyError as missing:
             raise AdapterError(f"it has {', '.join(sorted(parts))}, but no {missing.args[0]}") from missing
-        terms["weight"] = _decomposed(term, parts["magnitude"]) if "magnitude" in parts else term
+        terms["weight"] = _decomposed(term, parts) if parts.keys() & set(DORA) else term
         parts = {name: tensor for name, tensor in parts.items() if name not in own}
         if "up_bias" in parts:
             terms["bias"] = Delta(parts.pop("up_bias"), scale)

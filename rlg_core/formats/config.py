@@ -75,11 +75,12 @@ class Recipe:
         return None
 
     def _targets(self, module: str) -> bool:
-        if self.targets is None or self.targets == "all-linear" or "." not in module:
+        if self.targets is None or self.targets == "all-linear":
             return True
         if isinstance(self.targets, str):
             return _compiled(self.targets).fullmatch(module) is not None
-        return any(module == target or module.endswith("." + target) for target in self.targets)
+        ends = tuple(ending for target in self.targets for ending in ("." + target, "_" + target.replace(".", "_")))
+        return module in self.targets or module.endswith(ends)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

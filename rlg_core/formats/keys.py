@@ -11,14 +11,17 @@ from dataclasses import dataclass
 ADAPTER = r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?"
 """PEFT puts the adapter's name (`default`, `old`) into the keys of raw state dicts."""
 
+UNCHANGED = "unchanged"
+"""Base weights that a raw state dict holds along with the adapter's."""
+
 ENDINGS = tuple((re.compile(pattern + "$"), part) for pattern, part in (
     # PEFT, and diffusers since PEFT
     (rf"\.lora_A{ADAPTER}(?:\.weight)?", "down"),
     (rf"\.lora_B{ADAPTER}(?:\.weight)?", "up"),
     (rf"\.lora_B{ADAPTER}\.bias", "up_bias"),
     (rf"\.lora_magnitude_vector{ADAPTER}(?:\.weight)?", "magnitude"),
-    (r"\.base_layer\.weight", "unchanged"),
-    (r"\.original_module\.(?:weight|bias)", "unchanged"),
+    (r"\.base_layer\.weight", UNCHANGED),
+    (r"\.original_module\.(?:weight|bias)", UNCHANGED),
     (r"\.base_layer\.bias", "bias"),
     (rf"\.modules_to_save{ADAPTER}\.weight", "weight"),
     (rf"\.modules_to_save{ADAPTER}\.bias", "bias"),
@@ -30,7 +33,7 @@ ENDINGS = tuple((re.compile(pattern + "$"), part) for pattern, part in (
     (r"\.lora_up\.weight", "up"),
     (r"\.lora_mid\.weight", "mid"),
     (r"\.alpha", "alpha"),
-    (r"\.dora_scale", "magnitude"),
+    (r"\.dora_scale", "dora_scale"),
     # LyCORIS LoHa and LoKr, from LyCORIS or PEFT
     *((rf"\.{part}{ADAPTER}", part) for part in (
         "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",

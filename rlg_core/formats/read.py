@@ -10,10 +10,10 @@ from torch import Tensor
 from ..errors import AdapterError
 from ..terms import Term
 from . import config
-from .build import build, kind_of, rank_of
+from .build import DORA, build, kind_of, rank_of
 from .container import TensorFile, check_values, open_tensors
 from .files import DEFAULT, STEM, find_file
-from .keys import SECOND_COMPONENT, Key, read_key, spellings
+from .keys import UNCHANGED, Key, read_key, spellings
 
 IGNORE_TEXT_ENCODER = "ignore text encoder"
 FIRST_COMPONENT, SECOND = "transformer", "transformer_2"
@@ -109,12 +109,14 @@ def _modules(file: TensorFile, keys: Mapping[str, Key]) -> Modules:
     """The tensors by module and part. Raises `AdapterError` for full checkpoints, doubled parts and bad values."""
     modules: Modules = {}
     for name, key in keys.items():
+        if key.part == UNCHANGED:
+            continue
         parts = modules.setdefault(key.module, {})
         if key.part in parts:
             raise AdapterError(f"{file.path}: two keys are the {key.part} of {key.module}; one is {name}.")
         check_values(file.path, name, file.tensors[name])
         parts[key.part] = file.tensors[name]
-    if not any(part not in ("weight", "bias", "parameter", "unchanged") for parts in modules.values() for part in parts):
+    if not any(part not in ("weight", "bias", "parameter") for parts in modules.values() for part in parts):
         raise AdapterError(f"{file.path}: holds full weights ({', '.join(list(keys)[:3])}), no adapter. "
                            "Load a fine-tuned checkpoint with Load RLG Checkpoint Pair.")
     return modules
@@ -213,5 +215,5 @@ def _format(keys: Mapping[str, Key], modules: Modules) -> str:
     if any(key.adapter not in (None, FIRST_COMPONENT, SECOND) for key in keys.values()):
         writer = "PEFT, raw state dict"
     kinds = sorted({KINDS[kind_of(parts)] for parts in modules.values()} | (
-        {"DoRA"} if any("magnitude" in parts for parts in modules.values()) else set()))
+        {"DoRA"} if any(parts.keys() & set(DORA) for parts in modules.values()) else set()))
     return f"{writer} ({', '.join(kinds)})"
