@@ -34,7 +34,7 @@ def main():
         rows = [[picture(server, out, prompt, scale) for scale in SCALES] for prompt in PROMPTS]
     sheet = out / "contact sheet.png"
     labels = [(f"{scale:g}", NOTES.get(scale, "between" if scale < 1 else "beyond")) for scale in SCALES]
-    contact_sheet(rows, labels, "RLG scale", PROMPTS).save(sheet)
+    contact_sheet(rows, labels, "Reinforcement Learning Guidance: one seed a row, the scale goes up", PROMPTS).save(sheet)
     say(f"{len(SCALES) * len(PROMPTS)} pictures are in {out}")
     say(f"the contact sheet: {sheet}")
 

@@ -11,7 +11,7 @@ def contact_sheet(rows, columns, title, row_labels, cell=192):
     `columns` are (label, note) pairs, `row_labels` one text a row; every picture is shown `cell` pixels wide.
     """
     left, top = GAP, 118
-    height = cell + GAP + 26
+    height = cell + GAP + 30
     sheet = Image.new("RGB", (left + len(columns) * (cell + GAP), top + len(rows) * height + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((left, 14), title, INK, font(24))
@@ -20,9 +20,9 @@ def contact_sheet(rows, columns, title, row_labels, cell=192):
         draw.text((middle, 72), label, INK, font(26), anchor="mm")
         draw.text((middle, 98), note, QUIET, font(16), anchor="mm")
     for y, (pictures, label) in enumerate(zip(rows, row_labels, strict=True)):
-        draw.text((left, top + y * height), label, QUIET, font(16))
+        draw.text((left, top + y * height), label, INK, font(20))
         for x, picture in enumerate(pictures):
-            sheet.paste(enlarged(picture, cell), (left + x * (cell + GAP), top + y * height + 24))
+            sheet.paste(enlarged(picture, cell), (left + x * (cell + GAP), top + y * height + 28))
     return sheet
 
 
