@@ -64,12 +64,16 @@ def tested_hosts():
 
 def count(lane, status, output):
     """Return {passed, failed, skipped} of a lane; one that ended badly without a count has one failure."""
-    summary = output.strip().splitlines()[-1] if output.strip() else ""
-    found = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|errors?|skipped)", summary)}
-    failed = found.get("failed", 0) + found.get("error", 0) + found.get("errors", 0)
     if lane.name == "ruff":
-        found = {"passed": int(status == 0)}
-    return {**dict.fromkeys(COUNTED, 0), **found, "failed": max(failed, int(status != 0))}
+        return {"passed": int(status == 0), "failed": int(status != 0), "skipped": 0}
+    summary = output.strip().splitlines()[-1] if output.strip() else ""
+    found = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error|skipped)", summary)}
+    failed = found.get("failed", 0) + found.get("error", 0)
+    return {
+        "passed": found.get("passed", 0),
+        "failed": max(failed, int(status != 0)),
+        "skipped": found.get("skipped", 0),
+    }
 
 
 def main():
@@ -84,7 +88,7 @@ def main():
             say(f"{lane.name}: {'ok' if status == 0 else 'FAILED'} after {seconds:.0f} s")
             print(output.rstrip(), flush=True)
             for word, number in count(lane, status, output).items():
-                total[word] = total.get(word, 0) + number
+                total[word] += number
     print(", ".join(f"{total[word]} {word}" for word in COUNTED), flush=True)
     return int(total["failed"] > 0)
 
