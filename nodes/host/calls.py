@@ -1,15 +1,19 @@
 """One call of the model as `WrappersMP.APPLY_MODEL` sees it, and how it is repeated for base and experts."""
 from __future__ import annotations
 
+import inspect
 import uuid
-from collections.abc import Sequence
+import weakref
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from comfy.model_base import BaseModel
-from comfy.patcher_extension import WrapperExecutor
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
+
+from .record import KEY
 
 BASE = 0
 
@@ -69,10 +73,21 @@ class ModelCall:
         return replace(self, executor=executor)
 
     def signature(self) -> tuple:
-        """What decides whether rows stay apart inside the model: shape, kinds of conditioning and patches at work."""
-        options = self.transformer_options
-        patches = sorted(_names(options.get("patches")) + _names(options.get("patches_replace")) + _names(options.get("wrappers")))
-        return (tuple(self.x.shape), tuple(sorted(self.conds)), self.control is not None, tuple(patches))
+        """What decides, within one run, whether rows stay apart: shape, kinds of conditioning and patches, by name."""
+        names = tuple(sorted(f"{kind}:{_name(patch)}" for kind, patch in self._patches()))
+        return (tuple(self.x.shape), tuple(sorted(self.conds)), self.control is not None, names)
+
+    def patches(self) -> tuple:
+        """The very patches at work: equal for two calls where they are the same objects."""
+        return tuple((kind, mark(patch)) for kind, patch in self._patches())
+
+    def _patches(self) -> Iterator[tuple[str, Any]]:
+        """What other nodes put inside the model: their patches, wrappers and functions, each with its place."""
+        for name, value in self.transformer_options.items():
+            if name == "wrappers":
+                value = {kind: value.get(kind) for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)}
+            if name != "callbacks":
+                yield from _callables(name, value)
 
     def _repeat(self, value: Any, times: int) -> Any:
         if isinstance(value, Tensor):
@@ -94,10 +109,27 @@ def _part_uuid(conditioning: uuid.UUID, part: int, purpose: str) -> uuid.UUID:
     return conditioning if part == BASE and not purpose else uuid.uuid5(conditioning, f"rlg {part} {purpose}")
 
 
-def _names(patches: dict | None) -> list[str]:
-    """The kinds of patches and the functions at work, by name, so that a re-run of the same graph is the same."""
-    if isinstance(patches, dict):
-        return [f"{kind}:{name}" for kind, inner in patches.items() for name in _names(inner)]
-    if isinstance(patches, (list, tuple)):
-        return [name for item in patches for name in _names(item)]
-    return [] if patches is None else [getattr(patches, "__qualname__", type(patches).__qualname__)]
+def _callables(place: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The functions in nested dictionaries and lists; not the pack's own, which each run makes anew."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _callables(f"{place} {name}", item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _callables(place, item)
+    elif callable(value) and not place.endswith(f" {KEY}"):
+        yield place, value
+
+
+def _name(patch: Any) -> str:
+    return getattr(patch, "__qualname__", type(patch).__qualname__)
+
+
+def mark(patch: Any) -> Hashable:
+    """Stands for one object without keeping it alive; never equal to the mark of another that came later."""
+    try:
+        reference = weakref.WeakMethod(patch) if inspect.ismethod(patch) else weakref.ref(patch)
+        hash(reference)
+    except TypeError:
+        return object()  # cannot be recognised: equal to nothing
+    return reference

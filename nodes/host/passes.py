@@ -11,12 +11,13 @@ from weakref import WeakKeyDictionary
 import comfy.model_management
 import torch
 from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...rlg_core.combine import Weight
 from ...rlg_core.errors import RowsNotSeparable, RunError
 from ...rlg_core.rows import Assignment, RowTerms
-from .calls import BASE, ModelCall
+from .calls import BASE, ModelCall, mark
 from .pair import SharedWeights, compute_dtype
 
 log = logging.getLogger(__name__)
@@ -24,14 +25,18 @@ log = logging.getLogger(__name__)
 VERIFICATION = "verification"
 
 _verdicts: WeakKeyDictionary[BaseModel, dict[tuple, str | None]] = WeakKeyDictionary()
-"""By model and kind of call: None where the batched pass was verified, else why separate passes are needed."""
+"""By model, kind of call and the very patches at work: None where the batched pass was verified, else why separate passes
+are needed. A run looks here once for each kind of call, as some patches are made anew for every call (GLIGEN's)."""
 
 
 class SharedPasses:
     """One run's evaluations of `model` with and without the terms of its experts. Part 0 is the base, part k expert k."""
 
-    def __init__(self, model: BaseModel, sources: Mapping[int, SharedWeights], batching: str = "auto"):
+    def __init__(self, patcher: ModelPatcher, sources: Mapping[int, SharedWeights], batching: str = "auto"):
+        model = patcher.model
         self.model, self.batching = model, batching
+        self.object_patches = tuple((name, mark(patch)) for name, patch in patcher.object_patches.items())
+        self.verdicts: dict[tuple, str | None] = {}
         self.banks = tuple(source.bank.uid for source in sources.values())
         self.terms = RowTerms(model, {part: source.bank.by_name() for part, source in sources.items()})
         self.applications: dict[tuple, int] = {}
@@ -40,41 +45,49 @@ class SharedPasses:
         """The denoised prediction of each of `parts`, [rows, ...]."""
         if len(parts) < 2 or self.batching == "sequential":
             return self._separate(call, parts)
-        verdicts = _verdicts.setdefault(self.model, {})
-        kind = (self.banks, tuple(parts), call.signature())
-        if kind not in verdicts:
-            return self._verified(call, parts, kind, verdicts)
-        if verdicts[kind] is None and self._fits(call, parts):
-            try:
-                return self._batched(call, parts)
-            except comfy.model_management.OOM_EXCEPTION as error:
-                if comfy.model_management.OOM_EXCEPTION is Exception:
-                    raise
-                log.warning("RLG: the batch of base and RL rows ran out of memory (%s); separate passes instead.", error)
-                comfy.model_management.soft_empty_cache()
-        return self._separate(call, parts)
-
-    def _verified(self, call: ModelCall, parts: Sequence[int], kind: tuple, verdicts: dict[tuple, str | None]) -> dict[int, Tensor]:
-        """The first call of its kind: the batched result if separate passes confirm it, theirs otherwise."""
         if not self._fits(call, parts):
             return self._separate(call, parts)
+        kind = (tuple(parts), call.signature())
+        if kind not in self.verdicts:
+            known = _verdicts.setdefault(self.model, {})
+            exact = (self.banks, kind, self.object_patches, call.patches())
+            if exact not in known:
+                known[exact], predictions = self._verified(call, parts)
+                self.verdicts[kind] = known[exact]
+                return predictions
+            self.verdicts[kind] = known[exact]
+        return self._separate(call, parts) if self.verdicts[kind] else self._trusted(call, parts, kind)
+
+    def _trusted(self, call: ModelCall, parts: Sequence[int], kind: tuple) -> dict[int, Tensor]:
+        """The batched result, or separate ones where it turns out not to work after all."""
+        try:
+            return self._batched(call, parts)
+        except RowsNotSeparable as error:
+            self.verdicts[kind] = str(error)
+            log.warning("RLG: base and RL model run in separate passes from here on (%s).", error)
+        except comfy.model_management.OOM_EXCEPTION as error:
+            if comfy.model_management.OOM_EXCEPTION is Exception:
+                raise
+            log.warning("RLG: the batch of base and RL rows ran out of memory (%s); separate passes instead.", error)
+            comfy.model_management.soft_empty_cache()
+        return self._separate(call, parts)
+
+    def _verified(self, call: ModelCall, parts: Sequence[int]) -> tuple[str | None, dict[int, Tensor]]:
+        """The first call of its kind: the batched result if separate passes confirm it, else why not, and theirs."""
         try:
             batched = self._batched(call, parts)
         except RowsNotSeparable as error:
-            reason, batched = str(error), None
+            reason = str(error)
         except RuntimeError as error:
             # A model that refuses a repeated batch may still take the rows as they came; if not, that pass raises.
-            reason, batched = f"the batch of all parts failed: {error}", None
-        if batched is None:
-            verdicts[kind] = reason
-            log.warning("RLG: base and RL model run in separate passes, at twice the weight traffic (%s).", reason)
-            return self._separate(call, parts)
-        separate = {part: self._single(call.for_part(part, VERIFICATION), part) for part in parts}
-        verdicts[kind] = disagreement(batched, separate, compute_dtype(self.model))
-        if verdicts[kind] is None:
-            return batched
-        log.warning("RLG: base and RL model run in separate passes (%s).", verdicts[kind])
-        return self._separate(call, parts)
+            reason = f"the batch of all parts failed: {error}"
+        else:
+            separate = {part: self._single(call.for_part(part, VERIFICATION), part) for part in parts}
+            reason = disagreement(batched, separate, compute_dtype(self.model))
+            if reason is None:
+                return None, batched
+        log.warning("RLG: base and RL model run in separate passes, at twice the weight traffic (%s).", reason)
+        return reason, self._separate(call, parts)
 
     def linearised(self, call: ModelCall, weights: Mapping[int, Weight]) -> Tensor:
         """One evaluation of the base with every expert's terms at its weight: the mean to first order in the terms."""

@@ -34,7 +34,7 @@ class Run:
         self.reuse = BaseReuse(self.budget, self.sigmas)
         self.shared = [k for k, expert in enumerate(record.experts, 1) if isinstance(expert.source, SharedWeights)]
         sources = {part: record.experts[part - 1].source for part in self.shared}
-        self.passes = SharedPasses(self.patcher.model, sources, self.budget.batching)
+        self.passes = SharedPasses(self.patcher, sources, self.budget.batching)
         self.focus: frozenset[int] | None = None
         self.trace = None if record.trace is None else RunTrace(record.trace, guider, self.sigmas, self.clock)
 

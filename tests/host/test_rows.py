@@ -1,0 +1,155 @@
+"""Batched passes against separate ones: low precisions, and models in which rows cannot be told apart."""
+from __future__ import annotations
+
+import logging
+
+import pytest
+import tiny
+import torch
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float8_e4m3fn]
+LIMIT = 0.25
+"""Of the effect of the guidance: what rounding may change of a picture."""
+
+
+@pytest.fixture(scope="module")
+def sd3(host):
+    transformer = tiny.sd3_transformer(depth=3)
+    lora = tiny.lora_file(tiny.with_adapter(tiny.sd3_transformer(depth=3), tiny.SD3_TARGETS), alpha=8)
+    return transformer, lora
+
+
+def pair_in(host, sd3, dtype):
+    transformer, lora = sd3
+    model = tiny.load(host, transformer, dtype)
+    return model, tiny.with_lora(host, model, lora)
+
+
+@pytest.fixture
+def separate(host, monkeypatch):
+    """A switch: from its call on, base and RL rows never run in one batch."""
+    passes = host.module("nodes.host.passes").SharedPasses
+    return lambda: monkeypatch.setattr(passes, "_fits", lambda *args: False)
+
+
+@pytest.fixture
+def log(host, caplog):
+    caplog.set_level(logging.WARNING)
+    return lambda: [record.message for record in caplog.records if record.message.startswith("RLG")]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_low_precision(host, sd3, dtype, separate, log):
+    settings = tiny.Sampling(steps=4)
+    exact_model, exact_rl = pair_in(host, sd3, torch.float32)
+    exact = settings.run(host, tiny.guided(host, exact_model, exact_rl, 2.0))
+    effect = tiny.rms(exact - settings.run(host, exact_model))
+
+    model, rl_model = pair_in(host, sd3, dtype)
+    assert model.model.get_dtype() == dtype
+    guided = tiny.guided(host, model, rl_model, 2.0)
+    with tiny.counted_calls(guided) as calls:
+        first = settings.run(host, guided)
+        batched = settings.run(host, guided)
+    assert calls[-4:] == [4] * 4, "rows were taken for mixed up"
+    assert not log()
+    assert torch.equal(first, batched)
+    separate()
+    assert tiny.rms(batched - settings.run(host, guided)) < LIMIT / 4 * effect
+    assert tiny.rms(batched - exact) < LIMIT * effect
+    assert torch.equal(settings.run(host, tiny.guided(host, model, rl_model, 0.0)), settings.run(host, model))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+def test_low_precision_of_the_rl_model_alone(host, sd3, dtype):
+    """At scale 1 the terms beside the weights round otherwise than the merged weights, not more."""
+    settings = tiny.Sampling(steps=4)
+    exact_model, exact_rl = pair_in(host, sd3, torch.float32)
+    exact = settings.run(host, exact_rl)
+    model, rl_model = pair_in(host, sd3, dtype)
+    ours = tiny.rms(settings.run(host, tiny.guided(host, model, rl_model, 1.0)) - exact)
+    merged = tiny.rms(settings.run(host, rl_model) - exact)
+    assert ours < 2 * merged
+
+
+# Rows that cannot be told apart
+
+
+def averaged(block, args):
+    """Every picture of the batch attends to the average of all, as packs for consistent batches have it."""
+    out = block({**args, "img": (args["img"] + args["img"].mean(0, keepdim=True)) / 2})
+    return {"txt": out["txt"], "img": out["img"]}
+
+
+def permuted(block, args):
+    """The rows in another order inside the block."""
+    out = block({name: value.flip(0) if isinstance(value, torch.Tensor) else value for name, value in args.items()})
+    return {name: value.flip(0) for name, value in out.items()}
+
+
+def packed(block, args):
+    """All rows as one long sequence, as samplers of variable lengths have it."""
+    fold = lambda x: x.reshape(1, -1, x.shape[-1])  # noqa: E731
+    out = block({**args, "img": fold(args["img"]), "txt": fold(args["txt"]), "vec": args["vec"].mean(0, keepdim=True)})
+    return {"txt": out["txt"].reshape(args["txt"].shape), "img": out["img"].reshape(args["img"].shape)}
+
+
+def two_rows_only(block, args):
+    """A batch size that is built in."""
+    if len(args["img"]) != 2:
+        raise RuntimeError(f"expected 2 rows, got {len(args['img'])}")
+    return block(args)
+
+
+@pytest.mark.parametrize("fold", [averaged, permuted, packed, two_rows_only], ids=lambda fold: fold.__name__)
+def test_falls_back_to_separate_passes_and_says_so_once(host, sd3, fold, log):
+    transformer, lora = sd3
+    settings = tiny.Sampling(steps=3)
+    patch = lambda args, extra: fold(extra["original_block"], args)  # noqa: E731
+    model, copy = (tiny.load(host, transformer) for _ in range(2))
+    rl_model, rl_copy = (tiny.with_lora(host, m, lora) for m in (model, copy))
+
+    def patched(model):
+        model = model.clone()
+        model.set_model_patch_replace(patch, "dit", "double_block", 1)
+        return model
+
+    guided = patched(tiny.guided(host, model, rl_model, 2.0))
+    expected = settings.run(host, patched(tiny.two_passes(host, model, rl_copy, 2.0)))
+    for _ in range(2):
+        with tiny.counted_calls(guided) as calls:
+            assert tiny.largest(settings.run(host, guided), expected) < 5e-5
+    assert calls == [2, 2] * 3
+    assert len(log()) == 1
+    assert "separate passes" in log()[0]
+
+
+def test_rows_stay_together_where_a_patch_leaves_them_apart(host, sd3, log):
+    transformer, lora = sd3
+    settings = tiny.Sampling(steps=2)
+    model = tiny.load(host, transformer)
+    guided = tiny.guided(host, model, tiny.with_lora(host, model, lora), 2.0)
+    guided.set_model_patch_replace(lambda args, extra: extra["original_block"](args), "dit", "double_block", 1)
+    settings.run(host, guided)
+    with tiny.counted_calls(guided) as calls:
+        settings.run(host, guided)
+    assert calls == [4] * 2
+    assert not log()
+
+
+def test_a_patch_that_changes_between_runs_is_checked_anew(host, sd3, log):
+    """Two patches of one name: the second one mixes rows, the first one did not."""
+    transformer, lora = sd3
+    settings = tiny.Sampling(steps=2)
+    model, copy = (tiny.load(host, transformer) for _ in range(2))
+    rl_model, rl_copy = (tiny.with_lora(host, m, lora) for m in (model, copy))
+
+    def patched(model, fold):
+        model = model.clone()
+        model.set_model_patch_replace(lambda args, extra: fold(extra["original_block"], args), "dit", "double_block", 1)
+        return model
+
+    guided, reference = tiny.guided(host, model, rl_model, 2.0), tiny.two_passes(host, model, rl_copy, 2.0)
+    for fold in (lambda block, args: block(args), averaged):
+        expected = settings.run(host, patched(reference, fold))
+        assert tiny.largest(settings.run(host, patched(guided, fold)), expected) < 5e-5
