@@ -1,0 +1,64 @@
+"""What each budget costs and how far its result is from the exact one, over seeds, scales and adapters of the demo pair."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import torch
+
+from . import ways
+from .geometry import Job, Pair
+from .measure import counted_rows, quartiles, relative_error, timed
+
+STEPS = 20
+MODES = {
+    "base every 2nd step": {"refresh_every": 2},
+    "base every 3rd step": {"refresh_every": 3},
+    "base every 4th step": {"refresh_every": 4},
+    "tolerance 0.002, at most 4": {"tolerance": 0.002, "refresh_every": 4},
+    "tolerance 0.005, at most 4": {"tolerance": 0.005, "refresh_every": 4},
+    "tolerance 0.01, at most 4": {"tolerance": 0.01, "refresh_every": 4},
+    "tolerance 0.01, at most 8": {"tolerance": 0.01, "refresh_every": 8},
+    "tolerance 0.03, at most 8": {"tolerance": 0.03, "refresh_every": 8},
+    "linearised": {"evaluate": "linearised"},
+}
+
+
+@dataclass
+class Errors:
+    """Of one mode at one scale: `cost` in model evaluations over plain CFG's, `error` relative to the exact latent."""
+
+    cost: list[float] = field(default_factory=list)
+    error: list[float] = field(default_factory=list)
+
+    @property
+    def median_cost(self) -> float:
+        return quartiles(self.cost)[0]
+
+    @property
+    def median(self) -> float:
+        return quartiles(self.error)[0]
+
+    @property
+    def tail(self) -> float:
+        """The 90th percentile."""
+        return float(torch.tensor(self.error).quantile(0.9))
+
+
+def run(pairs: Sequence[Pair], scales: Sequence[float], seeds: int) -> dict[float, dict[str, Errors]]:
+    """By scale and mode."""
+    found = {scale: {mode: Errors() for mode in MODES} for scale in scales}
+    for pair in pairs:
+        samples = {mode: ways.shared(pair, **inputs) for mode, inputs in MODES.items()}
+        exact = ways.shared(pair)
+        for scale, seed in product(scales, range(seeds)):
+            job = Job(STEPS, scale, seed)
+            reference = timed(exact, job)[0]
+            for mode, sample in samples.items():
+                with counted_rows(pair.networks()) as rows:
+                    latent = timed(sample, job)[0]
+                found[scale][mode].cost.append(sum(rows) / (2 * STEPS))
+                found[scale][mode].error.append(relative_error(latent, reference))
+    return found
+

@@ -1,0 +1,86 @@
+"""The real ComfyUI in this process, started as the tests start it."""
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+
+STARTED = time.perf_counter()
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@cache
+def test_module(name: str) -> ModuleType:
+    """A module of the host tests: `conftest` starts the host, `tiny` makes models and adapters."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "tests" / "host" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def say(text: str) -> None:
+    """A line of progress with the seconds since the start."""
+    print(f"[{time.perf_counter() - STARTED:5.0f} s] {text}", flush=True)
+
+
+def host_path() -> Path:
+    """The folder that RLG_HOST_PATH names."""
+    if "RLG_HOST_PATH" not in os.environ:
+        raise SystemExit("RLG_HOST_PATH names no ComfyUI folder. `python dev.py bench` sets it.")
+    return Path(os.environ["RLG_HOST_PATH"])
+
+
+@cache
+def start(**settings: Any) -> SimpleNamespace:
+    """The host with the pack loaded; `settings` are set on its command-line arguments (`lowvram=True`)."""
+    if settings:
+        sys.path.insert(0, str(host_path()))
+        import comfy.cli_args
+
+        vars(comfy.cli_args.args).update(settings)
+    return test_module("conftest").start_host(host_path())
+
+
+def version() -> str:
+    """The version of the host, as its own file says it."""
+    text = (host_path() / "comfyui_version.py").read_text(encoding="utf-8")
+    return text.split('"')[1]
+
+
+def import_seconds(times: int) -> list[float]:
+    """How long the host needs to load the pack, once the host itself is imported; a process each."""
+    return [float(_child("bench.host").split()[-1]) for _ in range(times)]
+
+
+def _child(module: str) -> str:
+    return subprocess.run([sys.executable, "-m", module], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def _print_import_seconds() -> None:
+    """Starts the host as the tests do, with a clock on its calls of `asyncio.run`: the last one loads the pack."""
+    conftest, seconds = test_module("conftest"), []
+
+    def timed(coroutine: Any) -> Any:
+        started = time.perf_counter()
+        result = asyncio.run(coroutine)
+        seconds.append(time.perf_counter() - started)
+        return result
+
+    conftest.asyncio = SimpleNamespace(run=timed)
+    conftest.start_host(host_path())
+    print(seconds[-1])
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    _print_import_seconds()

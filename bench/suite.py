@@ -1,0 +1,82 @@
+"""All measurements in one run, in the order that keeps each from disturbing the next."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from . import budgets, gpu, host, measure, memory, profiles, sweeps
+from .geometry import FLUX_LIKE, SD3_LIKE, SMALL, Geometry, Pair, demo_geometries
+from .host import say
+from .measure import Timing
+from .memory import Memory
+from .profiles import Profile
+from .ways import COPIES, EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING, PLAIN, RIVALS, TWO_CHECKPOINTS, WAYS, Way
+
+REMEMBERED = (PLAIN, EXACT_BATCHED, EXACT_SEQUENTIAL, TWO_CHECKPOINTS, PAPER, PATCHING, COPIES)
+PROFILED = (PLAIN, EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING, COPIES)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    large: Sequence[Geometry]
+    rounds: int
+    rounds_of_large: int
+    sides: Sequence[int]
+    batches: Sequence[int]
+    scales: Sequence[float]
+    seeds: int
+    imports: int
+
+
+FULL = Plan((SD3_LIKE, FLUX_LIKE), 9, 5, (8, 16, 32, 48), (1, 2, 4, 8), (1.5, 2.0, 4.0), 8, 5)
+QUICK = Plan((), 2, 0, (8, 16), (1, 2), (2.0,), 1, 1)
+
+
+@dataclass
+class Compared:
+    """What was measured of one geometry, by the name of the way."""
+
+    memory: dict[str, Memory]
+    timings: dict[str, Timing]
+    profiles: dict[str, Profile]
+    attach: tuple[float, float]
+
+
+@dataclass
+class Results:
+    peak_flops: float = 0.0
+    imports: list[float] = field(default_factory=list)
+    compared: dict[str, Compared] = field(default_factory=dict)
+    sweeps: list[sweeps.Sweep] = field(default_factory=list)
+    budgets: dict[float, dict[str, budgets.Errors]] = field(default_factory=dict)
+    gpu: dict = field(default_factory=dict)
+
+
+def run(plan: Plan) -> Results:
+    started = host.start()
+    demo = demo_geometries()
+    results = Results(peak_flops=profiles.peak_flops())
+    say("memory and time of each way")
+    for geometry in ((demo or [SMALL])[0], *plan.large):
+        large = geometry in plan.large
+        rounds, steps = (plan.rounds_of_large, 4) if large else (plan.rounds, 13)
+        results.compared[geometry.name] = compared(
+            Pair(started, geometry), RIVALS if large else WAYS, rounds, steps, results.peak_flops
+        )
+    say("cost by resolution and batch")
+    results.sweeps = sweeps.run(Pair(started, SMALL), plan.sides, plan.batches, rounds=2)
+    say("errors of the budgets")
+    results.budgets = budgets.run([Pair(started, geometry) for geometry in demo], plan.scales, plan.seeds)
+    say("importing the pack")
+    results.imports = host.import_seconds(plan.imports)
+    results.gpu = gpu.run(rounds=3, steps=6)
+    return results
+
+
+def compared(pair: Pair, ways: Sequence[Way], rounds: int, steps: int, peak: float) -> Compared:
+    say(f"  {pair.geometry.name}")
+    remembered = memory.of_ways(pair.geometry, REMEMBERED)
+    timings = measure.compare(pair, (PLAIN, *(way for way in ways if way is not PLAIN)), rounds, steps)
+    return Compared(remembered, timings, profiles.of_ways(pair, PROFILED, peak), profiles.attach_seconds(pair))

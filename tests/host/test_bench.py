@@ -1,0 +1,73 @@
+"""The benchmark at tiny size: the ways agree, what is counted is counted, and the report is written."""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def bench(host):
+    """The package, imported by path: the repository's root must not stay on the path beside the host."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        import bench.suite
+    finally:
+        sys.path.remove(str(ROOT))
+    return sys.modules["bench"]
+
+
+@pytest.fixture(scope="module")
+def pair(host, bench):
+    from bench.geometry import SD3_TARGETS, Geometry, Pair, sd3
+
+    tiny = Geometry("tiny", "sd3", lambda: sd3(2, 96, 64), 4, SD3_TARGETS, 4.5, (1, 16, 8, 8), 96, 64, 7)
+    return Pair(host, tiny)
+
+
+@pytest.fixture(scope="module")
+def timings(bench, pair):
+    return bench.measure.compare(pair, bench.ways.WAYS, rounds=2, steps=4)
+
+
+def test_all_exact_ways_agree(bench, timings):
+    errors = {way.name: timings[way.name].error for way in bench.ways.RIVALS}
+    assert max(errors.values()) < 1e-4, errors
+    assert timings[bench.ways.PLAIN.name].error > 1e-2
+
+
+def test_rows_a_step(bench, timings):
+    rows = {name: timing.rows for name, timing in timings.items()}
+    assert rows.pop(bench.ways.PLAIN.name) == 2
+    assert {rows.pop(way.name) for way in bench.ways.RIVALS} == {4}
+    assert all(2 <= count <= 4 for count in rows.values()), rows
+
+
+def test_a_way_that_is_not_exact_stops_the_benchmark(bench, pair):
+    liar = bench.ways.Way("a guess", bench.ways.plain)
+    with pytest.raises(RuntimeError, match="a guess is"):
+        bench.measure.compare(pair, (bench.ways.PLAIN, bench.ways.EXACT_BATCHED, liar), rounds=1, steps=2)
+
+
+def test_memory_of_a_lora_pair_is_one_models(bench, pair):
+    ways = (bench.ways.PLAIN, bench.ways.EXACT_BATCHED, bench.ways.COPIES)
+    plain, ours, copies = (memory.weights for memory in bench.memory.of_ways(pair.geometry, ways).values())
+    assert 1.0 < ours / plain < 1.2 < 1.9 < copies / plain
+
+
+def test_the_report_is_written(bench, pair, timings, tmp_path):
+    from bench import report
+    from bench.suite import Compared, Results
+
+    memory = {name: bench.memory.Memory(100, 200) for name in timings}
+    profiles = bench.profiles.of_ways(pair, (bench.ways.PLAIN, bench.ways.EXACT_BATCHED), peak=1e11)
+    assert profiles[bench.ways.EXACT_BATCHED.name].flops > 2 * profiles[bench.ways.PLAIN.name].flops > 0
+    results = Results(1e11, [0.1], {"tiny": Compared(memory, timings, profiles, bench.profiles.attach_seconds(pair, 2))})
+    sweep = bench.sweeps.Sweep("batch", (1, 2), {name: [0.1, 0.2] for name in timings})
+    results.sweeps = [sweep, sweep]
+    text = report.write(results, tmp_path).read_text()
+    assert "not measured" in text and bench.ways.PAPER.name in text
+    assert (tmp_path / "growth.png").stat().st_size > 1000
