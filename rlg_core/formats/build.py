@@ -86,10 +86,11 @@ def build(parts: Parts, scale: float) -> dict[str, Term]:
 
     `scale` multiplies what is factored. Raises `AdapterError` for parts that miss their counterpart or do not fit.
     """
-    parts = {name: tensor for name, tensor in parts.items() if name != "alpha"}
+    parts = dict(parts)
     terms: dict[str, Term] = {}
     kind = kind_of(parts)
     if kind is not None:
+        parts.pop("alpha", None)
         own = MARKS[kind].union(DORA)
         try:
             term = BUILDERS[kind](parts).scaled(scale)

@@ -1,0 +1,241 @@
+"""Tens of thousands of damaged adapters: each loads whole and right, or raises `AdapterError`; none hangs or loads partly.
+
+Seeded; every case can be made again from its number.
+"""
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rlg_core.errors import AdapterError
+from rlg_core.formats import read_adapter
+from rlg_core.names import NameMap, match
+from rlg_core.terms import Decomposed, Replace
+
+CASES = int(os.environ.get("RLG_FUZZ_CASES", "30000"))
+SHAPES = {f"double_blocks.{i}.{module}.weight": shape for i in range(2) for module, shape in (
+    ("img_attn.qkv", (24, 8)), ("img_attn.proj", (8, 8)), ("img_mlp.0", (32, 8)), ("img_mlp.2", (8, 32)))}
+SHAPES |= {"single_blocks.0.linear1.weight": (56, 8), "single_blocks.0.linear2.weight": (8, 40), "img_in.weight": (8, 4), "img_in.bias": (8,)}
+NAMES = NameMap(SHAPES)
+MODULES = {"transformer_blocks.0.attn.to_q": (8, 8), "transformer_blocks.1.attn.to_v": (8, 8), "transformer_blocks.0.ff.net.2": (8, 32),
+           "single_transformer_blocks.0.proj_mlp": (32, 8), "x_embedder": (8, 4)}
+RANK, ALPHA = 2, 6
+
+
+@dataclass
+class File:
+    """A safetensors file as Python values, and the configs beside it; `alpha` and `adapter` are the loader's inputs."""
+
+    header: dict[str, Any]
+    data: bytearray
+    configs: dict[str, str] = field(default_factory=dict)
+    ending: str = ".safetensors"
+    alpha: float = 0.0
+    adapter: str = ""
+
+    def write(self, folder: Path) -> Path:
+        for name in ("adapter_config.json", "lora_config.json"):
+            if name in self.configs:
+                (folder / name).write_bytes(self.configs[name].encode("utf-8", "surrogatepass"))
+            else:
+                (folder / name).unlink(missing_ok=True)
+        text = json.dumps(self.header).encode()
+        path = folder / f"rl{self.ending}"
+        path.write_bytes(struct.pack("<Q", len(text)) + text + self.data)
+        return path
+
+
+def random_file(draw: random.Random) -> File:
+    """A good file: PEFT, diffusers, kohya or LoHa, on some of the modules."""
+    kind = draw.choice(("peft", "diffusers", "kohya", "loha"))
+    header: dict[str, Any] = {}
+    data = bytearray()
+
+    def add(name: str, *shape: int) -> None:
+        size = math.prod(shape)
+        values = struct.pack(f"<{size}f", *(draw.uniform(-1, 1) for _ in range(size)))
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [len(data), len(data) + len(values)]}
+        data.extend(values)
+
+    for module in draw.sample(list(MODULES), draw.randint(1, 3)):
+        rows, columns = MODULES[module]
+        flat = "lora_unet_" + module.replace(".", "_")
+        if kind == "loha":
+            for part, shape in (("w1_a", (rows, RANK)), ("w1_b", (RANK, columns)), ("w2_a", (rows, RANK)), ("w2_b", (RANK, columns))):
+                add(f"{flat}.hada_{part}", *shape)
+        else:
+            name = {"peft": f"base_model.model.{module}", "diffusers": f"transformer.{module}", "kohya": flat}[kind]
+            down, up = ("lora_down", "lora_up") if kind == "kohya" else ("lora_A", "lora_B")
+            add(f"{name}.{down}.weight", RANK, columns)
+            add(f"{name}.{up}.weight", rows, RANK)
+        if kind in ("kohya", "loha"):
+            add(f"{flat}.alpha")
+            data[-4:] = struct.pack("<f", ALPHA)
+    if kind == "diffusers":
+        header["__metadata__"] = {"lora_adapter_metadata": json.dumps({"transformer.r": RANK, "transformer.lora_alpha": ALPHA})}
+    configs = {"adapter_config.json": json.dumps({"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA})} if kind == "peft" else {}
+    return File(header, data, configs)
+
+
+def tensors(file: File) -> list[str]:
+    return [name for name in file.header if name != "__metadata__"]
+
+
+def rename(draw: random.Random, file: File) -> None:
+    """One key with a character, a part or a prefix more, less or other."""
+    name = draw.choice(tensors(file))
+    parts = name.split(".")
+    at = draw.randrange(len(parts))
+    change = draw.choice((
+        lambda: parts.__delitem__(at), lambda: parts.insert(at, draw.choice(("default", "old", "weight", "", "lora_A", "0", "\u00e9"))),
+        lambda: parts.__setitem__(at, parts[at][1:] + draw.choice("aA0_./\\ ")), lambda: parts.insert(0, draw.choice((
+            "base_model.model", "transformer", "unet", "text_encoder", "lora_te1_x", "transformer_2", "." * 50, "transformer." * 100)))))
+    change()
+    new = ".".join(parts)
+    file.header = {new if key == name else key: value for key, value in file.header.items()}
+
+
+def reshape(draw: random.Random, file: File) -> None:
+    entry = file.header[draw.choice(tensors(file))]
+    shape = entry["shape"]
+    entry["shape"] = draw.choice((shape[::-1], shape[1:], [1, *shape], [*shape, 1], [math.prod(shape)], [0], [-1], [2**62, 2**62], "8"))
+
+
+def retype(draw: random.Random, file: File) -> None:
+    entry = file.header[draw.choice(tensors(file))]
+    entry["dtype"] = draw.choice(("F64", "F16", "BF16", "I32", "I64", "U8", "BOOL", "F8_E4M3", "C64", "F4", "", None, 3))
+    if draw.random() < 0.5:
+        width = {"F64": 8, "I64": 8, "F16": 2, "BF16": 2, "C64": 8}.get(entry["dtype"], 1)
+        size = math.prod(entry["shape"]) if all(isinstance(n, int) for n in entry["shape"]) else 1
+        entry["data_offsets"][1] = entry["data_offsets"][0] + size * width
+
+
+def shift(draw: random.Random, file: File) -> None:
+    offsets = file.header[draw.choice(tensors(file))]["data_offsets"]
+    offsets[draw.randrange(2)] += draw.choice((-8, -4, 1, 4, 2**40))
+
+
+def drop(draw: random.Random, file: File) -> None:
+    """A key less, with its data or without."""
+    name = draw.choice(tensors(file))
+    entry = file.header.pop(name)
+    start, end = entry["data_offsets"]
+    if draw.random() < 0.8:
+        del file.data[start:end]
+        for other in tensors(file):
+            offsets = file.header[other]["data_offsets"]
+            if offsets[0] >= end:
+                file.header[other]["data_offsets"] = [offset - (end - start) for offset in offsets]
+
+
+def poison(draw: random.Random, file: File) -> None:
+    at = draw.randrange(len(file.data) // 4) * 4
+    file.data[at:at + 4] = draw.choice((struct.pack("<f", math.nan), struct.pack("<f", math.inf), draw.randbytes(4)))
+
+
+def cut(draw: random.Random, file: File) -> None:
+    if draw.random() < 0.5:
+        del file.data[draw.randrange(len(file.data)):]
+    else:
+        file.data.extend(draw.randbytes(draw.randint(1, 40)))
+
+
+VALUES = (None, True, "", "x", 0, -1, 3, 1e308, math.nan, math.inf, [], {}, ["to_q"], {"to_q": 4}, {"(": 1}, "(a+)+$", "\ud800", [[]], 2**70)
+FIELDS = ("r", "lora_alpha", "alpha_pattern", "rank_pattern", "target_modules", "peft_type", "init_lora_weights", "use_rslora", "use_dora",
+          "modules_to_save", "lora_params", "layer_replication", "fan_in_fan_out")
+
+
+def configure(draw: random.Random, file: File) -> None:
+    """A config with an odd value, no valid JSON, of another kind, or missing."""
+    name = draw.choice(("adapter_config.json", "lora_config.json"))
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA} if name[0] == "a" else {"lora_params": {"lora_rank": RANK, "lora_alpha": ALPHA}}
+    config[draw.choice(FIELDS)] = draw.choice(VALUES)
+    text = json.dumps(config)
+    file.configs = draw.choice(({}, {name: text}, {name: text[:-draw.randint(1, 9)]}, {name: "[" * draw.choice((1, 5000))}, {name: "3"},
+                                {name: text, "lora_config.json": text}))
+    if draw.random() < 0.3:
+        file.header["__metadata__"] = {"lora_adapter_metadata": draw.choice((text, "{}", "x", json.dumps({"transformer.r": 7})))}
+
+
+def ask(draw: random.Random, file: File) -> None:
+    """Odd inputs of the loader."""
+    file.alpha = draw.choice((0.0, 1.0, 3.5, 1e-9))
+    file.adapter = draw.choice(("", "default", "old", "ignore text encoder", "old, ignore text encoder", "a, b", ",", "transformer_2"))
+    file.ending = draw.choice((".safetensors", ".safetensors", ".sft", ".pt", ".bin", "", ".gguf"))
+
+
+MUTATIONS: tuple[Callable[[random.Random, File], None], ...] = (rename, reshape, retype, shift, drop, poison, cut, configure, ask)
+
+
+def mangle(draw: random.Random, path: Path) -> None:
+    """A few bytes of the written file changed, the header's length among them."""
+    content = bytearray(path.read_bytes())
+    for _ in range(draw.randint(1, 4)):
+        content[draw.choice((draw.randrange(8), draw.randrange(len(content))))] = draw.randrange(256)
+    path.write_bytes(content)
+
+
+def assert_whole(file: File, path: Path, bytes_changed: bool) -> None:
+    """What loaded uses every key and fits the model; its values are finite, and its scale is the one written down."""
+    adapter = read_adapter(path, file.adapter, file.alpha)
+    found = match(adapter, NAMES)
+    assert len(found) == len(adapter.changes) > 0
+    for change in found:
+        rows = change.target.rows[1] if change.target.rows else change.target.shape[0]
+        shape = (rows, *change.target.shape[1:])
+        term = change.term
+        delta = term.delta_weight(torch.ones(shape)) if isinstance(term, (Decomposed, Replace)) else term.delta_weight()
+        assert delta.shape[0] == rows and delta.numel() == math.prod(shape) and math.isfinite(change.change.scale)
+    if not bytes_changed and file.alpha and not any(isinstance(change.term, Replace) for change in found):
+        ranks = {change.change.scale * rank for change in found for rank in adapter.ranks}
+        assert any(math.isclose(alpha, file.alpha, rel_tol=1e-6) for alpha in ranks) or "rsLoRA" in adapter.alpha_source
+
+
+def test_good_files_load(tmp_path):
+    for number in range(300):
+        file = random_file(random.Random(number))
+        adapter = read_adapter(file.write(tmp_path))
+        assert len(match(adapter, NAMES)) == len(adapter.changes)
+        assert {change.scale for change in adapter.changes} == {ALPHA / RANK}
+
+
+def one_case(number: int, folder: Path) -> str:
+    """`loaded` or `refused`; any other end of the case is an error."""
+    draw = random.Random(number)
+    file = random_file(draw)
+    for _ in range(draw.choice((1, 1, 1, 2, 3))):
+        if tensors(file):
+            draw.choice(MUTATIONS)(draw, file)
+    path = file.write(folder)
+    bytes_changed = draw.random() < 0.2
+    if bytes_changed:
+        mangle(draw, path)
+    try:
+        assert_whole(file, path, bytes_changed)
+        return "loaded"
+    except AdapterError as error:
+        assert len(str(error)) < 8000, "a message nobody reads"
+        return "refused"
+    finally:
+        path.unlink()
+
+
+@pytest.mark.timeout(600)
+def test_damaged_files_load_right_or_are_refused(tmp_path):
+    ends: Counter[str] = Counter()
+    for number in range(CASES):
+        try:
+            ends[one_case(number, tmp_path)] += 1
+        except Exception as error:
+            raise AssertionError(f"case {number}: {type(error).__name__}: {error}") from error
+    assert min(ends["loaded"], ends["refused"]) > CASES // 50, ends
