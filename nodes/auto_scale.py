@@ -10,6 +10,8 @@ from .host.auto_scale import SAMPLERS, SCHEDULERS, Case, Judge, Sampling
 from .host.schema import schema
 from .types import Reward, Schedule
 
+SCALE = {"min": -10.0, "max": 20.0, "step": 0.01, "round": 0.001}
+
 
 class RLGAutoScale(io.ComfyNode):
     """Maximises a reward over the scale, as DeRa (2402.02992) finds the KL coefficient of a language model."""
@@ -20,9 +22,9 @@ class RLGAutoScale(io.ComfyNode):
             node_id="RLGAutoScale",
             display_name="RLG Auto Scale",
             description=(
-                "Finds the scale with the highest reward: samples at a few scales, always from the same noise, and refines "
-                "around the best. Lists of prompts (conditionings and texts) are judged together. It takes evaluations x "
-                "images_per_scale x prompts pictures."
+                "Finds the scale with the highest reward: samples at a few scales, always from the same noise, and "
+                "refines around the best. Lists of prompts (conditionings and texts) are judged together. It makes "
+                "evaluations x images_per_scale x prompts pictures."
             ),
             search_aliases=["auto scale", "find scale", "tune guidance", "optimise reward"],
             is_input_list=True,
@@ -34,16 +36,26 @@ class RLGAutoScale(io.ComfyNode):
                 io.Latent.Input("latent", tooltip="The size of the pictures."),
                 io.Vae.Input("vae", tooltip="Decodes the pictures that are scored."),
                 Reward.Input("reward", tooltip="From Load RLG Reward."),
-                io.String.Input("prompt", default="", multiline=True, tooltip="The prompt as text, for the reward; a list if positive is one."),
+                io.String.Input("prompt", default="", multiline=True, tooltip=(
+                    "The prompt as text, for the reward; a list if positive is one."
+                )),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=(
                     "The noise that all scales share. Another seed gives another estimate of the same scale."
                 )),
-                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Steps of each picture. The paper uses 20."),
-                io.Float.Input("cfg", default=4.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="CFG of each picture. The paper uses 4.5 for SD3.5."),
-                io.Combo.Input("sampler_name", options=SAMPLERS, default="euler", tooltip="A deterministic one finds more with less: euler."),
-                io.Combo.Input("scheduler", options=SCHEDULERS, default="simple", tooltip="The noise schedule of each picture."),
-                io.Float.Input("scale_min", default=0.0, min=-10.0, max=20.0, step=0.01, tooltip="The lowest scale to try. 0 is the base model."),
-                io.Float.Input("scale_max", default=4.0, min=-10.0, max=20.0, step=0.01, tooltip="The highest scale to try. The paper uses up to 3."),
+                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Steps of a picture. The paper uses 20."),
+                io.Float.Input("cfg", default=4.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=(
+                    "CFG of each picture. The paper uses 4.5 for SD3.5."
+                )),
+                io.Combo.Input("sampler_name", options=SAMPLERS, default="euler", tooltip=(
+                    "A deterministic one, such as euler, tells scales apart with fewer pictures."
+                )),
+                io.Combo.Input("scheduler", options=SCHEDULERS, default="simple", tooltip=(
+                    "The noise schedule of each picture."
+                )),
+                io.Float.Input("scale_min", default=0.0, **SCALE, tooltip="The lowest scale to try. 0 is the base model."),
+                io.Float.Input("scale_max", default=4.0, **SCALE, tooltip=(
+                    "The highest scale to try. The paper uses up to 3."
+                )),
                 io.Int.Input("evaluations", default=8, min=2, max=100, tooltip=(
                     "How many scales to try: half spread evenly, half around the best. 6 to 12 are enough for one peak."
                 )),
@@ -51,17 +63,19 @@ class RLGAutoScale(io.ComfyNode):
                     "Pictures a scale and prompt, from different noise. More of them make the choice more certain."
                 )),
                 io.Float.Input("max_shift", default=0.0, min=0.0, max=1.0, step=0.005, round=0.0001, tooltip=(
-                    "How far the pictures may move from the base's, as mean root mean square difference of small pictures (0 "
-                    "the same, 1 black to white): try 0.1 to 0.25. Neutral: 0, no bound."
+                    "How far the pictures may move from the base's: mean root mean square difference of small pictures, "
+                    "0 the same, 1 black to white; try 0.1 to 0.25. Neutral: 0, no bound."
                 )),
                 io.Boolean.Input("by_stage", default=False, tooltip=(
-                    "Then also finds a scale for the early, middle and late third of the run, at 1.5 times the evaluations "
-                    "more. Use schedule in place of scale."
+                    "Then also finds a scale for the early, middle and late third of the run, at 1.5 times as many "
+                    "evaluations again. Use schedule in place of scale. Neutral: off."
                 )),
             ],
             outputs=[
                 io.Float.Output(display_name="scale", tooltip="The best scale; with by_stage the mean of the three."),
-                Schedule.Output(display_name="schedule", tooltip="For Reinforcement Learning Guidance; constant without by_stage."),
+                Schedule.Output(display_name="schedule", tooltip=(
+                    "For Reinforcement Learning Guidance; constant without by_stage."
+                )),
                 io.Image.Output(display_name="plot"),
                 io.String.Output(display_name="report"),
             ],
@@ -69,27 +83,28 @@ class RLGAutoScale(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, rl_model, positive, negative, latent, vae, reward, prompt, seed, steps, cfg, sampler_name, scheduler,
-        scale_min, scale_max, evaluations, images_per_scale, max_shift, by_stage,
+        cls, model, rl_model, positive, negative, latent, vae, reward, prompt, seed, steps, cfg, sampler_name,
+        scheduler, scale_min, scale_max, evaluations, images_per_scale, max_shift, by_stage,
     ) -> io.NodeOutput:
         bounds = Bounds(scale_min[0], scale_max[0], max_shift[0])
         sampling = Sampling(seed[0], steps[0], cfg[0], sampler_name[0], scheduler[0], images_per_scale[0])
         planned = evaluations[0] + (len(STAGES) * max(4, evaluations[0] // 2) if by_stage[0] else 0)
-        judge = Judge(model[0], rl_model[0], vae[0], latent[0], cases(positive, negative, prompt), sampling, reward[0], planned)
+        prompts = cases(positive, negative, prompt)
+        judge = Judge(model[0], rl_model[0], vae[0], latent[0], prompts, sampling, reward[0], planned)
         found = search(judge, bounds, evaluations[0], by_stage[0])
         best, picture = found.best(), plot(panels(found))[None]
         scale = sum(best.stages.scales) / len(best.stages.scales)
-        return io.NodeOutput(scale, best.stages, picture, report(found, reward[0].name), ui=ui.PreviewImage(picture, cls=cls))
+        shown = ui.PreviewImage(picture, cls=cls)
+        return io.NodeOutput(scale, best.stages, picture, report(found, reward[0].name), ui=shown)
 
 
 def cases(positive: list, negative: list, prompts: list[str]) -> list[Case]:
     """One case a prompt; a single negative prompt or text serves all."""
     for name, given in (("negative", negative), ("prompt", prompts)):
         if len(given) not in (1, len(positive)):
-            raise RLGError(f"{name} has {len(given)} entries for {len(positive)} positive prompts: expected 1 or {len(positive)}.")
-    return [
-        Case(p, negative[k if len(negative) > 1 else 0], prompts[k if len(prompts) > 1 else 0]) for k, p in enumerate(positive)
-    ]
+            count = len(positive)
+            raise RLGError(f"{name} has {len(given)} entries for {count} positive prompts: expected 1 or {count}.")
+    return [Case(p, negative[k % len(negative)], prompts[k % len(prompts)]) for k, p in enumerate(positive)]
 
 
 def report(found: Search, reward: str) -> str:

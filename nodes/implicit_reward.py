@@ -10,7 +10,7 @@ from .host.schema import schema
 
 
 class RLGImplicitReward(io.ComfyNode):
-    """`E_{t, noise} [|v - v_base|^2 - |v - v_rl|^2]`, Diffusion-DPO's implicit reward (2311.12908, eq. 14) up to its beta."""
+    """`E_{t, noise} [|v - v_base|^2 - |v - v_rl|^2]`: Diffusion-DPO's implicit reward (2311.12908) up to its beta."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -18,8 +18,9 @@ class RLGImplicitReward(io.ComfyNode):
             node_id="RLGImplicitReward",
             display_name="RLG Implicit Reward",
             description=(
-                "Which pictures the RL model prefers over its base, judged by the two models themselves: how much better the RL "
-                "model predicts the picture from noised versions of it. Above 0 it is preferred. Compare pictures of one prompt."
+                "Which pictures the RL model prefers over its base, judged by the two models themselves: how much better "
+                "the RL model predicts the picture from noised versions of it. Above 0 it is preferred. Compare pictures "
+                "of one prompt."
             ),
             search_aliases=["implicit reward", "DPO reward", "preference"],
             inputs=[
@@ -28,14 +29,15 @@ class RLGImplicitReward(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="The prompt the pictures were made for."),
                 io.Latent.Input("latent", tooltip="The pictures: a sampler's latent, or VAE Encode of any picture."),
                 io.Int.Input("draws", default=32, min=1, max=10000, tooltip=(
-                    "Noised versions of each picture: more make the standard error smaller. Each costs an evaluation of both models."
+                    "Noised versions of each picture: more make the standard error smaller. Each costs an evaluation of "
+                    "both models."
                 )),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=(
                     "The noise, the same for all pictures. Scores of one seed can be compared."
                 )),
             ],
             outputs=[
-                io.Float.Output(display_name="scores", is_output_list=True, tooltip="One a picture; for RLG Pick Best."),
+                io.Float.Output(display_name="scores", is_output_list=True, tooltip="One a picture, for RLG Pick Best."),
                 io.Float.Output(display_name="standard_errors", is_output_list=True),
             ],
         )

@@ -17,15 +17,15 @@ class RLGRewardLoader(io.ComfyNode):
         return schema(
             node_id="RLGRewardLoader",
             display_name="Load RLG Reward",
-            description="A reward: how good a picture is for a prompt. Models are read from folders below models/rlg_rewards.",
+            description="How good a picture is for a prompt. Reward models are folders below models/rlg_rewards.",
             search_aliases=["reward", "PickScore", "HPS", "ImageReward", "aesthetic", "CLIP score", "OCR", "JPEG"],
             inputs=[
                 io.Combo.Input("reward", options=list(rewards.kinds()), tooltip="; ".join(
                     f"{name}: {kind.about}" for name, kind in rewards.kinds().items()
                 ) + ". Higher is better."),
                 io.Combo.Input("folder", options=rewards.folders(), default=rewards.NO_FOLDER, tooltip=(
-                    "The model's folder below models/rlg_rewards, with the files as published (see the help). Neutral: none, "
-                    "for JPEG, OCR and the demo's rewards, which need no model."
+                    "The model's folder below models/rlg_rewards, with the files as published (see the help). Neutral: "
+                    "none, for JPEG, OCR and the demo's rewards, which need no model."
                 )),
             ],
             outputs=[Reward.Output(display_name="reward_model", tooltip="For RLG Reward and RLG Auto Scale.")],
@@ -53,8 +53,8 @@ class RLGReward(io.ComfyNode):
                 io.Image.Input("image", tooltip="The pictures to score."),
                 Reward.Input("reward", tooltip="From Load RLG Reward."),
                 io.String.Input("prompt", default="", multiline=True, tooltip=(
-                    "What the pictures were made for. The text reward reads the wanted words from its double quotes; JPEG and "
-                    "aesthetic take no prompt."
+                    "What the pictures were made for. The text reward takes the wanted words from its double quotes; JPEG "
+                    "and aesthetic need no prompt."
                 )),
             ],
             outputs=[
@@ -82,12 +82,14 @@ class RLGPickBest(io.ComfyNode):
             is_input_list=True,
             inputs=[
                 io.Image.Input("images", tooltip="A batch or a list of pictures."),
-                io.Float.Input("scores", force_input=True, tooltip="One a picture, from RLG Reward or RLG Implicit Reward."),
+                io.Float.Input("scores", force_input=True, tooltip=(
+                    "One a picture, from RLG Reward or RLG Implicit Reward."
+                )),
                 io.Int.Input("keep", default=1, min=1, max=4096, tooltip="How many to keep. Neutral: 1."),
             ],
             outputs=[
                 io.Image.Output(display_name="best"),
-                io.Int.Output(display_name="index", is_output_list=True, tooltip="Their places among the pictures, from 0."),
+                io.Int.Output(display_name="index", is_output_list=True, tooltip="Their places, counted from 0."),
             ],
         )
 

@@ -10,9 +10,7 @@ from ..rlg_core.sweep import DEFAULT_SCALES, Sweep, curves, parse_scales, sheet,
 from .host.schema import schema
 from .types import Schedule
 
-SCALES = (
-    "Numbers with commas: 0 is the base model, 1 the RL model, above 1 extrapolates; the paper uses 1.0 to 3.0."
-)
+SCALES = "Numbers with commas: 0 is the base model, 1 the RL model, above 1 extrapolates. The paper uses 1.0 to 3.0."
 
 
 class RLGSweep(io.ComfyNode):
@@ -21,7 +19,7 @@ class RLGSweep(io.ComfyNode):
         return schema(
             node_id="RLGSweep",
             display_name="RLG Sweep",
-            description="A list of scales: wired into the scale of Reinforcement Learning Guidance, the rest runs once for each.",
+            description="A list of scales for Reinforcement Learning Guidance: what follows runs once for each.",
             search_aliases=["sweep", "xy plot", "grid", "scale list"],
             inputs=[io.String.Input("scales", default=DEFAULT_SCALES, tooltip=SCALES)],
             outputs=[io.Float.Output(display_name="scale", is_output_list=True)],
@@ -39,15 +37,15 @@ class RLGBatchSweep(io.ComfyNode):
             node_id="RLGBatchSweep",
             display_name="RLG Batch Sweep",
             description=(
-                "All scales in one sampling run: one latent item a scale, each with the same starting noise, and a schedule "
-                "that gives each item its scale. Wire the schedule into Reinforcement Learning Guidance."
+                "All scales in one sampling run: one latent item a scale, each with the same starting noise, and a "
+                "schedule that gives each item its scale. Wire the schedule into Reinforcement Learning Guidance."
             ),
             search_aliases=["sweep", "batch", "xy plot", "scale list"],
             inputs=[
                 io.Latent.Input("latent", tooltip=(
-                    "Repeated for every scale, scale by scale. The starting noise is the same for all scales where the sampler "
-                    "makes it from the seed. Samplers that draw fresh noise at each step (ancestral, SDE, LCM) draw other noise "
-                    "for each item: use a deterministic one, such as euler."
+                    "Repeated for every scale, scale by scale, with the same starting noise. Samplers that draw fresh noise "
+                    "at each step (ancestral, SDE, LCM) draw other noise for each item: use a deterministic one, such as "
+                    "euler."
                 )),
                 io.String.Input("scales", default=DEFAULT_SCALES, tooltip=SCALES),
                 Schedule.Input("schedule", optional=True, tooltip=(
@@ -56,7 +54,7 @@ class RLGBatchSweep(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="latents"),
-                Schedule.Output(display_name="scale_schedule", tooltip="For the schedule of Reinforcement Learning Guidance."),
+                Schedule.Output(display_name="scale_schedule", tooltip="For Reinforcement Learning Guidance."),
                 io.Float.Output(display_name="scale", is_output_list=True, tooltip="For RLG Sweep Grid."),
             ],
         )
@@ -65,7 +63,7 @@ class RLGBatchSweep(io.ComfyNode):
     def execute(cls, latent, scales: str, schedule=None) -> io.NodeOutput:
         values = parse_scales(scales)
         if isinstance(schedule, PerItem):
-            raise RLGError("schedule already has a scale for each item, from another RLG Batch Sweep. Give one of RLG Schedule.")
+            raise RLGError("schedule already has a scale for each item, from another RLG Batch Sweep: take RLG Schedule's.")
         items = latent["samples"].shape[0]
         per_item = PerItem(tuple(value for value in values for _ in range(items)), schedule)
         return io.NodeOutput(repeated(latent, len(values)), per_item, values)
@@ -75,7 +73,7 @@ def repeated(latent: dict, times: int) -> dict:
     """`latent` with all its items `times` times; each repetition keeps the noise places of the first."""
     samples = latent["samples"]
     if samples.is_nested:
-        raise RLGError("This latent holds several tensors (video with sound): use RLG Sweep, which runs once for each scale.")
+        raise RLGError("This latent holds several tensors (video with sound): use RLG Sweep, which runs scale by scale.")
     items = samples.shape[0]
     out = latent | {
         "samples": torch.cat([samples] * times),
@@ -95,19 +93,19 @@ class RLGSweepGrid(io.ComfyNode):
             display_name="RLG Sweep Grid",
             description=(
                 "A contact sheet of a sweep, the best scale marked, with plots of reward and diversity against the scale. "
-                "Error bars are standard errors over the pictures of a scale; diversity is the mean distance of its pictures."
+                "Error bars are standard errors over a scale's pictures; diversity is their mean distance."
             ),
             search_aliases=["grid", "contact sheet", "xy plot", "sweep"],
             is_input_list=True,
             inputs=[
                 io.Image.Input("images", tooltip=(
-                    "The sweep's pictures, scale by scale, as RLG Sweep and RLG Batch Sweep make them: several pictures a "
-                    "scale give error bars and diversity."
+                    "The sweep's pictures, scale by scale, as RLG Sweep and RLG Batch Sweep make them. Several a scale "
+                    "give error bars and diversity."
                 )),
                 io.Float.Input("scales", force_input=True, tooltip="From RLG Sweep or RLG Batch Sweep."),
                 io.Float.Input("scores", force_input=True, optional=True, tooltip=(
-                    "From RLG Reward: one a picture, or one a scale. Without them the plot shows diversity or the distance from "
-                    "the base."
+                    "From RLG Reward: one a picture, or one a scale. Without them the plot shows diversity, or the "
+                    "distance from the base."
                 )),
             ],
             outputs=[

@@ -170,7 +170,8 @@ def _draw_curve(pen: _Pen, curve: Curve, axes: _Axes, colour: tuple) -> None:
 def _draw_legend(pen: _Pen, panel: Panel, axes: _Axes) -> None:
     """Labels in one line above the axes, right-aligned, where there is more than one curve."""
     x = axes.right
-    labelled = [(curve, COLOURS[k % len(COLOURS)]) for k, curve in enumerate(panel.curves) if curve.label]
+    several = panel.curves if len(panel.curves) > 1 else []
+    labelled = [(curve, COLOURS[k % len(COLOURS)]) for k, curve in enumerate(several) if curve.label]
     for curve, colour in reversed(labelled):
         pen.text(x, axes.top - 10, curve.label, SMALL, "rm")
         x -= pen.width(curve.label, SMALL) + 10

@@ -167,7 +167,7 @@ def panels(state: Search) -> list[Panel]:
     best, trials = state.best(), dict(sorted(state.lines[CONSTANT].items()))
     marks = {best.scale: f"chosen: {number(best.scale)}"} if best.is_constant else {}
     shown = [
-        Panel(_reward_curves(state, trials), "Reward at each scale, mean +- standard error", "scale w", "reward", marks),
+        Panel(_reward_curves(state, trials), "Reward, mean \u00b1 standard error", "scale w", "reward", marks),
         Panel([Curve(list(trials), [trial.shift for trial in trials.values()])],
               "Mean distance from the base's pictures", "scale w", "shift", marks),
     ]

@@ -138,9 +138,10 @@ def sheet(sweep: Sweep) -> Tensor:
 
 def _cell(picture: Tensor) -> Image.Image:
     image = to_picture(picture)
-    width = min(max(image.width, CELL[0]), CELL[1])
-    size = (width, max(1, round(image.height * width / image.width)))
-    return image.resize(size, Image.LANCZOS if width < image.width else Image.NEAREST)
+    if image.width > CELL[1]:
+        return image.resize((CELL[1], max(1, round(image.height * CELL[1] / image.width))), Image.LANCZOS)
+    times = math.ceil(CELL[0] / image.width)
+    return image.resize((image.width * times, image.height * times), Image.NEAREST)
 
 
 def _caption(sweep: Sweep, k: int, row: int) -> str:
@@ -158,7 +159,7 @@ def curves(sweep: Sweep) -> Tensor:
         means, errors = zip(*sweep.rewards())
         marks = {scales[sweep.best()]: f"best: {number(scales[sweep.best()])}"}
         many = len(sweep.scores[0])
-        title = f"Reward, mean of {many} +- standard error" if many > 1 else "Reward"
+        title = f"Reward, mean of {many} \u00b1 standard error" if many > 1 else "Reward"
         panels.append(Panel([Curve(scales, means, error=errors)], title, "scale w", "reward", marks))
     spread = [diversity(pictures) for pictures in sweep.pictures]
     if not all(map(math.isnan, spread)):

@@ -22,8 +22,10 @@ from .record import Expert
 from .rewards import Reward
 
 Conditioning = list
-SAMPLERS = list(comfy.samplers.KSampler.SAMPLERS)
-SCHEDULERS = list(comfy.samplers.KSampler.SCHEDULERS)
+SAMPLERS = comfy.samplers.KSampler.SAMPLERS
+SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
+EMPTY_LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+"""What 0.30's empty latents say of themselves, so that the host can fit them to the model."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,13 @@ class Case:
 
 
 class Judge:
-    """Makes the pictures of each scale and scores them. `evaluations` is how many are expected, for the progress bar."""
+    """Makes the pictures of each scale and scores them. `evaluations` are those expected, for the progress bar."""
 
     def __init__(self, model: ModelPatcher, rl_model: ModelPatcher, vae: Any, latent: dict, cases: Sequence[Case],
                  sampling: Sampling, reward: Reward, evaluations: int):
         self.model, self.source, self.vae = model, pair(model, rl_model), vae
         if self.source is None:
-            raise RunError("model and rl_model are identical (a bypassed LoRA loader?): every scale gives the same pictures.")
+            raise RunError("model and rl_model are identical (a bypassed LoRA loader?): no scale changes anything.")
         self.latent, self.cases, self.sampling, self.reward = latent, cases, sampling, reward
         self.progress = comfy.utils.ProgressBar(evaluations * len(cases) * sampling.steps)
         self.base: Tensor | None = None
@@ -77,13 +79,13 @@ class Judge:
     def _sampled(self, guided: ModelPatcher, case: Case) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         settings = self.sampling
-        ratios = {name: self.latent[name] for name in ("downscale_ratio_spacial", "downscale_ratio_temporal") if name in self.latent}
+        ratios = {name: self.latent[name] for name in EMPTY_LATENT_RATIOS if name in self.latent}
         latent = comfy.sample.fix_empty_latent_channels(guided, self.latent["samples"], **ratios)
         latent = comfy.utils.repeat_to_batch_size(latent, settings.images)
         return comfy.sample.sample(
-            guided, comfy.sample.prepare_noise(latent, settings.seed), settings.steps, settings.cfg, settings.sampler_name,
-            settings.scheduler, case.positive, case.negative, latent, noise_mask=self.latent.get("noise_mask"),
-            callback=lambda *_: self.progress.update(1), disable_pbar=True, seed=settings.seed,
+            guided, comfy.sample.prepare_noise(latent, settings.seed), settings.steps, settings.cfg,
+            settings.sampler_name, settings.scheduler, case.positive, case.negative, latent,
+            noise_mask=self.latent.get("noise_mask"), callback=lambda *_: self.progress.update(1), disable_pbar=True, seed=settings.seed,
         )
 
     def _decoded(self, latent: Tensor) -> Tensor:

@@ -43,15 +43,16 @@ class Draws:
 class ErrorMeter(comfy.samplers.Sampler):
     """A sampler that samples nothing: it records how far off a model's predictions are at each draw.
 
-    `errors` [draws, items]: mean over elements of |v - v_true|^2, v the velocity (x - denoised) / sigma, which for noise
-    predicting models is the noise.
+    `errors` [draws, items]: mean over elements of |v - v_true|^2, v the velocity (x - denoised) / sigma; for models that
+    predict noise, that is the noise.
     """
 
     def __init__(self, noise: Tensor, progress: comfy.utils.ProgressBar):
         self.draws, self.progress = noise, progress
         self.errors: list[Tensor] = []
 
-    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
+               disable_pbar=False):
         clean, sampling = latent_image, model_wrap.inner_model.model_sampling
         for sigma, draw in zip(sigmas[:-1], self.draws.to(clean)):
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -74,23 +75,22 @@ def implicit_reward(
         raise RunError("RLG Implicit Reward compares the plain base with the RL model. Wire `model` from before the RLG nodes.")
     source = pair(model, rl_model)
     if source is None:
-        log.warning("RLG: model and rl_model are identical (a bypassed LoRA loader?): they prefer nothing over nothing.")
+        log.warning("RLG: model and rl_model are identical (a bypassed LoRA loader?): all scores are 0.")
         return torch.zeros(draws, len(latent))
     drawn, progress = Draws.of(draws, seed, tuple(latent.shape[1:])), comfy.utils.ProgressBar(2 * draws)
-    base, rl = (
-        _errors(with_expert(model, Expert(source, Schedule(scale_from=scale)), 0.0), positive, latent, drawn, seed, progress)
-        for scale in (0.0, 1.0)
-    )
-    return base - rl
+    errors = []
+    for scale in (0.0, 1.0):
+        meter = ErrorMeter(drawn.noise, progress)
+        _run(meter, with_expert(model, Expert(source, Schedule(scale_from=scale)), 0.0), positive, latent, drawn, seed)
+        errors.append(torch.stack(meter.errors))
+    return errors[0] - errors[1]
 
 
-def _errors(model, positive: list, latent: Tensor, drawn: Draws, seed: int, progress) -> Tensor:
-    """[draws, pictures]. Loads and cleans up as any sampling run: it is one, of another kind of sampler."""
+def _run(meter: ErrorMeter, model: ModelPatcher, positive: list, latent: Tensor, drawn: Draws, seed: int) -> None:
+    """A sampling run for the host, which loads and cleans up; the conditional prediction alone, at CFG 1."""
     levels = model.get_model_object("model_sampling")
     sigmas = torch.tensor([float(levels.percent_to_sigma(float(percent))) for percent in drawn.percents] + [0.0])
-    meter = ErrorMeter(drawn.noise, progress)
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, positive)
     guider.set_cfg(1.0)
     guider.sample(torch.zeros_like(latent), latent, meter, sigmas, disable_pbar=True, seed=seed)
-    return torch.stack(meter.errors)

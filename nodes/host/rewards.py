@@ -32,7 +32,8 @@ def _demo(name: str) -> Callable[[Path, Path], Callable]:
     """A reward of the demo's scenes, where the demo lies beside the pack."""
 
     def load(*_: Path) -> Callable[[Tensor, Sequence[str]], Tensor]:
-        rewards, scenes = (importlib.import_module(f"...demo.{module}", __package__) for module in ("rewards", "scenes"))
+        rewards = importlib.import_module("...demo.rewards", __package__)
+        scenes = importlib.import_module("...demo.scenes", __package__)
 
         def score(pictures: Tensor, prompts: Sequence[str]) -> Tensor:
             try:
@@ -71,7 +72,9 @@ def folder_path(name: str) -> Path:
         path = Path(root) / name
         if name in folders() and path.is_dir():
             return path
-    raise RLGError(f"This reward needs a model folder, and {name!r} is none in {', '.join(roots)}. See the node's help for its files.")
+    raise RLGError(
+        f"This reward needs a model folder, and {name!r} is none in {', '.join(roots)}. The node's help lists its files."
+    )
 
 
 class _Holder(nn.Module):
