@@ -6,7 +6,7 @@ from importlib import import_module
 from comfy_api.latest import ComfyExtension, io
 
 TOPICS = (
-    "adapter_loader", "apply", "control", "budget", "trace", "checkpoint_pair", "extract_adapter", "rewards", "sweep",
+    "adapter_loader", "save_adapter", "apply", "control", "budget", "trace", "checkpoint_pair", "extract_adapter", "rewards", "sweep",
     "auto_scale", "implicit_reward",
 )
 NODES: list[type[io.ComfyNode]] = [node for topic in TOPICS for node in import_module(f".{topic}", __name__).NODES]
