@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 RANK = 4
 
@@ -231,3 +231,37 @@ def test_interrupting_stops_it(host, sd3, output):
     with pytest.raises(management.InterruptProcessingException):
         extract(host, *sd3)
     assert [path for path in output.rglob("*") if path.is_file()] == []
+
+
+# Parameters of modules that are no layers
+
+
+def wan_weights(host) -> dict[str, torch.Tensor]:
+    """Wan 2.1's layout, whose blocks have a `modulation` of their own beside their layers."""
+    from comfy.ldm.wan.model import WanModel
+
+    network = WanModel(model_type="t2v", dim=256, in_dim=16, out_dim=16, ffn_dim=512, text_dim=4096, num_heads=2, num_layers=1,
+                       operations=host.comfy.ops.disable_weight_init, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(value.shape, generator=generator) * 0.02 for name, value in network.state_dict().items()}
+
+
+def test_parameters_of_blocks_are_kept_and_named(host):
+    weights = wan_weights(host)
+    changed = {name: value + 0.1 if name == "blocks.0.modulation" else value for name, value in weights.items()}
+    model, rl_model = host_model(host, weights), host_model(host, tuned(changed))
+    rl_model_extracted, report = extract(host, model, rl_model)
+    assert "of modules that are no layers: diffusion_model.blocks.0.modulation." in report
+    assert_same_weights(host, rl_model_extracted, rl_model, 1e-5)
+    assert_same_weights(host, tiny.with_lora(host, model, load_file(saved(report))), rl_model, 1e-5)
+
+
+def test_compressing_a_pair_that_changes_them_is_refused(host, tmp_path):
+    weights = wan_weights(host)
+    save_file(weights, tmp_path / "base.safetensors")
+    changed = {name: value + 0.1 if name == "blocks.0.modulation" else value for name, value in weights.items()}
+    save_file(changed, tmp_path / "rl.safetensors")
+    load_pair = host.module("nodes.host.pairs").load_pair
+    with pytest.raises(ValueError, match=r"Set compress to off.*blocks.0.modulation"):
+        load_pair(tmp_path / "base.safetensors", tmp_path / "rl.safetensors", {}, 4)
+    load_pair(tmp_path / "base.safetensors", tmp_path / "rl.safetensors", {}, None)
