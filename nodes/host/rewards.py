@@ -20,6 +20,9 @@ NO_FOLDER = "none"
 BATCH = 16
 """Pictures a call of a reward network."""
 
+ACTIVATIONS = BATCH * 64 * 2**20
+"""Bytes that a call is granted beside the weights: a ViT-H on one picture takes less than 64 MiB."""
+
 CLIP_TOKENIZER = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
 """CLIP's tokenizer, which the host carries and all CLIPs share."""
 
@@ -113,5 +116,6 @@ class Reward:
     @torch.inference_mode()
     def _score_new(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
         if self.patcher is not None:
-            comfy.model_management.load_models_gpu([self.patcher])
+            # Whole: these networks are not built of the host's layers, which alone can stay behind and follow later.
+            comfy.model_management.load_models_gpu([self.patcher], memory_required=ACTIVATIONS, force_full_load=True)
         return self.score(pictures, prompts)

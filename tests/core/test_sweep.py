@@ -83,7 +83,7 @@ def test_table():
     assert [row["scale"] for row in rows] == ["0", "1.5"] and rows[0]["pictures"] == "2"
     assert float(rows[0]["reward"]) == 2.0 and float(rows[0]["standard_error"]) == pytest.approx(1.0)
     assert float(rows[1]["diversity"]) == pytest.approx(0.2, abs=1e-5) and float(rows[1]["shift"]) == pytest.approx(0.3, abs=1e-5)
-    blank = list(csv.DictReader(io.StringIO(table(Sweep.of_lists([0.0], [flat(0.0)])))))[0]
+    blank = next(csv.DictReader(io.StringIO(table(Sweep.of_lists([0.0], [flat(0.0)])))))
     assert blank["reward"] == "" and blank["diversity"] == ""
 
 
