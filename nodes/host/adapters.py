@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import comfy.lora
 import comfy.lora_convert
-import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter, WeightAdapterBase
@@ -111,8 +111,9 @@ PATCHES: Mapping[type, Callable[[Any], Any]] = {
 
 def name_map(model: ModelPatcher) -> NameMap:
     """The names by which adapter files may address `model`'s weights."""
-    shapes = {key: tuple(comfy.utils.get_attr(model.model, key).shape) for key in model.model.state_dict().keys()
-              if key.startswith(PREFIX)}
+    # not state_dict(): quantised layers put entries into it that are no parameters
+    tensors = chain(model.model.named_parameters(), model.model.named_buffers())
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors if key.startswith(PREFIX)}
     return NameMap(shapes, PREFIX, comfy.lora.model_lora_keys_unet(model.model, {}))
 
 

@@ -47,6 +47,6 @@ def fingerprint(name: str) -> str:
     except AdapterError as error:
         return str(error)
     folder = path if path.is_dir() else path.parent
-    files = [path] if path.is_file() else [file for file in named_adapters(path).values()]
+    files = [path] if path.is_file() else list(named_adapters(path).values())
     files += [config for file in files for config in sorted(file.parent.glob("*_config.json"))]
     return " ".join(f"{file.relative_to(folder)}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)

@@ -52,6 +52,8 @@ class Recipe:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     rslora: bool = False
+    given: bool = False
+    """By the user, over whatever files say."""
 
     def alpha_of(self, module: str) -> float:
         return self.alpha_pattern.get(_pattern(self.alpha_pattern, module), self.alpha)

@@ -1,9 +1,9 @@
 """Safetensors files: header first, tensors memory-mapped; every defect is an `AdapterError` that names the file."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,7 +38,7 @@ def open_tensors(path: Path) -> TensorFile:
         raise AdapterError(f"{path}: expected a .safetensors file, came {path.suffix or 'a name without an ending'}.")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             metadata = file.metadata() or {}
     except FileNotFoundError as error:
         raise AdapterError(f"{path}: there is no such file.") from error

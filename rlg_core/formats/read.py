@@ -140,7 +140,7 @@ def _recipe(file: TensorFile, modules: Modules, keys: Mapping[str, Key], alpha: 
                                "adapter in a folder, or set the `alpha` input.")
         found = None if misfit is not None else found
     if alpha != 0:
-        return config.Recipe("the alpha input", alpha, rslora=found is not None and found.rslora)
+        return config.Recipe("the alpha input", alpha, rslora=found is not None and found.rslora, given=True)
     if found is None and _is_peft(file.path, keys):
         ranks = ", ".join(map(str, _ranks(modules)))
         raise AdapterError(f"{file.path}: a PEFT adapter keeps its alpha in adapter_config.json, and there is none (nor a "
@@ -162,7 +162,7 @@ def _is_peft(path: Path, keys: Mapping[str, Key]) -> bool:
 
 def _scale(module: str, parts: Mapping[str, Tensor], recipe: config.Recipe | None) -> float:
     rank = rank_of(parts)
-    if recipe is not None and (recipe.source == "the alpha input" or "alpha" not in parts):
+    if recipe is not None and (recipe.given or "alpha" not in parts):
         rank = rank or recipe.rank
         return recipe.scale(_bare(module), rank) if rank else 1.0
     # LyCORIS' LoKr with two full factors is not scaled at all
@@ -194,8 +194,11 @@ def _alphas(modules: Modules, recipe: config.Recipe | None) -> tuple[float, ...]
 def _alpha_source(modules: Modules, recipe: config.Recipe | None) -> str:
     if recipe is not None:
         return recipe.source + (" (rsLoRA: alpha / sqrt(rank))" if recipe.rslora else "")
-    with_alpha = sum("alpha" in parts for parts in modules.values())
-    without = sum("alpha" not in parts for parts in modules.values() if kind_of(parts))
+    factored = [parts for parts in modules.values() if kind_of(parts)]
+    if not factored:
+        return "nowhere: full tensors have none"
+    with_alpha = sum("alpha" in parts for parts in factored)
+    without = len(factored) - with_alpha
     if with_alpha and without:
         return f"the file's .alpha tensors; {without} modules have none and are assumed at scale 1"
     return "the file's .alpha tensors" if with_alpha else "nowhere: no file says it, scale 1 is assumed"

@@ -75,7 +75,7 @@ ARCHITECTURES: dict[str, Tiny] = {
             global_modulation=True, mlp_silu_act=True, ops_bias=False, txt_ids_dims=[3])), since="0.30"),
     "Qwen-Image": Tiny("QwenImageTransformer2DModel", dict(num_layers=1)),
     "Z-Image": Tiny("ZImageTransformer2DModel", dict(n_layers=2)),
-    "Lumina2": Tiny("Lumina2Transformer2DModel", dict(num_layers=1, cap_feat_dim=2304, ffn_dim_multiplier=None), "convert_lumina2_to_diffusers",
+    "Lumina2": Tiny("Lumina2Transformer2DModel", dict(num_layers=1, cap_feat_dim=2304), "convert_lumina2_to_diffusers",
         ("lumina.model.NextDiT", dict(
             patch_size=2, in_channels=16, dim=2304, cap_feat_dim=2304, n_layers=1, qk_norm=True, n_heads=24, n_kv_heads=8,
             axes_dims=[32] * 3, axes_lens=[300, 512, 512], ffn_dim_multiplier=4.0))),
@@ -92,8 +92,8 @@ ARCHITECTURES: dict[str, Tiny] = {
         num_layers=1, num_single_layers=1, num_refiner_layers=2, text_embed_dim=64, pooled_projection_dim=768),
         "convert_hunyuan_video_transformer_to_diffusers",
         ("hunyuan_video.model.HunyuanVideo", dict(
-            image_model="hunyuan_video", in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=64, hidden_size=3072, mlp_ratio=4.0,
-            num_heads=24, depth=1, depth_single_blocks=1, axes_dim=[16, 56, 56], theta=256, patch_size=[1, 2, 2], qkv_bias=True,
+            image_model="hunyuan_video", in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=64, hidden_size=3072,
+            mlp_ratio=4.0, num_heads=24, depth=1, depth_single_blocks=1, axes_dim=[16, 56, 56], theta=256, patch_size=[1, 2, 2], qkv_bias=True,
             guidance_embed=True, byt5=False, meanflow=False, use_cond_type_embedding=False, vision_in_dim=None, meanflow_sum=False))),
     "PixArt": Tiny("PixArtTransformer2DModel", dict(num_layers=1, sample_size=32, caption_channels=4096, use_additional_conditions=False)),
     "AuraFlow": Tiny("AuraFlowTransformer2DModel", dict(num_mmdit_layers=1, num_single_dit_layers=1)),

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from rlg_core.errors import AdapterError
 from rlg_core.formats import read_adapter
 from rlg_core.names import NameMap, match
@@ -25,7 +26,8 @@ from rlg_core.terms import Decomposed, Replace
 CASES = int(os.environ.get("RLG_FUZZ_CASES", "30000"))
 SHAPES = {f"double_blocks.{i}.{module}.weight": shape for i in range(2) for module, shape in (
     ("img_attn.qkv", (24, 8)), ("img_attn.proj", (8, 8)), ("img_mlp.0", (32, 8)), ("img_mlp.2", (8, 32)))}
-SHAPES |= {"single_blocks.0.linear1.weight": (56, 8), "single_blocks.0.linear2.weight": (8, 40), "img_in.weight": (8, 4), "img_in.bias": (8,)}
+SHAPES |= {"single_blocks.0.linear1.weight": (56, 8), "single_blocks.0.linear2.weight": (8, 40)}
+SHAPES |= {"img_in.weight": (8, 4), "img_in.bias": (8,)}
 NAMES = NameMap(SHAPES)
 MODULES = {"transformer_blocks.0.attn.to_q": (8, 8), "transformer_blocks.1.attn.to_v": (8, 8), "transformer_blocks.0.ff.net.2": (8, 32),
            "single_transformer_blocks.0.proj_mlp": (32, 8), "x_embedder": (8, 4)}
@@ -150,7 +152,8 @@ def cut(draw: random.Random, file: File) -> None:
         file.data.extend(draw.randbytes(draw.randint(1, 40)))
 
 
-VALUES = (None, True, "", "x", 0, -1, 3, 1e308, math.nan, math.inf, [], {}, ["to_q"], {"to_q": 4}, {"(": 1}, "(a+)+$", "\ud800", [[]], 2**70)
+VALUES = (None, True, "", "x", 0, -1, 3, 1e308, math.nan, math.inf, [], {}, ["to_q"], {"to_q": 4}, {"(": 1}, "(a+)+$",
+          "\ud800", [[]], 2**70)
 FIELDS = ("r", "lora_alpha", "alpha_pattern", "rank_pattern", "target_modules", "peft_type", "init_lora_weights", "use_rslora", "use_dora",
           "modules_to_save", "lora_params", "layer_replication", "fan_in_fan_out")
 
@@ -158,7 +161,9 @@ FIELDS = ("r", "lora_alpha", "alpha_pattern", "rank_pattern", "target_modules", 
 def configure(draw: random.Random, file: File) -> None:
     """A config with an odd value, no valid JSON, of another kind, or missing."""
     name = draw.choice(("adapter_config.json", "lora_config.json"))
-    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA} if name[0] == "a" else {"lora_params": {"lora_rank": RANK, "lora_alpha": ALPHA}}
+    config: dict[str, Any] = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA}
+    if name == "lora_config.json":
+        config = {"lora_params": {"lora_rank": RANK, "lora_alpha": ALPHA}}
     config[draw.choice(FIELDS)] = draw.choice(VALUES)
     text = json.dumps(config)
     file.configs = draw.choice(({}, {name: text}, {name: text[:-draw.randint(1, 9)]}, {name: "[" * draw.choice((1, 5000))}, {name: "3"},

@@ -18,7 +18,7 @@ RANK, ALPHA = 4, 8
 @pytest.fixture
 def loras(host: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty models/loras, the host's only one while the test runs."""
-    paths, extensions = host.folder_paths.folder_names_and_paths["loras"]
+    _, extensions = host.folder_paths.folder_names_and_paths["loras"]
     monkeypatch.setitem(host.folder_paths.folder_names_and_paths, "loras", ([str(tmp_path)], extensions))
     host.folder_paths.filename_list_cache.pop("loras", None)
     return tmp_path

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -95,7 +96,7 @@ def case(name: str) -> Case:
     return Case(name, tiny, model, adapted.unload(), lora)
 
 
-@pytest.fixture(params=list(geometry.ARCHITECTURES))
+@pytest.fixture(scope="module", params=list(geometry.ARCHITECTURES))
 def arch(request: pytest.FixtureRequest, host: SimpleNamespace) -> Case:
     if request.param not in present(host):
         pytest.skip(f"this host has no {request.param}")
@@ -187,20 +188,19 @@ def record(support: dict[str, list[str]], arch: Case, cell: str) -> None:
 
 def peft_case(arch: Case, config: Any, folder: Path) -> dict[str, Tensor]:
     """An adapter of this config saved by PEFT in `folder`; returns PEFT's merged weights."""
+    before = dict(arch.plain.state_dict())
     adapted = geometry.with_adapter(arch.plain, config)
     adapted.save_pretrained(str(folder))
-    kept = dict(arch.plain.state_dict())
-    merged = geometry.merged(adapted)
-    weights = {name: weight for name, weight in merged.items()}
-    arch.plain.load_state_dict({name.replace(".base_layer", ""): weight for name, weight in kept.items()
-                                if "lora_" not in name and "hada_" not in name and "lokr_" not in name}, assign=True)
-    return weights
+    merged = dict(geometry.merged(adapted))
+    arch.plain.load_state_dict(before, assign=True)
+    return merged
 
 
 def few(arch: Case, limit: int = 6) -> list[str]:
     """Some modules, of every kind where there is room; small ones, for adapters that make dense changes."""
     modules = dict(arch.plain.named_modules())
-    small = [name for name in geometry.one_of_each(geometry.adaptable(arch.plain)) if modules[name].weight.numel() < 1.6e7 and modules[name].weight.ndim < 5]
+    small = [name for name in geometry.one_of_each(geometry.adaptable(arch.plain))
+             if modules[name].weight.numel() < 1.6e7 and modules[name].weight.ndim < 5]
     return small[:: max(1, len(small) // limit)]
 
 
@@ -208,10 +208,11 @@ def test_peft_folder(host, arch, support, tmp_path):
     """LoRA on one module of each kind, saved by PEFT, against PEFT's merge."""
     import peft
 
-    targets = geometry.one_of_each(geometry.adaptable(arch.plain))
+    modules = dict(arch.plain.named_modules())
+    targets = [name for name in geometry.one_of_each(geometry.adaptable(arch.plain)) if modules[name].weight.numel() < 4e7]
     expected = peft_case(arch, peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets), tmp_path)
     model, read, matches = load(host, arch, tmp_path)
-    assert len(matches) == len(targets) and read.alphas == (ALPHA,)
+    assert len(matches) == len(read.file.tensors) // 2 >= len(targets) and read.alphas == (ALPHA,)
     assert_merged(arch, model, expected)
     record(support, arch, "PEFT folder")
 
@@ -321,3 +322,15 @@ def test_old_attention_processors(host, arch, support, tmp_path):
     _, read, matches = load(host, arch, tmp_path / "old.safetensors")
     assert len(matches) == len(old) // 2 and "assumed" in read.alpha_source
     record(support, arch, "diffusers, old attention processors")
+
+
+def test_recorded_keys(host, arch):
+    """The host's keys that the host-free tests go by are those of this host (`RLG_RECORD=1` writes them)."""
+    path = TESTS / "core" / "host_keys.json"
+    recorded = json.loads(path.read_text()) if path.exists() else {}
+    shapes = {key: list(shape) for key, shape in names(host, arch.name).shapes.items()}
+    if os.environ.get("RLG_RECORD"):
+        recorded[arch.name] = shapes
+        path.write_text("{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(recorded[name])}" for name in sorted(recorded)) + "\n}\n")
+    newer = {key.replace(".scale", ".weight"): shape for key, shape in shapes.items()}
+    assert {key.replace(".scale", ".weight"): shape for key, shape in recorded[arch.name].items()} == newer
