@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -13,7 +14,7 @@ from . import codec, model, scenes, text
 
 UNCONDITIONAL = 0.1
 GROUND_NAMED = 0.3
-CHANNEL_WEIGHTS = torch.tensor([1.0] * 6 + [4.0] * 3 + [0.25] * 7).view(1, -1, 1, 1)  # outlines matter most
+CHANNEL_WEIGHTS = torch.tensor([1.0] * 6 + [4.0] * 3 + [0.0] * 7).view(1, -1, 1, 1)  # outlines matter most
 
 
 class Captions:
@@ -47,33 +48,47 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> floa
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))))
 
 
-def train_base(steps: int, batch: int, peak: float, seed: int, depth: int = model.DEPTH) -> Iterator[tuple[int, float, object]]:
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the base model's training; its learning rate falls from `peak` over `horizon` steps."""
+
+    layout: str
+    steps: int
+    horizon: int
+    peak: float
+    batch: int = 64
+
+
+PHASES = (Phase("lattice", 4000, 5500, 2e-3), Phase("board", 3500, 3500, 1.5e-3))
+
+
+def train_base(net, phase: Phase, seed: int) -> Iterator[tuple[int, float, object]]:
     """Rectified flow (arXiv 2209.03003): regress noise - data. Yields (step, loss, averaged model) every 100 steps."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    captions, net = Captions(), model.build(depth).train()
-    average = copy.deepcopy(net)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=peak, weight_decay=0.01, betas=(0.9, 0.95))
+    captions, average = Captions(), copy.deepcopy(net)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=phase.peak, weight_decay=0.01, betas=(0.9, 0.95))
     running = None
-    for step in range(steps):
-        optimiser.param_groups[0]["lr"] = learning_rate(step, steps, peak)
-        loss = flow_loss(net, captions, batch, generator)
+    for step in range(phase.steps):
+        optimiser.param_groups[0]["lr"] = learning_rate(step, phase.horizon, phase.peak)
+        loss = flow_loss(net, captions, phase, generator)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         follow(average, net, min(0.998, (step + 1) / (step + 10)))
         running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
-        if (step + 1) % 100 == 0 or step + 1 == steps:
+        if (step + 1) % 100 == 0 or step + 1 == phase.steps:
             yield step + 1, running, average
 
 
-def flow_loss(net, captions: Captions, batch: int, generator: torch.Generator) -> torch.Tensor:
+def flow_loss(net, captions: Captions, phase: Phase, generator: torch.Generator) -> torch.Tensor:
     """Squared error of the velocity, weighted by channel, at logit-normal times shifted as in sampling."""
-    prompts, rows = captions.draw(batch, generator)
-    data = scenes.latents(prompts, generator)
+    prompts, rows = captions.draw(phase.batch, generator)
+    data = scenes.latents(prompts, generator, phase.layout)
     noise = torch.randn(data.shape, generator=generator)
-    sigma = model.shifted(torch.sigmoid(1.2 * torch.randn(batch, generator=generator)))
+    noise[:, scenes.USED_CHANNELS :] = 0
+    sigma = model.shifted(torch.sigmoid(1.2 * torch.randn(phase.batch, generator=generator)))
     level = sigma[:, None, None, None]
     prediction = model.velocity(net, (1 - level) * data + level * noise, sigma, captions.rows(rows))
     return (CHANNEL_WEIGHTS * (prediction - noise + data) ** 2).mean()
@@ -96,7 +111,7 @@ def train_encoder(steps: int, batch: int, peak: float, seed: int) -> tuple[codec
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = learning_rate(step, steps, peak)
         picks = torch.randint(len(prompts), (batch,), generator=generator)
-        target = scenes.latents([prompts[i] for i in picks], generator)
+        target = scenes.latents([prompts[i] for i in picks], generator, layout="free")
         error = codec.encode_folded(weights, codec.folded(codec.decode(target))) - target
         loss = (error.square() * importance(target)).mean()
         optimiser.zero_grad()

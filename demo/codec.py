@@ -18,7 +18,7 @@ GROUND, OBJECT, INSIDE, OUTSIDE = slice(0, 3), slice(3, 6), slice(6, 9), slice(9
 DECODER_BLOCKS = (3, 4, 5, 8, 9, 10, 13, 14, 15, 18)
 DECODER_UPSAMPLED = (7, 12, 17)
 ENCODER_BLOCKS = (1, 3, 4, 5, 7, 8, 9, 11, 12, 13)
-ENCODER_TRAINED = (7, 8, 9, 10, 11, 12, 13, 14)
+ENCODER_TRAINED = (9, 10, 11, 12, 13, 14)
 TENT = torch.tensor([0.25, 0.5, 0.25])  # after a nearest-neighbour upsampling by two it makes a bilinear one
 
 Weights = dict[str, torch.Tensor]
@@ -145,9 +145,8 @@ def folded(picture: torch.Tensor) -> torch.Tensor:
 
 
 def encode_folded(weights: Weights, x: torch.Tensor) -> torch.Tensor:
-    """The encoder's trained layers: (B, 64, H / 4, W / 4) to latents (B, 16, H / 8, W / 8)."""
-    for layer in (7, 8, 9):
-        x = block(weights, str(layer), x)
+    """The encoder's trained layers (those before are idle or fold): (B, 64, H / 4, W / 4) to latents (B, 16, H / 8, W / 8)."""
+    x = block(weights, "9", x)
     x = F.conv2d(x, weights["10.weight"], stride=2, padding=1)
     for layer in (11, 12, 13):
         x = block(weights, str(layer), x)

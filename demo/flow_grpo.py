@@ -29,13 +29,13 @@ class Settings:
     reward: str
     beta: float
     seed: int = 0
-    iterations: int = 40
+    iterations: int = 25
     prompts: int = 8
     group: int = 16
     steps: int = 10
     trained_steps: int = 5
     updates: int = 2
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     clip: float = 1e-3
 
 

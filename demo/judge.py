@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 
 from .scenes import COLOURS, PALETTE, SHAPES, Prompt
 
 MIN_SATURATION = 0.3
 MIN_AREA = 40
 FILL = {"circle": 0.785, "square": 1.0, "triangle": 0.54}
-FILL_WIDTH = 0.11
+FILL_WIDTH = 0.22  # a shape's score falls to zero this far from its fill
+MIN_ASPECT = 0.7
 
 
 @dataclass(frozen=True)
@@ -30,43 +31,58 @@ class Found:
     shape_score: dict[str, float]
 
 
-def regions(mask: torch.Tensor) -> torch.Tensor:
-    """Label connected regions of `mask` (B, H, W) by flooding; 0 is ground. Labels are the largest pixel index."""
-    b, h, w = mask.shape
-    labels = torch.arange(1, h * w + 1, dtype=torch.float32, device=mask.device).view(1, h, w) * mask
-    while True:
-        grown = labels
-        for _ in range(8):
-            grown = F.max_pool2d(grown[:, None], 3, 1, 1)[:, 0] * mask
-        if torch.equal(grown, labels):
-            return labels.long()
-        labels = grown
+def regions(mask: np.ndarray) -> list[list[tuple[int, int, int]]]:
+    """Connected regions (diagonals connect) of a boolean (H, W), each as its runs (row, start, stop)."""
+    found: list[list[tuple[int, int, int]]] = []
+    above: list[tuple[int, int, list]] = []
+    for row, line in enumerate(mask):
+        edges = np.flatnonzero(np.diff(line, prepend=False, append=False)).tolist()
+        here = []
+        for start, stop in zip(edges[::2], edges[1::2]):
+            touching = {id(region): region for a, b, region in above + here if a <= stop and start <= b}
+            region = join(list(touching.values()), found, above, here)
+            region.append((row, start, stop))
+            here.append((start, stop, region))
+        above = here
+    return found
+
+
+def join(touching: list[list], found: list[list], *open_runs: list) -> list:
+    """One region out of those touching (a new one where there is none); keeps `found` and `open_runs` in step."""
+    if not touching:
+        found.append([])
+        return found[-1]
+    first, *rest = touching
+    for other in rest:
+        first.extend(other)
+        found[:] = [region for region in found if region is not other]
+        for runs in open_runs:
+            runs[:] = [(a, b, first if region is other else region) for a, b, region in runs]
+    return first
 
 
 def find(pictures: torch.Tensor) -> list[list[Found]]:
     """Objects of each picture of (B, 3, H, W) in [0, 1]."""
-    saturation = pictures.amax(1) - pictures.amin(1)
-    labels = regions((saturation > MIN_SATURATION).float())
-    return [[describe(p, l == i) for i in big_regions(l)] for p, l in zip(pictures, labels)]
+    return [objects(picture) for picture in pictures.detach().float().cpu().numpy()]
 
 
-def big_regions(labels: torch.Tensor) -> list[int]:
-    ids, areas = labels.unique(return_counts=True)
-    return [int(i) for i, area in zip(ids, areas) if i > 0 and area >= MIN_AREA]
+def objects(picture: np.ndarray) -> list[Found]:
+    """Objects of a picture (3, H, W) in [0, 1]; regions under MIN_AREA pixels are specks."""
+    saturated = picture.max(0) - picture.min(0) > MIN_SATURATION
+    return [describe(picture, runs) for runs in regions(saturated) if sum(b - a for _, a, b in runs) >= MIN_AREA]
 
 
-def describe(picture: torch.Tensor, region: torch.Tensor) -> Found:
-    """Colour and shape of one region (H, W) of a picture (3, H, W)."""
-    area = int(region.sum())
-    rows, columns = region.any(1).nonzero(), region.any(0).nonzero()
-    height, width = (int(v.max() - v.min() + 1) for v in (rows, columns))
+def describe(picture: np.ndarray, runs: list[tuple[int, int, int]]) -> Found:
+    """Colour and shape of one region of a picture (3, H, W)."""
+    rows, starts, stops = (np.array(v) for v in zip(*runs))
+    area, height, width = int((stops - starts).sum()), rows.max() - rows.min() + 1, stops.max() - starts.min()
     fill, aspect = area / (height * width), min(height, width) / max(height, width)
-    colour = picture[:, region].median(1).values
-    near = {name: float((colour - torch.tensor(rgb, device=colour.device)).norm()) for name, rgb in PALETTE.items()}
+    colour = np.median(np.concatenate([picture[:, y, a:b] for y, a, b in runs], 1), 1)
+    near = {name: float(np.linalg.norm(colour - rgb)) for name, rgb in PALETTE.items()}
     colour_score = {name: max(0.0, 1 - d / 0.5) for name, d in near.items()}
-    upright = 1.0 if aspect > 0.7 else aspect
-    shape_score = {s: upright * max(0.0, 1 - ((fill - FILL[s]) / (2 * FILL_WIDTH)) ** 2) for s in SHAPES}
-    shape = min(SHAPES, key=lambda s: abs(fill - FILL[s])) if aspect > 0.7 else "other"
+    upright = 1.0 if aspect > MIN_ASPECT else float(aspect)
+    shape_score = {s: upright * max(0.0, 1 - ((fill - FILL[s]) / FILL_WIDTH) ** 2) for s in SHAPES}
+    shape = min(SHAPES, key=lambda s: abs(fill - FILL[s])) if aspect > MIN_ASPECT else "other"
     return Found(area, min(COLOURS, key=near.get), shape, colour_score, shape_score)
 
 

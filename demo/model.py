@@ -14,9 +14,10 @@ from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file, save_file
 
 from . import text
-from .scenes import CHANNELS, GRID
+from .scenes import CHANNELS, USED_CHANNELS
 
 DEPTH = 2
+POSITIONS = 16  # patches a side that have a position: pictures up to 256 px
 HEAD_DIM = 64  # the host reads the depth off the width: width = 64 * depth
 SHIFT = 3.0  # SD3's flow shift, the host's default
 WIDENED = {"context_embedder.weight": 4096, "time_text_embed.text_embedder.linear_1.weight": 2048}
@@ -26,8 +27,8 @@ Conditioning = tuple[torch.Tensor, torch.Tensor]
 
 def build(depth: int = DEPTH) -> SD3Transformer2DModel:
     """A fresh transformer of width 64 * depth."""
-    return SD3Transformer2DModel(
-        sample_size=GRID,
+    net = SD3Transformer2DModel(
+        sample_size=2 * POSITIONS,  # positions one radian apart
         patch_size=2,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
@@ -37,9 +38,28 @@ def build(depth: int = DEPTH) -> SD3Transformer2DModel:
         joint_attention_dim=text.DIM,
         caption_projection_dim=HEAD_DIM * depth,
         pooled_projection_dim=text.DIM,
-        pos_embed_max_size=16,
+        pos_embed_max_size=POSITIONS,
         qk_norm="rms_norm",
     )
+    start(net)
+    return net
+
+
+def start(net: SD3Transformer2DModel) -> None:
+    """DiT's initialisation (arXiv 2212.09748): Xavier weights, no bias, modulations and output zero.
+
+    Channels that no scene uses start at zero, and training never shows them, so the model leaves them alone.
+    """
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.zeros_(parameter)
+        elif parameter.ndim > 1:
+            torch.nn.init.xavier_uniform_(parameter.flatten(1))
+    modulations = [m for name, m in net.named_modules() if name.endswith(("norm1.linear", "norm1_context.linear", "norm_out.linear"))]
+    for module in (*modulations, net.proj_out):
+        torch.nn.init.zeros_(module.weight)
+    with torch.no_grad():
+        net.pos_embed.proj.weight[:, USED_CHANNELS:] = 0
 
 
 def save(model: SD3Transformer2DModel, path: Path) -> None:

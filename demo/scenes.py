@@ -22,6 +22,7 @@ CELL = 8
 GRID = 12
 SIZE = CELL * GRID
 CHANNELS = 16
+USED_CHANNELS = 9
 COUNTS = ("one", "two", "three")
 SHAPES = ("circle", "square", "triangle")
 GROUNDS = ("plain", "striped", "checkered", "noisy")
@@ -34,9 +35,11 @@ PALETTE = {
     "purple": (0.60, 0.18, 0.78),
 }
 COLOURS = tuple(PALETTE)
-RADII = {"circle": (10.0, 13.5), "square": (9.0, 12.0), "triangle": (13.5, 17.0)}
+RADII = {"circle": (10.0, 13.5), "square": (9.0, 12.0), "triangle": (13.5, 17.0)}  # of free scenes
+GRID_RADII = {"circle": 12.0, "square": 10.5, "triangle": 15.0}
+PLACES = {"board": (16.0, 48.0, 80.0), "lattice": (16.0, 32.0, 48.0, 64.0, 80.0)}  # in whole patches of the transformer
 REACH = {"circle": 1.0, "square": 1.2, "triangle": 1.0}
-CLEARANCE = 10.0
+CLEARANCE = 6.5
 MARGIN = 5.0
 DISTANCE_LIMITS = (-1.5, 1.0)
 
@@ -69,14 +72,18 @@ def parse(text: str) -> Prompt:
     raise ValueError(f"Expected a caption such as 'two red circles on striped ground' but got {text!r}.")
 
 
-def latents(prompts: list[Prompt], generator: torch.Generator) -> torch.Tensor:
-    """Random scenes for `prompts`, (B, 16, 12, 12). Grounds left open are drawn at random."""
+def latents(prompts: list[Prompt], generator: torch.Generator, layout: str = "board") -> torch.Tensor:
+    """Random scenes for `prompts`, (B, 16, 12, 12). Grounds left open are drawn at random.
+
+    Layouts: `board` (objects of one size on a 3 x 3 board: what the base model shows), `lattice` (the same on 5 x 5
+    places) and `free` (a range of sizes, anywhere).
+    """
     out = torch.zeros(len(prompts), CHANNELS, GRID, GRID)
     open_grounds = torch.randint(len(GROUNDS), (len(prompts),), generator=generator)
     grounds = [GROUNDS.index(p.ground) if p.ground else int(i) for p, i in zip(prompts, open_grounds)]
     out[:, 0:3] = ground_colours(torch.tensor(grounds), generator) * 2 - 1
     out[:, 3:6] = torch.tensor([PALETTE[p.colour] for p in prompts])[:, :, None, None] * 2 - 1
-    out[:, 6:9] = distances(prompts, generator)
+    out[:, 6:9] = distances(prompts, *place(prompts, layout, generator))
     return 3 * torch.atanh(out / 3)  # the codec's first layer is 3 tanh(x / 3)
 
 
@@ -106,10 +113,12 @@ def patterns(kinds: torch.Tensor, rand) -> torch.Tensor:
     return (stripes * (kinds == 1) + (row ^ column) * (kinds == 2)).float()
 
 
-def distances(prompts: list[Prompt], generator: torch.Generator) -> torch.Tensor:
-    """Signed distances (B, 3, 12, 12) in cells to the outlines of each cell's nearest object."""
-    centres, radii = place(prompts, generator)
-    axis = torch.arange(GRID) * CELL + (CELL - 1) / 2
+def distances(prompts: list[Prompt], centres: torch.Tensor, radii: torch.Tensor) -> torch.Tensor:
+    """Signed distances (B, 3, 12, 12) in cells to the outlines of each cell's nearest object.
+
+    `centres` (B, 3, 2) and `radii` (B, 3) are in pixels; a prompt's count says how many of the three are there.
+    """
+    axis = torch.arange(GRID) * CELL + CELL / 2
     x = axis.view(1, 1, 1, -1) - centres[..., 0, None, None]
     y = axis.view(1, 1, -1, 1) - centres[..., 1, None, None]
     r = radii[..., None, None]
@@ -132,18 +141,40 @@ def merged(fields: torch.Tensor) -> torch.Tensor:
     return fields + away * (least - fields)
 
 
-def place(prompts: list[Prompt], generator: torch.Generator, tries: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
-    """Centres (B, 3, 2) and radii (B, 3) in pixels of objects that do not touch: the first fitting one of `tries`."""
+def place(prompts: list[Prompt], layout: str, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centres (B, 3, 2) and radii (B, 3) in pixels."""
+    return place_free(prompts, generator) if layout == "free" else place_at(prompts, PLACES[layout], generator)
+
+
+def place_free(prompts: list[Prompt], generator: torch.Generator, tries: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random centres (B, 3, 2) and radii (B, 3) in pixels."""
     low, high = (torch.tensor([RADII[p.shape][i] for p in prompts]).view(-1, 1, 1) for i in (0, 1))
-    reach = torch.tensor([REACH[p.shape] for p in prompts]).view(-1, 1, 1)
-    b = len(prompts)
-    radii = low + (high - low) * torch.rand(b, tries, 3, generator=generator)
-    margin = (radii * reach + MARGIN).unsqueeze(-1)
-    centres = margin + (SIZE - 2 * margin) * torch.rand(b, tries, 3, 2, generator=generator)
-    gap = torch.cdist(centres, centres) - (radii * reach).unsqueeze(-1) - (radii * reach).unsqueeze(-2)
+    radii = low + (high - low) * torch.rand(len(prompts), tries, 3, generator=generator)
+    margin = (radii * reach(prompts) + MARGIN).unsqueeze(-1)
+    centres = margin + (SIZE - 2 * margin) * torch.rand(len(prompts), tries, 3, 2, generator=generator)
+    return first_apart(prompts, centres, radii)
+
+
+def place_at(prompts: list[Prompt], places: tuple[float, ...], generator: torch.Generator, tries: int = 64):
+    """Centres at random `places` on both axes; triangles moved down so that their bounding box is centred."""
+    radii = torch.tensor([GRID_RADII[p.shape] for p in prompts]).view(-1, 1, 1).expand(-1, tries, 3)
+    centres = torch.tensor(places)[torch.randint(len(places), (len(prompts), tries, 3, 2), generator=generator)]
+    centres[..., 1] += radii / 4 * torch.tensor([p.shape == "triangle" for p in prompts]).view(-1, 1, 1)
+    return first_apart(prompts, centres, radii)
+
+
+def reach(prompts: list[Prompt]) -> torch.Tensor:
+    """How far a shape reaches, in radii, (B, 1, 1)."""
+    return torch.tensor([REACH[p.shape] for p in prompts]).view(-1, 1, 1)
+
+
+def first_apart(prompts: list[Prompt], centres: torch.Tensor, radii: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the tries (B, tries, 3[, 2]) the first whose objects keep their distance, else the one that comes nearest to it."""
+    size = radii * reach(prompts)
+    gap = torch.cdist(centres, centres) - size.unsqueeze(-1) - size.unsqueeze(-2)
     count = torch.tensor([p.count for p in prompts])
     pairs = torch.ones(3, 3).triu(1).bool() & (torch.arange(3)[None, None] < count[:, None, None])
     room = gap.masked_fill(~pairs[:, None], 1e4).amin((-1, -2))
-    best = torch.where(room > CLEARANCE, 1e3 - torch.arange(tries), room).argmax(1)
-    rows = torch.arange(b)
+    best = torch.where(room > CLEARANCE, 1e3 - torch.arange(room.shape[1]), room).argmax(1)
+    rows = torch.arange(len(prompts))
     return centres[rows, best], radii[rows, best]

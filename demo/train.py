@@ -1,7 +1,7 @@
 """Train the demo pair. Every command is seeded and writes its weights to `models/` and its log to `logs/`.
 
     python demo/train.py text                       the text encoder's file (no training)
-    python demo/train.py base --steps 6000          the base model
+    python demo/train.py base                       the base model
     python demo/train.py codec                      the VAE: decoder set by hand, encoder trained
     python demo/train.py rl brightness --seed 0     a PEFT adapter by Flow-GRPO
     python demo/train.py full                       the RL-tuned full checkpoint
@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo import base, codec, evaluate, flow_grpo, model, text  # noqa: E402
+from demo import base, codec, evaluate, flow_grpo, model, text
 
 HERE = Path(__file__).resolve().parent
 MODELS, LOGS = HERE / "models", HERE / "logs"
@@ -35,11 +35,12 @@ FULL = MODELS / "diffusion_models" / "rlg-demo-full-rl.safetensors"
 ADAPTERS = MODELS / "loras"
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
 RUNS = {
-    "brightness": flow_grpo.Settings("brightness", beta=1.0, iterations=30),
-    "jpeg": flow_grpo.Settings("jpeg", beta=0.5, iterations=30),
-    "composition": flow_grpo.Settings("composition", beta=0.1, iterations=50),
+    "brightness": flow_grpo.Settings("brightness", beta=1.0),
+    "jpeg": flow_grpo.Settings("jpeg", beta=0.5),
+    "composition": flow_grpo.Settings("composition", beta=0.1, iterations=40),
 }
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+COUNT = 54  # pictures a scale for the sweep in a log
 
 
 def write_log(name: str, settings: dict, rows: list[dict], seconds: float, **results) -> None:
@@ -54,19 +55,24 @@ def run_text(args: argparse.Namespace) -> None:
 
 
 def run_base(args: argparse.Namespace) -> None:
-    settings = {"steps": args.steps, "batch": 64, "peak": 2e-3, "seed": args.seed}
-    rows, start = [], time.time()
-    for step, loss, average in base.train_base(**settings):
-        rows.append({"step": step, "loss": round(loss, 4), "seconds": round(time.time() - start)})
-        if step % 1000 == 0 or step == args.steps:
-            rows[-1] |= evaluate.validity(average.eval(), count=54, cfgs=(1.0, 3.0))
-            model.save(average, args.out or BASE)
-        print(rows[-1], flush=True)
-    write_log("base", settings, rows, time.time() - start)
+    """Train the base model in its phases; `--start` takes up after the first from a file."""
+    first = 1 if args.start else 0
+    torch.manual_seed(args.seed)
+    net = model.load(args.start) if args.start else model.build()
+    for number, phase in list(enumerate(base.PHASES))[first:]:
+        rows, start = [], time.time()
+        for step, loss, average in base.train_base(net.train(), phase, args.seed + number):
+            rows.append({"step": step, "loss": round(loss, 4), "seconds": round(time.time() - start)})
+            if step % 500 == 0:
+                rows[-1] |= evaluate.validity(average.eval(), count=54, cfgs=(1.0, 3.0))
+                model.save(average, args.out or BASE)
+            print(rows[-1], flush=True)
+        net = average
+        write_log(f"base-phase{number + 1}", asdict(phase) | {"seed": args.seed + number}, rows, time.time() - start)
 
 
 def run_codec(args: argparse.Namespace) -> None:
-    settings = {"steps": 1500, "batch": 32, "peak": 2e-3, "seed": args.seed}
+    settings = {"steps": 1000, "batch": 24, "peak": 2e-3, "seed": args.seed}
     start = time.time()
     encoder, rows = base.train_encoder(**settings)
     VAE.parent.mkdir(parents=True, exist_ok=True)
@@ -85,8 +91,16 @@ def run_rl(args: argparse.Namespace) -> None:
 
     rows, seconds = learn(policy, reference, settings)
     name = run_name(args)
-    policy.save_pretrained(args.out or ADAPTERS / f"rl-{name}")
-    write_log(f"rl-{name}", asdict(settings), rows, seconds, sweep=evaluate.sweep(model.load(BASE), policy.eval(), SCALES, 1.0, 108))
+    if args.out or args.seed == 0:
+        save_adapter(policy, args.out or ADAPTERS / f"rl-{name}")
+    sweep = evaluate.sweep(model.load(BASE), policy.eval(), SCALES, 1.0, COUNT)
+    write_log(f"rl-{name}", asdict(settings), rows, seconds, sweep=sweep)
+
+
+def save_adapter(policy, folder: Path) -> None:
+    """Write the PEFT folder as PEFT does, without its page of boilerplate."""
+    policy.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
 
 
 def chosen(args: argparse.Namespace) -> dict:
@@ -112,28 +126,36 @@ def learn(policy, reference, settings: flow_grpo.Settings) -> tuple[list[dict], 
 
 def run_full(args: argparse.Namespace) -> None:
     """Fine-tune every weight: the RL model of the two-checkpoint path."""
-    settings = replace(RUNS[args.reward], seed=args.seed, learning_rate=5e-5, **chosen(args))
+    settings = replace(RUNS[args.reward], seed=args.seed, learning_rate=1e-4, **chosen(args))
     frozen = model.load(BASE).requires_grad_(False)
     policy = copy.deepcopy(frozen).requires_grad_(True)
     rows, seconds = learn(policy, lambda x, sigma, c: model.velocity(frozen, x, sigma, c), settings)
     model.save(policy, args.out or FULL)
-    write_log("full-rl", asdict(settings), rows, seconds, sweep=evaluate.sweep(frozen, policy.eval(), SCALES, 1.0, 108))
+    sweep = evaluate.sweep(frozen, policy.eval(), SCALES, 1.0, COUNT)
+    write_log("full-rl", asdict(settings), rows, seconds, sweep=sweep)
 
 
-COMMANDS = {"rl": run_rl, "full": run_full, "text": run_text, "base": run_base, "codec": run_codec}
+def run_all(args: argparse.Namespace) -> None:
+    """Everything that is shipped or claimed, in order."""
+    for command in ALL:
+        main(f"{command} --threads {args.threads}".split())
 
 
-def main() -> None:
+ALL = ("text", "base", "codec", *(f"rl {r} --seed {s}" for r in RUNS for s in range(3)), "rl brightness --beta 0.5", "full")
+COMMANDS = {"all": run_all, "rl": run_rl, "full": run_full, "text": run_text, "base": run_base, "codec": run_codec}
+
+
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("reward", choices=RUNS, nargs="?", default="brightness")
     parser.add_argument("--beta", type=float)
     parser.add_argument("--iterations", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--start", type=Path)
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     torch.set_num_threads(args.threads)
     COMMANDS[args.command](args)
 

@@ -1,6 +1,5 @@
 """The demo's scenes, judge, codec and RL algorithm, and what its shipped files promise."""
 
-import json
 import math
 
 import pytest
