@@ -1,0 +1,1 @@
+"""The paper's claims, re-measured on the demo pair: `python -m demo.evidence` writes docs/EVIDENCE.md."""

@@ -1,0 +1,47 @@
+"""`python -m demo.evidence`: measures the demo pair in the host that RLG_HOST_PATH names and writes docs/EVIDENCE.md."""
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from . import run
+from .sizes import FULL, QUICK
+
+ROOT = Path(__file__).resolve().parents[2]
+STARTED = time.time()
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="evidence", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few pictures of everything, to .rlg/evidence, in a minute")
+    parser.add_argument("--minutes", type=float, help="stop sampling after this long; the next run goes on from there")
+    parser.add_argument("--parts", nargs="+", choices=run.PARTS, default=list(run.PARTS), help="measure these alone")
+    parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
+    return parser.parse_args()
+
+
+def say(text: str) -> None:
+    print(f"[{time.time() - STARTED:5.0f} s] {text}", flush=True)
+
+
+def main() -> None:
+    from bench import host as started
+
+    options = arguments()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    home = Path(os.environ.get("RLG_HOME") or ROOT / ".rlg") / "evidence"
+    page = home / "quick" / "EVIDENCE.md" if options.quick else ROOT / "docs" / "EVIDENCE.md"
+    say(f"starting ComfyUI {started.version()}")
+    host = started.start()
+    until = STARTED + 60 * options.minutes if options.minutes else None
+    sizes = QUICK if options.quick else FULL
+    run.run(host, started.version(), sizes, page, home / "kept", options.parts, say, until, options.fresh)
+    say(f"written: {page}")
+
+
+if __name__ == "__main__":
+    main()

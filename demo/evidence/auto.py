@@ -1,0 +1,95 @@
+"""RLG Auto Scale against the optimum of the sweep."""
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+import torch
+
+from demo import scenes
+from rlg_core.plots import number
+
+from .measure import SHIFT, Bench
+from .page import Figures, read, signed, table, told, yes
+from .pair import SAMPLER, SCHEDULER
+from .sizes import Sizes
+from .statistics import paired
+from .ways import Expert, rlg
+
+KINDS = {"brightness": "brightness (demo)", "jpeg": "JPEG compressibility", "composition": "scene judge (demo)"}
+SEED = 50_000
+"""Other noise than the sweep's: what is found is judged on pictures it was not found on."""
+
+LOW, HIGH = 0.0, 4.0
+BOUND_AT = 2.0
+"""The bounded search may shift pictures as far as this scale does in the sweep."""
+
+
+def measure(bench: Bench, sizes: Sizes) -> dict:
+    """{adapter: {"reward", "free", "bounded"}}: what was found, and the sweep's optimum under the same bound."""
+    found = {}
+    for expert in bench.pair.experts.values():
+        if expert.is_main:
+            bound = bench(rlg(expert.name, BOUND_AT), sizes.seeds).of(SHIFT).mean
+            limits = {"free": 0.0, "bounded": round(bound, 4)}
+            cases = {kind: _compared(bench, sizes, expert, limit) for kind, limit in limits.items()}
+            found[expert.name] = {"reward": expert.reward} | cases
+    return found
+
+
+def _compared(bench: Bench, sizes: Sizes, expert: Expert, bound: float) -> dict:
+    searched = bench.kept(
+        f"auto scale {expert.name}, {sizes.searched} prompts x {sizes.images}, {sizes.evaluations} evaluations, bound {bound:g}",
+        [expert.name],
+        lambda: {"scale": _search(bench, sizes, expert, bound)},
+    )["scale"]
+    swept = {w: bench(rlg(expert.name, w), sizes.seeds) for w in sizes.scales if LOW <= w <= HIGH}
+    allowed = {w: o for w, o in swept.items() if not bound or o.of(SHIFT).mean <= bound * 1.001}
+    best = max(allowed, key=lambda w: allowed[w].of(expert.reward).mean)
+    outcome = bench(rlg(expert.name, searched), sizes.seeds)
+    return {
+        "bound": bound,
+        "found": searched,
+        "swept": best,
+        "found_reward": asdict(outcome.of(expert.reward)),
+        "swept_reward": asdict(allowed[best].of(expert.reward)),
+        "difference": asdict(paired(outcome.values[expert.reward], allowed[best].values[expert.reward])),
+        "found_shift": asdict(outcome.of(SHIFT)),
+    }
+
+
+def _search(bench: Bench, sizes: Sizes, expert: Expert, bound: float) -> float:
+    """The node on every few prompts, its inputs as lists, as the host hands them over."""
+    pair = bench.pair
+    chosen = range(0, len(pair.prompts), math.ceil(len(pair.prompts) / sizes.searched))
+    inputs = {
+        "model": pair.base, "rl_model": pair.rl_model(expert.name), "negative": pair.empty, "vae": pair.vae,
+        "latent": {"samples": torch.zeros(1, scenes.CHANNELS, scenes.GRID, scenes.GRID)},
+        "reward": pair.node("RLGRewardLoader", KINDS[expert.reward], "none"), "seed": SEED, "steps": sizes.steps, "cfg": 1.0,
+        "sampler_name": SAMPLER, "scheduler": SCHEDULER, "scale_min": LOW, "scale_max": HIGH, "evaluations": sizes.evaluations,
+        "images_per_scale": sizes.images, "max_shift": bound, "by_stage": False,
+    }  # fmt: skip
+    lists = {name: [value] for name, value in inputs.items()}
+    lists |= {"positive": [pair.each[k] for k in chosen], "prompt": [str(pair.prompts[k]) for k in chosen]}
+    with torch.inference_mode():
+        return round(pair.node("RLGAutoScale", **lists), 2)
+
+
+def report(data: dict, figures: Figures) -> list[str]:
+    introduction = (
+        f"RLG Auto Scale over w = {LOW:g} to {HIGH:g}, free and with `max_shift` set to the shift the sweep measured at "
+        f"w = {BOUND_AT:g}; what it found is judged on the sweep's pictures, which start from other noise."
+    )
+    lines = ["## Auto scale against the swept optimum", "", introduction]
+    rows, said = [], []
+    for name, part in data.items():
+        for kind in ("free", "bounded"):
+            case = part[kind]
+            limit = "no bound" if kind == "free" else f"shift <= {case['bound']:.3f}"
+            rewards = (told(case["found_reward"]), told(case["swept_reward"]), signed(case["difference"]))
+            rows.append([name, limit, f"{case['found']:.2f}", number(case["swept"]), *rewards, told(case["found_shift"])])
+        missed = [kind for kind in ("free", "bounded") if read(part[kind]["difference"]).sign == -1]
+        but = f" (worse: {' and '.join(missed)})" if missed else ""
+        said.append(f"- {name}: no worse than the swept optimum beyond error: {yes(not missed)}{but}.")
+    head = ["adapter", "bound", "found w", "best w of the sweep", "reward found", "reward swept", "difference", "shift found"]
+    return [*lines, *table(head, rows), *said]

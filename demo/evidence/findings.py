@@ -1,0 +1,107 @@
+"""What the rows of a sweep over w say: sentences, each computed from the numbers."""
+from __future__ import annotations
+
+from rlg_core.plots import number
+
+from .measure import CORRECT, SHIFT
+from .page import DIVERSITY, TITLES, WORDS, listed, read, signed, told, yes
+from .statistics import crossing
+
+BROKEN = 0.1
+"""A scale counts as broken where this much fewer scenes are right than at w = 0, beyond the interval."""
+
+
+def at(rows: list[dict], scale: float) -> dict | None:
+    return next((row for row in rows if row["scale"] == scale), None)
+
+
+def sentences(adapter: dict, cfg: list[dict]) -> list[str]:
+    """What the rows say, each sentence computed."""
+    reward, rows = adapter["reward"], adapter["rows"]
+    found = [_monotone(reward, rows), *_interpolation(reward, rows), _extrapolation(reward, rows), _breaking(rows)]
+    found += [_others(reward, rows), _diversity(rows)]
+    if at(rows, -1.0):
+        change = at(rows, -1.0)["over_base"][reward]
+        found.append(f"At w = -1 the reward is {WORDS[read(change).sign]} (against the base {signed(change)}).")
+    if rows[0]["lora"]:
+        found.append(_against_lora(reward, rows))
+    return [*found, _against_cfg(reward, rows, cfg)]
+
+
+def _monotone(reward: str, rows: list[dict]) -> str:
+    steps = [row for row in rows if 0 < row["scale"] <= 2]
+    flat = [number(row["scale"]) for row in steps if read(row["over_previous"][reward]).sign != 1]
+    start, end = at(rows, 0.0)["rlg"][reward], steps[-1]["rlg"][reward]
+    but = f"; not on the way to w = {listed(flat)}" if flat else ""
+    return f"Rises at every step from w = 0 to 2, each step beyond its error bar: {yes(not flat)} ({told(start)} to {told(end)}{but})."
+
+
+def _interpolation(reward: str, rows: list[dict]) -> list[str]:
+    half, one = at(rows, 0.5), at(rows, 1.0)
+    if not half or not one["over_base"][reward]["mean"]:
+        return []
+    share = half["over_base"][reward]["mean"] / one["over_base"][reward]["mean"]
+    gain = signed(one["over_base"][reward])
+    return [f"Interpolation: w = 0.5 has {share:.0%} of what the RL model gains over the base ({gain})."]
+
+
+def _extrapolation(reward: str, rows: list[dict]) -> str:
+    best = max(rows, key=lambda row: row["rlg"][reward]["mean"])
+    one, end = at(rows, 1.0), rows[-1]
+    edge = ", the end of the range" if best is end else ""
+    gain = best["rlg"][reward]["mean"] - at(rows, 0.0)["rlg"][reward]["mean"]
+    own = one["over_base"][reward]["mean"]
+    times = f", {gain / own:.1f} times the RL model's gain" if own > 0 and best["scale"] > 0 else ""
+    return f"Extrapolation: the highest reward is at w = {number(best['scale'])}{edge} ({told(best['rlg'][reward])}){times}."
+
+
+def _breaking(rows: list[dict]) -> str:
+    base, last = at(rows, 0.0)["rlg"][CORRECT], rows[-1]
+    lost = {row["scale"]: row["over_base"][CORRECT] for row in rows if row["scale"] > 0}
+    broken = [scale for scale, change in lost.items() if change["mean"] + change["half"] < -BROKEN]
+    if not broken:
+        return (
+            f"Where it breaks: nowhere up to w = {number(last['scale'])}: {told(last['rlg'][CORRECT])} of the scenes are "
+            f"fully correct there, {told(base)} at w = 0 (broken means {BROKEN:.0%} of all scenes fewer, beyond the error bar)."
+        )
+    first = broken[0]
+    return (
+        f"Where it breaks: at w = {number(first)} more than {BROKEN:.0%} of all scenes are no longer fully correct, beyond the "
+        f"error bar ({told(base)} at w = 0, {told(at(rows, first)['rlg'][CORRECT])} there)."
+    )
+
+
+def _others(reward: str, rows: list[dict]) -> str:
+    row = at(rows, 2.0)
+    names = [name for name in row["over_base"] if name not in (reward, CORRECT, SHIFT)]
+    changes = [f"{TITLES[n]} {WORDS[read(row['over_base'][n]).sign]} ({signed(row['over_base'][n])})" for n in names]
+    return f"The other rewards at w = 2, against the base: {listed(changes)}."
+
+
+def _diversity(rows: list[dict]) -> str:
+    changes = {row["scale"]: row["diversity_over_base"] for row in rows if row["scale"] in (1, 2, 4)}
+    said = [f"{WORDS[read(c).sign]} at w = {number(scale)} ({signed(c)})" for scale, c in changes.items()]
+    return f"Diversity within a prompt, against {told(at(rows, 0.0)['rlg'][DIVERSITY])} at w = 0: {listed(said)}."
+
+
+def _against_lora(reward: str, rows: list[dict]) -> str:
+    compared = [row for row in rows if row["scale"] not in (0, 1)]
+    parts = []
+    for name in dict.fromkeys((reward, CORRECT)):
+        where = {s: [number(r["scale"]) for r in compared if read(r["over_lora"][name]).sign == s] for s in WORDS}
+        said = [f"{WORDS[sign]} at w = {listed(scales)}" for sign, scales in where.items() if scales]
+        parts.append(f"{TITLES[name]} {listed(said)}")
+    largest = max(compared, key=lambda r: abs(r["over_lora"][reward]["mean"]))
+    return (
+        f"Against LoRA strength scaled to w (one evaluation, first order), RLG has {'; '.join(parts)}. The largest difference "
+        f"in reward is {signed(largest['over_lora'][reward])}, at w = {number(largest['scale'])}."
+    )
+
+
+def _against_cfg(reward: str, rows: list[dict], cfg: list[dict]) -> str:
+    best = max(cfg, key=lambda row: row["values"][reward]["mean"])
+    upward = [row for row in rows if row["scale"] >= 0]
+    means = [row["rlg"][reward]["mean"] for row in upward]
+    reached = crossing([row["scale"] for row in upward], means, best["values"][reward]["mean"])
+    where = f"RLG reaches that at w = {reached:.2f}" if reached == reached else "RLG does not cross that at any w from 0 on"
+    return f"Against CFG alone: the base's best is {told(best['values'][reward])}, at CFG {number(best['cfg'])}; {where}."

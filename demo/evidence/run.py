@@ -1,0 +1,114 @@
+"""Measures the parts, keeps their numbers as JSON beside the page, and writes the page from all numbers there are."""
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+from demo import scenes
+from rlg_core.plots import number
+
+from . import auto, experts, findings, implicit, kl, scales, schedules
+from .measure import CORRECT, Bench, OutOfTime
+from .page import TITLES, Figures, listed, read, table, told, yes
+from .pair import SAMPLER, SCHEDULER, Pair
+from .sizes import Sizes
+from .ways import MODELS, find_experts
+
+PARTS = {"scales": scales, "kl": kl, "experts": experts, "schedules": schedules, "implicit": implicit, "auto": auto}
+SETUP = "setup"
+
+
+def run(host: SimpleNamespace, version: str, sizes: Sizes, page: Path, kept: Path, parts: Sequence[str],
+        say: Callable[[str], None], until: float | None = None, fresh: bool = False, models: Path = MODELS) -> None:
+    """Measures `parts` until the time `until`, then writes `page` from them and from what is beside it."""
+    found = find_experts(models, models.parent / "logs")
+    if not found:
+        raise SystemExit(f"No RL model lies in {models}: train one with `python demo/train.py rl brightness`.")
+    prompts = scenes.all_prompts()[:: max(1, 54 // sizes.prompts)][: sizes.prompts]
+    pair = Pair(host, found, prompts, sizes.steps, models)
+    bench, figures = Bench(pair, kept, say, fresh, models, until), Figures(page)
+    try:
+        for name in parts:
+            say(f"measuring {name}")
+            write(figures, name, PARTS[name].measure(bench, sizes))
+        scales.draw_sheets(bench, sizes, figures)
+    except OutOfTime:
+        say("out of time: what is not measured yet stays as it was")
+    write(figures, SETUP, setup(pair, sizes, version))
+    page.write_text(re.sub(r"\n{3,}", "\n\n", "\n".join(written(figures))) + "\n", encoding="utf-8")
+
+
+def write(figures: Figures, name: str, data: dict) -> None:
+    (figures.folder / f"{name}.json").write_text(json.dumps(rounded(data), indent=1) + "\n", encoding="utf-8")
+
+
+def rounded(data):
+    """Floats to five digits: smaller files, no false precision."""
+    if isinstance(data, dict):
+        return {name: rounded(value) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [rounded(value) for value in data]
+    return float(f"{data:.5g}") if isinstance(data, float) else data
+
+
+def setup(pair: Pair, sizes: Sizes, version: str) -> dict:
+    return {
+        "version": version, "sizes": asdict(sizes), "prompts": len(pair.prompts), "codec_error": pair.codec_error(),
+        "experts": [{"name": e.name, "reward": e.reward, "beta": e.beta} for e in pair.experts.values()],
+    }  # fmt: skip
+
+
+def written(figures: Figures) -> list[str]:
+    """The page, from the JSON files."""
+    files = {name: figures.folder / f"{name}.json" for name in (SETUP, *PARTS)}
+    data = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()}
+    lines = head(data[SETUP])
+    if "scales" in data:
+        lines += verdicts(data["scales"])
+    for name, part in PARTS.items():
+        if name in data:
+            lines += ["", *part.report(data[name], figures)]
+    missing = [name for name in PARTS if name not in data]
+    return [*lines, "", f"Not measured yet: {listed(missing)}."] if missing else lines
+
+
+HEAD = """# Evidence
+
+What the scale does, measured on the demo pair in ComfyUI with this pack's nodes: `python dev.py evidence` makes this page,
+its plots and the numbers in `evidence/*.json`. Every sentence with a result is computed from those numbers.
+
+- ComfyUI {version}, {sampler}, {scheduler}, {steps} steps, CFG 1 (as in RL training) where nothing else is said.
+- {prompts} prompts, {seeds} pictures each in the sweep over w ({pictures} a scale), {few} elsewhere. All ways of sampling start
+  from the same noise, so differences are taken picture by picture.
+- Values are means with 95 % confidence intervals. *Beyond error*: the interval of the difference leaves out zero.
+- Brightness is mean luma; compressibility minus the kilobytes of a JPEG at quality 95; composition a program's dense score of
+  number, colour and shape; *fully correct* its yes or no. Diversity is the mean distance of a prompt's pictures, shift the
+  distance from the base's picture of the same noise (root mean square, 0 to 1).
+- Pictures are decoded by the formula that the demo's VAE computes; the two differ by at most {codec_error:.1e}.
+- The demo pair is a toy: it shows how the method behaves, not what it will do to another model.
+"""
+
+
+def head(data: dict) -> list[str]:
+    pictures = data["prompts"] * data["sizes"]["seeds"]
+    facts = {**data["sizes"], **data, "pictures": pictures, "sampler": SAMPLER, "scheduler": SCHEDULER}
+    return [HEAD.format(**facts)]
+
+
+def verdicts(data: dict) -> list[str]:
+    """One line an adapter."""
+    rows = []
+    for name, adapter in data["adapters"].items():
+        reward, found = adapter["reward"], adapter["rows"]
+        steps = [row for row in found if 0 < row["scale"] <= 2]
+        rising = all(read(row["over_previous"][reward]).sign == 1 for row in steps)
+        cells = [row["rlg"] for w in (0.0, 1.0, 2.0) if (row := findings.at(found, w))]
+        best = max(found, key=lambda row: row["rlg"][reward]["mean"])
+        rewards, correct = (told(cell[reward]) for cell in cells), (told(cell[CORRECT], 2) for cell in cells[::2])
+        rows.append([name, TITLES[reward], *rewards, yes(rising), number(best["scale"]), *correct])
+    columns = ["adapter", "its reward", "w = 0", "w = 1", "w = 2", "rises 0 to 2", "best w", "fully correct at 0", "at 2"]
+    return ["", "## In short", *table(columns, rows)]

@@ -1,0 +1,144 @@
+"""The dial: reward, validity and diversity over w, against LoRA strength scaled to w and against CFG alone."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from PIL import Image
+from torch import Tensor
+
+from rlg_core.plots import Panel, captioned, contact_sheet, number, to_picture
+
+from .findings import sentences
+from .measure import CORRECT, Bench, Outcome
+from .page import DIVERSITY, PLUS_MINUS, TITLES, Figures, curve, level, signed, summary, table, told
+from .pair import SEED
+from .sizes import Sizes
+from .statistics import paired
+from .ways import Way, lora, rlg
+
+TOGETHER = 2.0
+"""The CFG scale that RLG is also tried with."""
+
+SHEET_PROMPTS = (1, 22, 27, 45)
+
+
+def measure(bench: Bench, sizes: Sizes) -> dict:
+    """{"adapters": {name: {reward, beta, rows}}}, a row for each scale, and {"cfg": rows} of the base alone."""
+    base = bench(Way(), sizes.seeds)
+    adapters = {}
+    for expert in bench.pair.experts.values():
+        if expert.is_main or expert.is_checkpoint:
+            outcomes = [bench(rlg(expert.name, w), sizes.seeds) for w in sizes.scales]
+            scaled = [None if expert.is_checkpoint else bench(lora(expert.name, w), sizes.seeds) for w in sizes.scales]
+            rows = [_row(*row, base, expert.reward) for row in zip(sizes.scales, outcomes, [None, *outcomes], scaled)]
+            adapters[expert.name] = {"reward": expert.reward, "beta": expert.beta, "rows": rows}
+    cfg = [_cfg_row(cfg, bench(Way(cfg=cfg), sizes.seeds), base) for cfg in sizes.cfgs]
+    both = {name: _with_cfg(bench, sizes, name, adapter["reward"]) for name, adapter in adapters.items()}
+    return {"adapters": adapters, "cfg": cfg, "with_cfg": both}
+
+
+def _with_cfg(bench: Bench, sizes: Sizes, name: str, reward: str) -> dict:
+    """RLG on top of CFG: rows for w = 0, 1 and 2."""
+    outcomes = [bench(rlg(name, float(w), TOGETHER), sizes.few) for w in (0, 1, 2)]
+    steps = [asdict(paired(b.values[reward], a.values[reward])) for a, b in zip(outcomes, outcomes[1:])]
+    return {"reward": reward, "steps": steps, "values": [summary(o) for o in outcomes]}
+
+
+def _row(scale: float, now: Outcome, before: Outcome | None, scaled: Outcome | None, base: Outcome, reward: str) -> dict:
+    def difference(other: Outcome | None, names: Sequence[str]) -> dict | None:
+        return other and {name: asdict(paired(now.values[name], other.values[name])) for name in names}
+
+    return {
+        "scale": scale,
+        "rlg": summary(now),
+        "lora": scaled and summary(scaled),
+        "over_previous": difference(before, [reward]),
+        "over_base": difference(base, list(now.values)),
+        "over_lora": difference(scaled, [reward, CORRECT]),
+        "diversity_over_base": asdict(paired(now.diversity, base.diversity)),
+    }
+
+
+def _cfg_row(cfg: float, now: Outcome, base: Outcome) -> dict:
+    over = {name: asdict(paired(values, base.values[name])) for name, values in now.values.items()}
+    return {"cfg": cfg, "values": summary(now), "over_base": over}
+
+
+def draw_sheets(bench: Bench, sizes: Sizes, figures: Figures) -> None:
+    """A contact sheet for each adapter: a few prompts, one noise, over w."""
+    rows = [k for k in SHEET_PROMPTS if k < len(bench.pair.prompts)]
+    shown = [w for w in sizes.scales if w >= 0]
+    for expert in bench.pair.experts.values():
+        if not (expert.is_main or expert.is_checkpoint):
+            continue
+        columns = [bench.pair.decoded(bench.pair.latents(rlg(expert.name, w), SEED)) for w in shown]
+        captions = [f"w = {number(w)}" for w in shown]
+        cells = [[captioned(_cell(column[k]), text) for text, column in zip(captions, columns)] for k in rows]
+        figures.add(f"sheet-{_file(expert.name)}", "", contact_sheet(cells))
+
+
+def _cell(picture: Tensor) -> Image.Image:
+    return to_picture(picture.movedim(0, -1))
+
+
+def _file(name: str) -> str:
+    return name.replace(" ", "-")
+
+
+def report(data: dict, figures: Figures) -> list[str]:
+    lines = ["## The dial: reward over w", ""]
+    for name, adapter in data["adapters"].items():
+        lines += _adapter(name, adapter, data["cfg"], figures)
+    return [*lines, *_cfg(data["cfg"], data["adapters"]), *_both(data["with_cfg"])]
+
+
+def _adapter(name: str, adapter: dict, cfg: list[dict], figures: Figures) -> list[str]:
+    reward, rows = adapter["reward"], adapter["rows"]
+    beta = f", trained with KL coefficient {number(adapter['beta'])}" if adapter["beta"] else ""
+    others = [n for n in rows[0]["rlg"] if n != reward]
+    head = ["w", f"**{TITLES[reward]}**", *(TITLES[n] for n in others)]
+    body = [[row["scale"], *(told(row["rlg"][n]) for n in (reward, *others))] for row in rows]
+    lines = [f"### {name} (reward: {reward}{beta})", "", *_sheet(name, figures), *table(head, body)]
+    lines += [f"- {sentence}" for sentence in sentences(adapter, cfg)]
+    return [*lines, *_plots(name, adapter, cfg, figures)]
+
+
+def _sheet(name: str, figures: Figures) -> list[str]:
+    file = f"sheet-{_file(name)}.png"
+    return [f"![the same noise over w](evidence/{file})"] if (figures.folder / file).is_file() else []
+
+
+def _plots(name: str, adapter: dict, cfg: list[dict], figures: Figures) -> list[str]:
+    rows, scales = adapter["rows"], [row["scale"] for row in adapter["rows"]]
+    panels = []
+    for what in dict.fromkeys((adapter["reward"], CORRECT, DIVERSITY)):
+        curves = [curve(scales, [row["rlg"][what] for row in rows], "RLG")]
+        if rows[0]["lora"]:
+            curves.append(curve(scales, [row["lora"][what] for row in rows], "LoRA strength"))
+        if what != DIVERSITY:
+            curves.append(level(scales, max(row["values"][what]["mean"] for row in cfg), "best CFG alone"))
+        panels.append(Panel(curves, TITLES[what], "w", ""))
+    return figures.plot(f"scales-{_file(name)}", f"{name}: mean {PLUS_MINUS} 95 % over w", panels)
+
+
+def _cfg(rows: list[dict], adapters: dict) -> list[str]:
+    names = list(rows[0]["values"])
+    body = [[row["cfg"], *(told(row["values"][n]) for n in names)] for row in rows]
+    best = max(rows, key=lambda row: row["values"][CORRECT]["mean"])
+    lines = ["### CFG alone (the base, no RL)", "", *table(["CFG", *(TITLES[n] for n in names)], body)]
+    lines += [f"- Most scenes are fully correct at CFG {number(best['cfg'])} ({told(best['values'][CORRECT])})."]
+    for reward in dict.fromkeys(a["reward"] for a in adapters.values()):
+        spread = max(rows, key=lambda row: abs(row["over_base"][reward]["mean"]))
+        lines.append(f"- The most CFG does to {TITLES[reward]}: {signed(spread['over_base'][reward])}, at CFG {number(spread['cfg'])}.")
+    return lines
+
+
+def _both(data: dict) -> list[str]:
+    head = ["adapter", "reward", "w = 0", "w = 1", "w = 2", "0 to 1", "1 to 2", "fully correct at 0", "at 2"]
+    body = [
+        [name, part["reward"], *(told(v[part["reward"]]) for v in part["values"]), *map(signed, part["steps"]),
+         *(told(v[CORRECT]) for v in part["values"][::2])]
+        for name, part in data.items()
+    ]  # fmt: skip
+    return ["", f"### RLG and CFG {number(TOGETHER)} together", *table(head, body)]

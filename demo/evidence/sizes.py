@@ -1,0 +1,29 @@
+"""How much is measured."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """`prompts` of the 54; pictures a prompt: `seeds` in the sweep over w, `few` elsewhere."""
+
+    prompts: int = 54
+    seeds: int = 5
+    few: int = 2
+    steps: int = 10
+    scales: tuple[float, ...] = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+    cfgs: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.5)
+    grid: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0)
+    ranked: int = 24
+    draws: int = 16
+    searched: int = 8
+    images: int = 4
+    evaluations: int = 8
+
+
+FULL = Sizes()
+QUICK = Sizes(
+    prompts=4, seeds=2, steps=4, scales=(0.0, 1.0, 2.0), cfgs=(1.0, 3.0), grid=(0.0, 1.0), ranked=4, draws=2,
+    searched=1, images=1, evaluations=2,
+)  # fmt: skip

@@ -1,0 +1,128 @@
+"""The evidence run on the demo's base with random adapters: its ways of sampling, its statistics and its page."""
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+PACK = Path(__file__).resolve().parents[2]
+sys.path.append(str(PACK))  # last: the host's own `nodes` must be found first
+
+from demo import model, scenes  # noqa: E402
+from demo.evidence import findings, run, statistics, ways  # noqa: E402
+from demo.evidence.pair import Pair  # noqa: E402
+from demo.evidence.sizes import QUICK  # noqa: E402
+
+SIZES = replace(QUICK, prompts=2, steps=2, ranked=3)
+ADAPTERS = ("brightness", "brightness-beta0.5", "brightness-seed1", "jpeg")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder of models as the demo's: its base, VAE and texts, random adapters."""
+    root = tmp_path_factory.mktemp("demo") / "models"
+    for name in ("diffusion_models", "text_encoders", "vae"):
+        shutil.copytree(ways.MODELS / name, root / name)
+    (root / "diffusion_models" / ways.FULL).unlink(missing_ok=True)
+    (root.parent / "logs").mkdir()
+    for seed, name in enumerate(ADAPTERS):
+        base = model.load(root / "diffusion_models" / "rlg-demo-base.safetensors")
+        tiny.with_adapter(base, tiny.SD3_TARGETS, seed=seed).save_pretrained(root / "loras" / f"rl-{name}")
+        settings = {"reward": name.split("-")[0], "beta": 0.5 if "beta" in name else 1.0}
+        (root.parent / "logs" / f"rl-{name}.json").write_text(json.dumps({"settings": settings}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def pair(host, models):
+    experts = ways.find_experts(models, models.parent / "logs")
+    return Pair(host, experts, [scenes.parse("two red circles"), scenes.parse("one blue square")], 3, models)
+
+
+def test_experts_are_found_with_their_reward_and_beta(models):
+    found = ways.find_experts(models, models.parent / "logs")
+    assert [(e.name, e.reward, e.beta) for e in found] == [
+        ("brightness", "brightness", 1.0), ("brightness-beta0.5", "brightness", 0.5), ("brightness-seed1", "brightness", 1.0),
+        ("jpeg", "jpeg", 1.0),
+    ]  # fmt: skip
+    assert [e.name for e in ways.relatives(found, found[0], "beta")] == ["brightness-beta0.5"]
+    assert [e.name for e in ways.relatives(found, found[0], "seed")] == ["brightness-seed1"]
+
+
+def test_ways_are_what_they_say(host, pair):
+    base = pair.latents(ways.Way(), 5)
+    one = pair.latents(ways.rlg("brightness", 1.0), 5)
+    assert torch.equal(pair.latents(ways.rlg("brightness", 0.0), 5), base) and tiny.largest(one, base) > 0.1
+    latent = {"samples": torch.zeros(2, 16, 12, 12)}
+    with torch.inference_mode():
+        plain = host.nodes.common_ksampler(
+            pair.rl_model("brightness"), 5, 3, 1.0, "euler", "simple", pair.together(), pair.empty, latent
+        )[0]["samples"]
+    assert tiny.largest(one, plain) < 1e-4
+    strength, two = pair.latents(ways.lora("brightness", 2.0), 5), pair.latents(ways.rlg("brightness", 2.0), 5)
+    with torch.inference_mode():
+        doubled = pair.node("RLGAdapterLoader", pair.base, "rl-brightness", 2.0, 0.0, "")
+        turned_up = host.nodes.common_ksampler(doubled, 5, 3, 1.0, "euler", "simple", pair.together(), pair.empty, latent)[0]
+    assert tiny.largest(strength, turned_up["samples"]) < 1e-4 and tiny.largest(strength, two) > 1e-2
+
+
+def test_prompts_in_one_batch_are_as_by_themselves(pair):
+    assert tiny.largest(pair.latents(ways.Way(), 5)[:1], pair.latents(ways.Way(), 5, slice(0, 1))) < 1e-4
+    assert pair.codec_error() < 1e-3
+
+
+def test_the_run_writes_the_page_and_measures_nothing_twice(host, models, tmp_path):
+    page, kept, said = tmp_path / "EVIDENCE.md", tmp_path / "kept", []
+    for _ in range(2):
+        run.run(host, "0", SIZES, page, kept, list(run.PARTS), said.append, models=models)
+    measured = [line for line in said if not line.startswith("measuring")]
+    assert len(measured) == len(set(measured)) == len(list(kept.iterdir()))
+    text = page.read_text(encoding="utf-8")
+    assert "Not measured yet" not in text and "nan" not in text
+    pictures = re.findall(r"\]\((evidence/.+?\.png)\)", text)
+    assert len(pictures) >= 6 and all((tmp_path / name).is_file() for name in pictures)
+    for part in run.PARTS:
+        assert (tmp_path / "evidence" / f"{part}.json").is_file()
+
+
+def test_out_of_time_leaves_what_there_is(host, models, tmp_path):
+    run.run(host, "0", SIZES, tmp_path / "EVIDENCE.md", tmp_path / "kept", ["scales"], lambda _: None, until=0.0, models=models)
+    text = (tmp_path / "EVIDENCE.md").read_text(encoding="utf-8")
+    assert "Not measured yet: scales, kl, experts, schedules, implicit and auto." in text
+
+
+def row(scale, step, correct=0.0):
+    value = {"mean": 1.0, "half": 0.1, "n": 9}
+    change = {"mean": step, "half": 0.1, "n": 9}
+    lost = {"mean": correct, "half": 0.01, "n": 9}
+    values = {"jpeg": value | {"mean": scale}, "correct": value | {"mean": 0.9 + correct}, "diversity": value}
+    return {
+        "scale": scale, "rlg": values, "lora": None, "over_previous": {"jpeg": change},
+        "over_base": {"jpeg": value | {"mean": scale}, "correct": lost}, "diversity_over_base": change,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "rises"), [(0.2, "**yes**"), (0.05, "**no**"), (-0.2, "**no**")])
+def test_sentences_follow_the_numbers(step, rises):
+    rows = [row(0.0, 0.0), row(0.5, 0.2), row(1.0, 0.2), row(2.0, step, -0.3)]
+    cfg = [{"cfg": 3.0, "values": {"jpeg": {"mean": 0.75, "half": 0.1, "n": 9}}}]
+    text = "\n".join(findings.sentences({"reward": "jpeg", "rows": rows}, cfg))
+    assert f"each step beyond its error bar: {rises}" in text
+    assert "w = 0.5 has 50% of what the RL model gains" in text
+    assert "Where it breaks: at w = 2" in text and "RLG reaches that at w = 0.75" in text
+
+
+def test_statistics():
+    assert statistics.paired([2.0, 3.0, 4.0], [1.0, 2.0, 3.0]) == statistics.Estimate(1.0, 0.0, 3)
+    assert statistics.estimate([0.0, 2.0]).half == pytest.approx(1.96)
+    assert statistics.rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]) == pytest.approx(0.8)
+    assert statistics.ranks([5.0, 1.0, 5.0]).tolist() == [1.5, 0.0, 1.5]
+    assert statistics.crossing([0, 1, 2], [0.0, 1.0, 3.0], 2.0) == pytest.approx(1.5)
+    assert [statistics.Estimate(m, 1.0, 5).sign for m in (-2.0, 0.5, 2.0)] == [-1, 0, 1]
