@@ -104,7 +104,7 @@ class Server:
         """Return the bytes that GET, or POST with a JSON `body`, gives for a path; HTTPError on a refusal."""
         data = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.url + urllib.parse.quote(path, safe="/?=&%"), data, headers)
+        request = urllib.request.Request(self.url + urllib.parse.quote(path, safe="/?=&%+"), data, headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.read()
 

@@ -14,6 +14,7 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
+PATIENCE = 240_000  # milliseconds: the editor is 20 MB of scripts, and a busy machine takes its time
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +39,10 @@ def browser():
 def page(server, browser):
     """The graph editor, started once: every workflow opens in a tab of its own."""
     tab = browser.new_page(viewport={"width": 1800, "height": 1000})
+    tab.set_default_timeout(PATIENCE)
     tab.goto(server.url)
     tab.wait_for_function("window.app?.graph && window.app.extensionManager && document.querySelector('canvas')")
-    tab.wait_for_function("Object.keys(LiteGraph.registered_node_types).length > 300", timeout=60_000)
+    tab.wait_for_function("Object.keys(LiteGraph.registered_node_types).length > 300")
     return tab
 
 

@@ -24,7 +24,7 @@ def test_workflow_opens_complete_and_runs(page, server, screenshots, path):
     assert page.evaluate(UNKNOWN) == []
     assert page.evaluate(DIALOGS) == [], "the editor complains"
     page.evaluate("app.queuePrompt(0)")
-    page.wait_for_function(PREVIEW, timeout=120_000)
+    page.wait_for_function(PREVIEW)
     page.wait_for_timeout(1000)
     page.screenshot(path=screenshots / f"{path.stem}.png")
     assert page.evaluate("app.lastNodeErrors == null || Object.keys(app.lastNodeErrors).length == 0")
@@ -46,7 +46,7 @@ def test_template_opens_from_the_template_browser(page):
     dialog = page.get_by_role("dialog")
     dialog.get_by_text(PACK, exact=True).click()
     dialog.get_by_text("Reinforcement Learning Guidance").first.click()
-    page.wait_for_function("app.graph.nodes.some(n => n.type == 'RLGApply')", timeout=30_000)
+    page.wait_for_function("app.graph.nodes.some(n => n.type == 'RLGApply')")
 
 
 def test_nodes_are_found_by_the_words_users_know(page):
