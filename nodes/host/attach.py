@@ -43,7 +43,7 @@ def with_record(model: ModelPatcher, record: Record) -> ModelPatcher:
     """A clone of `model` that carries `record` and samples by it."""
     clone = model.clone()
     clone.set_attachments(KEY, record)
-    clone.set_additional_models(KEY, [expert.source.patcher for expert in record.experts])
+    clone.set_additional_models(KEY, [expert.source.patcher.clone() for expert in record.experts])
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sampling.outer_sample)
     clone.remove_callbacks_with_key(CallbacksMP.ON_PRE_RUN, KEY)

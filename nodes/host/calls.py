@@ -48,10 +48,13 @@ class ModelCall:
         )
 
     def for_part(self, part: int, purpose: str = "") -> ModelCall:
-        """This call under uuids of its own: caches of other nodes must not take one part's features for another's."""
+        """This call under uuids of its own: caches of other nodes must not take one part's features for another's.
+
+        The latents are copied: caches write into them (EasyCache does), and the base's call comes after.
+        """
         if part == BASE and not purpose:
             return self
-        return replace(self, transformer_options=self._options([part], purpose))
+        return replace(self, x=self.x.clone(), transformer_options=self._options([part], purpose))
 
     def for_parts(self, parts: Sequence[int]) -> ModelCall:
         """One call over `[part rows | part rows | ...]`."""

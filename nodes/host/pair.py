@@ -14,7 +14,10 @@ from torch import nn
 
 from ...rlg_core.errors import PairError
 from ...rlg_core.rows import Placed, module_terms
-from .patches import Patch, changed_parameters
+from .patches import Patch, changed_parameters, depends_on_weight, difference
+
+QUANTISATION = ("scaled_fp8", "scale_weight", "scale_input", "weight_scale", "weight_scale_2", "input_scale", "comfy_quant")
+"""What the hosts keep beside quantised weights."""
 
 
 class TermBank(nn.Module):
@@ -39,9 +42,11 @@ class TermBank(nn.Module):
 
 @dataclass(frozen=True)
 class SharedWeights:
-    """An RL model that shares every weight with its base: `patcher` holds the terms that make the difference."""
+    """An RL model that shares every weight with its base: `patcher` holds the terms that make the difference to the base
+    under `base_patches`."""
 
     patcher: ModelPatcher
+    base_patches: Mapping[str, list[Patch]]
 
     @property
     def bank(self) -> TermBank:
@@ -78,7 +83,11 @@ def pair(model: ModelPatcher, rl_model: ModelPatcher) -> SharedWeights | TwoChec
             known[model.patches_uuid] = _shared_weights(model, rl_model)
         return known[model.patches_uuid]
     _refuse_strangers(model, rl_model)
-    return TwoCheckpoints(rl_model.clone(), {key: list(patches) for key, patches in model.patches.items()})
+    return TwoCheckpoints(rl_model.clone(), copied_patches(model))
+
+
+def copied_patches(model: ModelPatcher) -> dict[str, list[Patch]]:
+    return {key: list(patches) for key, patches in model.patches.items()}
 
 
 def compute_dtype(model: BaseModel) -> torch.dtype:
@@ -91,7 +100,24 @@ def _shared_weights(model: ModelPatcher, rl_model: ModelPatcher) -> SharedWeight
     if not changes:
         return None
     bank = TermBank(model.model, changes, compute_dtype(model.model))
-    return SharedWeights(ModelPatcher(bank, load_device=model.load_device, offload_device=comfy.model_management.unet_offload_device()))
+    offload_device = comfy.model_management.unet_offload_device()
+    patcher = ModelPatcher(bank, load_device=model.load_device, offload_device=offload_device)
+    return SharedWeights(patcher, copied_patches(model))
+
+
+def refuse_rescaled_weights(model: ModelPatcher, source: SharedWeights) -> None:
+    """Patches put on `model` after it met its RL model reach both where they add to weights that both share.
+
+    Raises `PairError` for a merge, a DoRA and the like on a weight that has terms: those are for the weight as it was.
+    """
+    names = set(source.bank.names)
+    for key in (key for key in model.patches if key.rsplit(".", 1)[0] in names):
+        removed, added = difference(source.base_patches.get(key, []), model.patches[key])
+        if removed or any(depends_on_weight(patch) for patch in added):
+            raise PairError(
+                f"{key} is merged or replaced after the RLG node (Model Merge, DoRA, ...), which would leave the RL model's "
+                "difference as it was. Do it before the model goes into the RLG node and into the RL model's loader."
+            )
 
 
 def _refuse_unshared(model: ModelPatcher, rl_model: ModelPatcher) -> None:
@@ -123,12 +149,18 @@ def _refuse_strangers(model: ModelPatcher, rl_model: ModelPatcher) -> None:
         "architecture": lambda m: type(m.model).__name__,
         "latent format": lambda m: type(m.model.latent_format).__name__,
         "way of adding noise": lambda m: _noise_scaling(m).__qualname__,
-        "weights": lambda m: {name: tuple(value.shape) for name, value in m.model.diffusion_model.state_dict().items()},
+        "weights": _weight_shapes,
     }
     for fact, of in facts.items():
         ours, theirs = of(model), of(rl_model)
         if ours != theirs:
             raise PairError(f"model and rl_model differ in {fact}: {_differing(ours, theirs)}. Expected one base and its RL-tuned version.")
+
+
+def _weight_shapes(model: ModelPatcher) -> dict[str, tuple[int, ...]]:
+    """Of weights and biases; one of two checkpoints may be quantised and have scales beside them."""
+    state = model.model.diffusion_model.state_dict()
+    return {name: tuple(value.shape) for name, value in state.items() if not name.endswith(QUANTISATION)}
 
 
 def _noise_scaling(model: ModelPatcher):

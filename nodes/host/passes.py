@@ -82,7 +82,7 @@ class SharedPasses:
             # A model that refuses a repeated batch may still take the rows as they came; if not, that pass raises.
             reason = f"the batch of all parts failed: {error}"
         else:
-            separate = {part: self._single(call.for_part(part, VERIFICATION), part) for part in parts}
+            separate = self._separate(call, parts, VERIFICATION)
             reason = disagreement(batched, separate, compute_dtype(self.model))
             if reason is None:
                 return None, batched
@@ -108,8 +108,11 @@ class SharedPasses:
         prediction = self._run(call.for_parts(parts), assignments, ("batched", *parts))
         return dict(zip(parts, prediction.split(rows)))
 
-    def _separate(self, call: ModelCall, parts: Sequence[int]) -> dict[int, Tensor]:
-        return {part: self._single(call.for_part(part), part) for part in parts}
+    def _separate(self, call: ModelCall, parts: Sequence[int], purpose: str = "") -> dict[int, Tensor]:
+        """The base comes last: nodes that remember the latest call (SAG its attention) remember the base's, as they do
+        where the rows of the base are the first of a batch."""
+        predictions = {part: self._single(call.for_part(part, purpose), part) for part in reversed(parts)}
+        return {part: predictions[part] for part in parts}
 
     def _single(self, call: ModelCall, part: int) -> Tensor:
         if part == BASE:

@@ -92,19 +92,23 @@ def _value_term(value: Any) -> AdditiveTerm | None:
     return None
 
 
+def depends_on_weight(patch: Patch) -> bool:
+    """Whether `patch` does anything but add one fixed term to the weight."""
+    _, value, strength_model, _, function = patch
+    return strength_model != 1.0 or function is not None or _value_term(value) is None
+
+
 def additive_term(patch: Patch, key: str, shape: tuple[int, ...]) -> Placed | None:
     """`patch` on the weight `key` of `shape` as an additive term; None where it depends on the weight.
 
     Raises `PairError` where shapes do not fit.
     """
-    strength, value, strength_model, offset, function = patch
-    if strength_model != 1.0 or function is not None:
+    strength, value, _, offset, _ = patch
+    if depends_on_weight(patch):
         return None
     if offset is not None:
         shape = tuple(offset[2] if dim == offset[0] else size for dim, size in enumerate(shape))
     term = _value_term(value)
-    if term is None:
-        return None
     return Placed(key.rsplit(".", 1)[1], _shaped(term, key, shape).scaled(strength), offset)
 
 

@@ -116,12 +116,9 @@ class Run:
         return mean
 
     def _evaluate(self, call: ModelCall, parts: Sequence[int]) -> dict[int, Tensor]:
-        sharing = [part for part in parts if part == BASE or part in self.shared]
-        predictions = self.passes.evaluate(call, sharing)
-        for part in parts:
-            if part not in predictions:
-                predictions[part] = call.for_part(part).on(self.record.experts[part - 1].source.model).run()
-        return predictions
+        own = [part for part in parts if part != BASE and part not in self.shared]
+        predictions = {part: call.for_part(part).on(self.record.experts[part - 1].source.model).run() for part in own}
+        return predictions | self.passes.evaluate(call, [part for part in parts if part not in own])
 
     # Experts with a CFG of their own
 

@@ -12,7 +12,7 @@ from comfy.samplers import CFGGuider
 from torch import Tensor
 
 from ...rlg_core.errors import RunError
-from .pair import TwoCheckpoints
+from .pair import SharedWeights, TwoCheckpoints, refuse_rescaled_weights
 from .patches import difference
 from .record import KEY, Record, record_of
 from .run import Run
@@ -92,9 +92,11 @@ def _refuse_other_cfg(guider: Any, record: Record, sampler: Any) -> None:
 
 def _mirror_later_patches(patcher: ModelPatcher, record: Record) -> None:
     """Puts weight patches added after the RLG node (a style LoRA, say) on RL checkpoints too: they are meant for the
-    whole model, and terms beside shared weights get them by themselves."""
+    whole model, and shared weights have them for both already."""
     for expert in record.experts:
-        if isinstance(expert.source, TwoCheckpoints):
+        if isinstance(expert.source, SharedWeights):
+            refuse_rescaled_weights(patcher, expert.source)
+        else:
             for checkpoint in patcher.get_additional_models_with_key(KEY):
                 if checkpoint.model is expert.source.model:
                     _mirror(patcher, expert.source, checkpoint)
