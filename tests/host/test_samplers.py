@@ -1,0 +1,206 @@
+"""RLG under every stock sampler, scheduler, sampling node and guider, against the combination of two plain models."""
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+
+
+@pytest.fixture(scope="module")
+def models(host):
+    """A base, its RL version on the same weights, and both again with weights of their own."""
+    transformer = tiny.sd3_transformer()
+    lora = tiny.lora_file(tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS), alpha=8)
+    model, copy = (tiny.load(host, transformer) for _ in range(2))
+    return model, tiny.with_lora(host, model, lora), tiny.with_lora(host, copy, lora)
+
+
+@pytest.fixture(scope="module")
+def both(host, models):
+    """(guided, reference) at scale 2."""
+    model, rl_model, rl_copy = models
+    return tiny.guided(host, model, rl_model, 2.0), tiny.two_passes(host, model, rl_copy, 2.0)
+
+
+def agree(guided: torch.Tensor, reference: torch.Tensor) -> bool:
+    """Equal to float32 rounding, relative to the latents' size."""
+    assert torch.isfinite(guided).all()
+    return tiny.largest(guided, reference) < 2e-4 * max(1.0, tiny.rms(reference))
+
+
+SAMPLERS = [
+    "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "heun", "heunpp2", "dpm_2", "dpm_2_ancestral", "lms",
+    "dpm_fast", "dpm_adaptive", "dpmpp_2s_ancestral", "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "dpmpp_sde_gpu", "dpmpp_2m",
+    "dpmpp_2m_cfg_pp", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde",
+    "dpmpp_3m_sde_gpu", "ddpm", "lcm", "ipndm", "ipndm_v", "deis", "res_multistep", "res_multistep_cfg_pp",
+    "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp", "er_sde",
+    "seeds_2", "seeds_3", "sa_solver", "sa_solver_pece", "exp_heun_2_x0", "exp_heun_2_x0_sde", "ddim", "uni_pc", "uni_pc_bh2",
+]
+SCHEDULERS = ["simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal", "linear_quadratic", "kl_optimal"]
+
+
+def test_no_stock_sampler_or_scheduler_is_missing_here(host):
+    assert set(host.comfy.samplers.SAMPLER_NAMES) <= set(SAMPLERS)
+    assert set(host.comfy.samplers.SCHEDULER_NAMES) <= set(SCHEDULERS)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers(host, both, sampler):
+    if sampler not in host.comfy.samplers.SAMPLER_NAMES:
+        pytest.skip("not in this host")
+    settings = tiny.Sampling(steps=4, sampler=sampler)
+    guided, reference = (settings.run(host, model) for model in both)
+    assert agree(guided, reference)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_schedulers(host, both, models, scheduler):
+    settings = tiny.Sampling(steps=4, scheduler=scheduler)
+    guided, reference = (settings.run(host, model) for model in both)
+    assert agree(guided, reference)
+    assert not agree(settings.run(host, models[0]), reference)
+
+
+# Sampling nodes
+
+
+def execute(host, node, **inputs):
+    """The first output of a node of either API."""
+    cls = host.classes[node]
+    if hasattr(cls, "execute"):
+        return cls.execute(**inputs).result[0]
+    return getattr(cls(), cls.FUNCTION)(**inputs)[0]
+
+
+def latent(**extra):
+    return {"samples": torch.zeros(1, 16, 8, 8), **extra}
+
+
+COMMON = {"steps": 4, "cfg": 4.5, "sampler_name": "euler", "scheduler": "simple"}
+
+
+def ksampler(host, model, settings):
+    return execute(host, "KSampler", model=model, seed=3, positive=settings.positive, negative=settings.negative,
+                   latent_image=latent(), denoise=1.0, **COMMON)
+
+
+def ksampler_advanced(host, model, settings):
+    """In two stages, the second continuing the first."""
+    shared = {"model": model, "noise_seed": 3, "positive": settings.positive, "negative": settings.negative, **COMMON}
+    first = execute(host, "KSamplerAdvanced", add_noise="enable", latent_image=latent(), start_at_step=0, end_at_step=2,
+                    return_with_leftover_noise="enable", **shared)
+    return execute(host, "KSamplerAdvanced", add_noise="disable", latent_image=first, start_at_step=2, end_at_step=1000,
+                   return_with_leftover_noise="disable", **shared)
+
+
+def schedule(host, model):
+    sampler = execute(host, "KSamplerSelect", sampler_name="euler")
+    return sampler, execute(host, "BasicScheduler", model=model, scheduler="simple", steps=4, denoise=1.0)
+
+
+def sampler_custom(host, model, settings):
+    sampler, sigmas = schedule(host, model)
+    return execute(host, "SamplerCustom", model=model, add_noise=True, noise_seed=3, cfg=4.5, positive=settings.positive,
+                   negative=settings.negative, sampler=sampler, sigmas=sigmas, latent_image=latent())
+
+
+def with_guider(make):
+    def run(host, model, settings):
+        sampler, sigmas = schedule(host, model[0] if isinstance(model, tuple) else model)
+        noise = execute(host, "RandomNoise", noise_seed=3)
+        return execute(host, "SamplerCustomAdvanced", noise=noise, guider=make(host, model, settings), sampler=sampler,
+                       sigmas=sigmas, latent_image=latent())
+
+    run.__name__ = make.__name__
+    return run
+
+
+@with_guider
+def basic_guider(host, model, settings):
+    return execute(host, "BasicGuider", model=model, conditioning=settings.positive)
+
+
+@with_guider
+def cfg_guider(host, model, settings):
+    return execute(host, "CFGGuider", model=model, positive=settings.positive, negative=settings.negative, cfg=4.5)
+
+
+@with_guider
+def dual_cfg_guider(host, model, settings):
+    return execute(host, "DualCFGGuider", model=model, cond1=settings.positive, cond2=tiny.conditioning(13),
+                   negative=settings.negative, cfg_conds=5.0, cfg_cond2_negative=3.0, style="regular")
+
+
+@with_guider
+def dual_cfg_guider_nested(host, model, settings):
+    return execute(host, "DualCFGGuider", model=model, cond1=settings.positive, cond2=tiny.conditioning(13),
+                   negative=settings.negative, cfg_conds=5.0, cfg_cond2_negative=3.0, style="nested")
+
+
+@with_guider
+def perp_neg_guider(host, model, settings):
+    return execute(host, "PerpNegGuider", model=model, positive=settings.positive, negative=settings.negative,
+                   empty_conditioning=tiny.conditioning(13), cfg=5.0, neg_scale=1.0)
+
+
+def perp_neg_node(host, model, settings):
+    model = execute(host, "PerpNeg", model=model, empty_conditioning=tiny.conditioning(13), neg_scale=1.0)
+    return ksampler(host, model, settings)
+
+
+@with_guider
+def cfg_override(host, model, settings):
+    if "CFGOverride" not in host.classes:
+        pytest.skip("not in this host")
+    model = execute(host, "CFGOverride", model=model, cfg=2.0, start_percent=0.2, end_percent=0.8)
+    return execute(host, "CFGGuider", model=model, positive=settings.positive, negative=settings.negative, cfg=4.5)
+
+
+NODES = [ksampler, ksampler_advanced, sampler_custom, basic_guider, cfg_guider, dual_cfg_guider, dual_cfg_guider_nested,
+         perp_neg_guider, perp_neg_node, cfg_override]
+
+
+@pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
+def test_nodes_and_guiders(host, both, models, node):
+    settings = tiny.Sampling()
+    guided, reference, base = (node(host, model, settings)["samples"] for model in (*both, models[0]))
+    assert agree(guided, reference)
+    assert not agree(base, reference)
+
+
+@pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
+def test_scale_0_under_nodes_and_guiders(host, models, node):
+    model, rl_model, _ = models
+    settings = tiny.Sampling()
+    guided, base = (node(host, m, settings)["samples"] for m in (tiny.guided(host, model, rl_model, 0.0), model))
+    assert torch.equal(guided, base)
+
+
+# What cannot be supported says so
+
+
+def test_the_two_model_guider_is_refused(host, both, models):
+    if "DualModelGuider" not in host.classes:
+        pytest.skip("not in this host")
+    settings, error = tiny.Sampling(), host.module("rlg_core.errors").RunError
+
+    @with_guider
+    def dual_model(host, pair, settings):
+        model, negative_model = pair
+        return execute(host, "DualModelGuider", model=model, model_negative=negative_model, positive=settings.positive,
+                       negative=settings.negative, cfg=4.5)
+
+    guided, plain = both[0], models[0]
+    for pair in ((guided, plain), (guided, guided), (plain, guided)):
+        with pytest.raises(error, match="Dual Model CFG Guider"):
+            dual_model(host, pair, settings)
+    assert torch.isfinite(dual_model(host, (plain, models[2]), settings)["samples"]).all()
+
+
+def test_a_split_over_several_gpus_is_refused(host, both, models):
+    if not hasattr(both[0], "deepclone_multigpu"):
+        pytest.skip("not in this host")
+    split = both[0].clone()
+    split.set_additional_models("multigpu", [models[0].clone()])
+    with pytest.raises(host.module("rlg_core.errors").RunError, match="MultiGPU"):
+        tiny.Sampling(steps=2).run(host, split)
