@@ -20,7 +20,7 @@ from torch.nn import functional
 from .errors import PairError, RowsNotSeparable
 from .terms import AdditiveTerm, Conv, Delta, Hadamard, LowRank, low_rank_product, plain_conv
 
-LINEAR_OR_CONV = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTION_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Slice = tuple[int, int, int]
 """`(dimension, start, length)` of the weight that a term covers, as fused q, k, v have it."""
 
@@ -127,13 +127,23 @@ def _vector(terms: Sequence[Placed], size: int) -> Tensor:
     return total
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether `module` maps features linearly; a host's quantised layers do without being `nn.Linear`."""
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
+
+
+def is_linear_or_conv(module: nn.Module) -> bool:
+    """Whether low-rank terms can stand beside `module`."""
+    return is_linear(module) or isinstance(module, CONVOLUTION_LAYERS)
+
+
 class LinearTerms(nn.Module):
     """What one expert adds to the output of one linear or convolution module."""
 
     def __init__(self, module: nn.Module, placed: Sequence[Placed], dtype: torch.dtype):
         super().__init__()
         shape = tuple(module.weight.shape)
-        self.is_conv = not isinstance(module, nn.Linear)
+        self.is_conv = isinstance(module, CONVOLUTION_LAYERS)
         weight = [_least(p) for p in placed if p.parameter == "weight"]
         low_rank = [p for p in weight if isinstance(p.term, LowRank)]
         others = [p for p in weight if not isinstance(p.term, LowRank)]
@@ -178,7 +188,7 @@ def module_terms(name: str, module: nn.Module, placed: Sequence[Placed], dtype: 
 
     Raises `PairError`, naming the key, where the module is of a kind on which a change cannot be told apart by rows.
     """
-    if isinstance(module, LINEAR_OR_CONV):
+    if is_linear_or_conv(module):
         return LinearTerms(module, placed, dtype)
     if not any(True for _ in module.children()) and all(isinstance(p.term, Delta) and len(p.term.shape) == 1 for p in placed):
         return ParameterTerms(module, placed, dtype)

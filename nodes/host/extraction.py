@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...rlg_core.errors import PairError
 from ...rlg_core.lowrank import truncate
-from ...rlg_core.rows import LINEAR_OR_CONV
+from ...rlg_core.rows import is_linear_or_conv
 from ...rlg_core.save import Part, comfyui_tensors, write
 from ...rlg_core.terms import Delta, LowRank
 from .adapters import PATCHES, PREFIX, name_map
@@ -111,7 +111,7 @@ def _difference(model: ModelPatcher, rl_model: ModelPatcher, key: str) -> Tensor
 def _term(model: ModelPatcher, key: str, delta: Tensor, rank: int, energy: float) -> tuple[Lasting, float]:
     """The term for `delta` and the share of its squared norm it keeps; factors in the dtype the model computes in."""
     module, parameter = _owner(model, key)
-    fits = parameter == "weight" and isinstance(module, LINEAR_OR_CONV)
+    fits = parameter == "weight" and is_linear_or_conv(module)
     if not fits or rank * (delta.shape[0] + delta[0].numel()) >= delta.numel():
         return Delta(delta.cpu()), 1.0
     found, dtype = truncate(delta, rank, energy), compute_dtype(model.model)

@@ -1,0 +1,37 @@
+"""Scaled fp8 checkpoints: the host's quantised layers carry terms like any other."""
+from __future__ import annotations
+
+import tiny
+import torch
+
+BLOCK = "joint_blocks.0.x_block."
+
+
+def scaled_fp8(weights):
+    """The layout of scaled fp8 checkpoints: fp8 weights with a scale each, and the marker."""
+    quantised = {"scaled_fp8": torch.empty(2, dtype=torch.float8_e4m3fn)}
+    for name, value in weights.items():
+        if name.startswith(BLOCK) and name.endswith(".weight") and value.ndim == 2:
+            scale = value.abs().max() / 448.0
+            quantised[name] = (value / scale).to(torch.float8_e4m3fn)
+            quantised[name.replace(".weight", ".scale_weight")] = scale.float()
+        else:
+            quantised[name] = value
+    return quantised
+
+
+def test_quantised_layers_are_guided(host):
+    plain = tiny.load(host, tiny.sd3_transformer())
+    lora = tiny.lora_file(tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS), alpha=8)
+    weights = {name: value.clone() for name, value in plain.model.diffusion_model.state_dict().items()}
+    model = host.comfy.sd.load_diffusion_model_state_dict(scaled_fp8(weights))
+    rl_model, settings = tiny.with_lora(host, model, lora), tiny.Sampling(steps=4)
+
+    def at(scale):
+        return settings.run(host, host.classes["RLGApply"].execute(model, rl_model, scale, 0.0, 1.0, 1.0, 0.0).result[0])
+    base, exact_base = settings.run(host, model), settings.run(host, plain)
+    exact_change = settings.run(host, tiny.with_lora(host, plain, lora)) - exact_base
+    assert 0 < tiny.rms(base - exact_base) < tiny.rms(exact_change)
+    assert torch.equal(base, at(0.0))
+    assert tiny.rms(at(1.0) - base - exact_change) < 0.25 * tiny.rms(exact_change)
+    assert tiny.rms(at(2.0) - base) > 1.3 * tiny.rms(exact_change)
