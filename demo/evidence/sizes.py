@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sizes:
-    """`prompts` of the 54; pictures a prompt: `seeds` in the sweep over w, `few` elsewhere."""
+    """`prompts` of the 54; pictures a prompt: `seeds` in the sweep over w, `few` elsewhere.
+
+    Implicit reward: `ranked` pictures a prompt, `draws` each. Auto scale: `searched` prompts, `images` a prompt and scale.
+    """
 
     prompts: int = 54
     seeds: int = 5
@@ -15,11 +18,11 @@ class Sizes:
     scales: tuple[float, ...] = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
     cfgs: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.5)
     grid: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0)
-    ranked: int = 24
+    ranked: int = 16
     draws: int = 16
     searched: int = 8
-    images: int = 4
-    evaluations: int = 8
+    images: int = 2
+    evaluations: int = 7
 
 
 FULL = Sizes()
