@@ -1,6 +1,8 @@
 """Progress lines and failures that say what to do."""
 import os
 import re
+import signal
+import sys
 import time
 
 STARTED = float(os.environ.setdefault("RLG_STARTED", str(time.time())))  # one clock for dev.py and what it becomes
@@ -13,6 +15,11 @@ class Failure(Exception):
 def say(text):
     """Print one line of progress with the seconds since `dev.py` started."""
     print(f"[{time.time() - STARTED:5.0f} s] {text}", flush=True)
+
+
+def end_in_order():
+    """Have a plain kill end this program as an error does, so that what it started ends too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def tail(path, lines=30):

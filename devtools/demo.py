@@ -9,7 +9,7 @@ import time
 from PIL import Image
 
 from . import hosts
-from .console import Failure, say
+from .console import Failure, end_in_order, say
 from .paths import HOME, ROOT
 from .server import MODELS, RunFailed, Server
 from .sheet import contact_sheet
@@ -75,6 +75,7 @@ def bar(what, value, steps):
 
 
 if __name__ == "__main__":
+    end_in_order()
     try:
         main()
     except KeyboardInterrupt:

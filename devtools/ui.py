@@ -2,7 +2,7 @@
 import sys
 
 from . import hosts
-from .console import Failure, say
+from .console import Failure, end_in_order, say
 from .paths import HOME
 from .server import Server
 
@@ -19,6 +19,7 @@ def main():
 
 
 if __name__ == "__main__":
+    end_in_order()
     try:
         main()
     except KeyboardInterrupt:
