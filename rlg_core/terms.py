@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Union
 
 import torch
 from torch import Tensor
@@ -201,5 +200,5 @@ class Replace:
         return self.value.float().to(weight.device) - weight.float()
 
 
-AdditiveTerm = Union[LowRank, Kronecker, Hadamard, Delta]
-Term = Union[AdditiveTerm, Decomposed, Replace]
+AdditiveTerm = LowRank | Kronecker | Hadamard | Delta
+Term = AdditiveTerm | Decomposed | Replace

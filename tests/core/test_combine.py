@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from rlg_core.combine import base_weight, blended, geometric_mean, is_zero, rescale
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -5,11 +5,12 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import Conv2d, Embedding, GroupNorm, LayerNorm, Linear, RMSNorm
+
 from rlg_core.errors import PairError, RowsNotSeparable
 from rlg_core.rows import Assignment, Placed, RowTerms, module_terms
 from rlg_core.terms import Delta, Hadamard, Kronecker, LowRank
-from torch import nn
-from torch.nn import Conv2d, Embedding, GroupNorm, LayerNorm, Linear, RMSNorm
 
 RANK = 3
 

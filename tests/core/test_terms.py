@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rlg_core.terms import Decomposed, Delta, Hadamard, Kronecker, LowRank, Replace
 from torch.nn import functional
+
+from rlg_core.terms import Decomposed, Delta, Hadamard, Kronecker, LowRank, Replace
 
 LAYERS = {
     "linear": ((12, 8), {}),

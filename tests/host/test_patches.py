@@ -53,7 +53,7 @@ class Family:
 @pytest.fixture(scope="module")
 def sd3(host):
     weights = {f"model.diffusion_model.{k}": v for k, v in sd3_weights(host).items()}
-    return Family(host, weights, tiny.Sampling(steps=3))
+    return Family(host, weights, tiny.Sampling(steps=2))
 
 
 def sd3_weights(host):
@@ -70,8 +70,7 @@ def adapter(host, kind: str, *weights):
     """A stock weight adapter, as the host's loaders make them."""
     import comfy.weight_adapter as stock
 
-    classes = {cls.name: cls for cls in stock.adapters}
-    return classes[kind](set(), weights)
+    return next(cls for cls in stock.adapters if cls.name == kind)(set(), weights)
 
 
 def lora(host, shape, rank=4, alpha=None, dora=None, mid=None, seed=0, size=0.3):
@@ -96,7 +95,8 @@ def loha_tucker(host, shape, rank=3):
 
 
 def lokr(host, shape):
-    return adapter(host, "lokr", random(2, 2), random(shape[0] // 2, shape[1] // 2, *shape[2:], size=0.03), 1.0, None, None, None, None, None, None)
+    right = random(shape[0] // 2, shape[1] // 2, *shape[2:], size=0.03)
+    return adapter(host, "lokr", random(2, 2), right, 1.0, None, None, None, None, None, None)
 
 
 def lokr_factored(host, shape, rank=2):
@@ -212,7 +212,7 @@ def test_norms_of_queries_and_keys(host):
         sample_size=16, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=64, num_attention_heads=2,
         joint_attention_dim=96, caption_projection_dim=128, pooled_projection_dim=64, pos_embed_max_size=24, qk_norm="rms_norm",
     )
-    family = Family(host, transformer.state_dict(), tiny.Sampling(steps=3))
+    family = Family(host, transformer.state_dict(), tiny.Sampling(steps=2))
     key = "diffusion_model.joint_blocks.0.x_block.attn.ln_q.weight"
     family.check_patches({key: ("diff", (random(*family.shapes[key], size=0.5),))})
 
@@ -298,17 +298,9 @@ def refused(sd3, match, *patches, **strengths):
         tiny.guided(sd3.host, sd3.model, sd3.patched(sd3.model, *patches, **strengths), 2.0)
 
 
-@pytest.mark.parametrize(("key", "kind"), [
-    ("diffusion_model.pos_embed", "SD3|MMDiT"),
-    ("diffusion_model.y_embedder.mlp.0.weight", None),
-])
-def test_raw_parameters_are_refused_by_name(sd3, key, kind):
-    if key not in sd3.shapes:
-        pytest.fail(f"{key} is not in the model")
-    if kind is None:
-        sd3.check_patches({key: difference(sd3.host, sd3.shapes[key])})
-    else:
-        refused(sd3, key, {key: difference(sd3.host, sd3.shapes[key])})
+def test_raw_parameters_are_refused_by_name(sd3):
+    key = "diffusion_model.pos_embed"
+    refused(sd3, key, {key: difference(sd3.host, sd3.shapes[key])})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -64,8 +64,7 @@ def test_low_precision(host, sd3, dtype, separate, log):
 def test_low_precision_of_the_rl_model_alone(host, sd3, dtype):
     """At scale 1 the terms beside the weights round otherwise than the merged weights, not more."""
     settings = tiny.Sampling(steps=4)
-    exact_model, exact_rl = pair_in(host, sd3, torch.float32)
-    exact = settings.run(host, exact_rl)
+    exact = settings.run(host, pair_in(host, sd3, torch.float32)[1])
     model, rl_model = pair_in(host, sd3, dtype)
     ours = tiny.rms(settings.run(host, tiny.guided(host, model, rl_model, 1.0)) - exact)
     merged = tiny.rms(settings.run(host, rl_model) - exact)

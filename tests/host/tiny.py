@@ -168,7 +168,7 @@ def two_passes(host: SimpleNamespace, model: Any, rl_model: Any, scale: float) -
     """
     assert rl_model.model is not model.model
 
-    def combine(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **conds):
+    def combine(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **conds):
         fresh = lambda: None if control is None else {name: list(outputs) for name, outputs in control.items()}  # noqa: E731
         base = executor(x, t, c_concat, c_crossattn, fresh(), transformer_options, **conds)
         run = type(executor).new_class_executor(rl_model.model._apply_model, rl_model.model, executor.wrappers, executor.idx)
