@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .errors import AdapterError
 from .names import NameMap, Target
-from .terms import AdditiveTerm, Delta, Hadamard, Kronecker, LowRank
+from .terms import AdditiveTerm, Hadamard, Kronecker, LowRank
 
 PEFT_PREFIX = "base_model.model."
 

@@ -165,7 +165,7 @@ def _stock_scale(patch: Any) -> float | None:
 
 def relative_size(model: ModelPatcher, found: Match) -> float:
     """`|dW| / |W|` (Frobenius) of one change at strength 1."""
-    weight = original_weight(model, found.target.key)
+    weight = original_weight(model, found.target.key).detach()
     if found.target.rows is not None:
         weight = weight.narrow(0, *found.target.rows)
     term = found.term

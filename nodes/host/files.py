@@ -6,10 +6,9 @@ from pathlib import Path, PurePath
 import folder_paths
 
 from ...rlg_core.errors import AdapterError
-from ...rlg_core.formats import adapter_file, named_adapters
+from ...rlg_core.formats import STEM, adapter_file, named_adapters
 
 FOLDER = "loras"
-STEM = "adapter_model"
 
 
 def adapter_names() -> list[str]:

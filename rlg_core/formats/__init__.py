@@ -1,5 +1,5 @@
 """Adapter files as named terms: container, keys, scale, algebra."""
-from .files import adapter_file, named_adapters
+from .files import STEM, adapter_file, named_adapters
 from .read import Adapter, Change, read_adapter
 
-__all__ = ["Adapter", "Change", "adapter_file", "named_adapters", "read_adapter"]
+__all__ = ["STEM", "Adapter", "Change", "adapter_file", "named_adapters", "read_adapter"]

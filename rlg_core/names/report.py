@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from ..formats import Adapter
+from ..formats import STEM, Adapter
 from ..terms import Decomposed, LowRank
 from .match import Match
 from .resolve import NameMap
@@ -18,8 +18,9 @@ def describe(adapter: Adapter, matches: Sequence[Match], names: NameMap, stock: 
     `stock`: (key, rows) -> the scale the stock loader would use; `sizes`: `|dW| / |W|` of some of the changes.
     """
     architecture = names.architecture.name if names.architecture else "by the host's own names"
+    path = adapter.file.path
     lines = [
-        f"adapter: {adapter.name} of {adapter.file.path.name if adapter.name == 'default' else adapter.file.path.parent.name}",
+        f"adapter: {adapter.name} of {path.parent.name if path.stem == STEM else path.name}",
         f"format: {adapter.format}, on {architecture}",
         f"rank: {_listed(adapter.ranks)}; alpha: {_listed(adapter.alphas)}, from {adapter.alpha_source}",
         f"scale: {_listed(sorted({change.scale for change in adapter.changes}))}, times strength {strength:g}",

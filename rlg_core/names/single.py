@@ -13,7 +13,7 @@ LUMINA_BLOCK = {
     "feed_forward.w2": whole("feed_forward.linear_2"),
     "feed_forward.w3": whole("feed_forward.linear_3"),
     "adaLN_modulation.1": whole("norm1.linear"),
-    "attention_norm1": whole("norm1.norm"),
+    "attention_norm1": whole("norm1.norm", "norm1"),  # the context refiner has no modulation around it
     "attention_norm2": whole("norm2"),
 }
 LUMINA2 = Architecture(

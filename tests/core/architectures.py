@@ -40,7 +40,6 @@ class Tiny:
     to_diffusers: str | None = None
     host: tuple[str, Mapping[str, Any]] | None = None
     prefix: str = "transformer"
-    since: str = "0.3.75"
 
 
 UNET = dict(image_size=32, in_channels=4, out_channels=4, model_channels=320, use_spatial_transformer=True, legacy=False,
@@ -67,14 +66,18 @@ ARCHITECTURES: dict[str, Tiny] = {
         pooled_projection_dim=64, pos_embed_max_size=24, sample_size=16, qk_norm="rms_norm", dual_attention_layers=(0,))),
     "FLUX": Tiny("FluxTransformer2DModel", dict(num_layers=1, num_single_layers=1, guidance_embeds=True)),
     "FLUX.2": Tiny("Flux2Transformer2DModel", dict(
-        num_layers=1, num_single_layers=1, num_attention_heads=2, attention_head_dim=128, joint_attention_dim=64,
+        num_layers=1, num_single_layers=1, num_attention_heads=48, attention_head_dim=128, joint_attention_dim=64,
         timestep_guidance_channels=256), "convert_flux2_transformer_checkpoint_to_diffusers",
         ("flux.model.Flux", dict(
-            image_model="flux2", in_channels=128, out_channels=128, vec_in_dim=None, context_in_dim=64, hidden_size=256, mlp_ratio=3.0,
-            num_heads=2, depth=1, depth_single_blocks=1, axes_dim=[32] * 4, theta=2000, patch_size=1, qkv_bias=False, guidance_embed=True,
-            global_modulation=True, mlp_silu_act=True, ops_bias=False, txt_ids_dims=[3])), since="0.30"),
+            image_model="flux2", in_channels=128, out_channels=128, vec_in_dim=None, context_in_dim=64, hidden_size=6144,
+            mlp_ratio=3.0, num_heads=48, depth=1, depth_single_blocks=1, axes_dim=[32] * 4, theta=2000, patch_size=1, qkv_bias=False,
+            guidance_embed=True, global_modulation=True, mlp_silu_act=True, ops_bias=False, txt_ids_dims=[3]))),
     "Qwen-Image": Tiny("QwenImageTransformer2DModel", dict(num_layers=1)),
-    "Z-Image": Tiny("ZImageTransformer2DModel", dict(n_layers=2)),
+    "Z-Image": Tiny("ZImageTransformer2DModel", dict(n_layers=2), "convert_z_image_transformer_checkpoint_to_diffusers",
+        ("lumina.model.NextDiT", dict(
+            patch_size=2, in_channels=16, dim=3840, cap_feat_dim=2560, n_layers=2, qk_norm=True, n_heads=30, n_kv_heads=30,
+            axes_dims=[32, 48, 48], axes_lens=[1536, 512, 512], ffn_dim_multiplier=8 / 3, z_image_modulation=True,
+            pad_tokens_multiple=32))),
     "Lumina2": Tiny("Lumina2Transformer2DModel", dict(num_layers=1, cap_feat_dim=2304), "convert_lumina2_to_diffusers",
         ("lumina.model.NextDiT", dict(
             patch_size=2, in_channels=16, dim=2304, cap_feat_dim=2304, n_layers=1, qk_norm=True, n_heads=24, n_kv_heads=8,
@@ -93,8 +96,8 @@ ARCHITECTURES: dict[str, Tiny] = {
         "convert_hunyuan_video_transformer_to_diffusers",
         ("hunyuan_video.model.HunyuanVideo", dict(
             image_model="hunyuan_video", in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=64, hidden_size=3072,
-            mlp_ratio=4.0, num_heads=24, depth=1, depth_single_blocks=1, axes_dim=[16, 56, 56], theta=256, patch_size=[1, 2, 2], qkv_bias=True,
-            guidance_embed=True, byt5=False, meanflow=False, use_cond_type_embedding=False, vision_in_dim=None, meanflow_sum=False))),
+            mlp_ratio=4.0, num_heads=24, depth=1, depth_single_blocks=1, axes_dim=[16, 56, 56], theta=256, patch_size=[1, 2, 2],
+            qkv_bias=True, guidance_embed=True, byt5=False, meanflow=False, use_cond_type_embedding=False, vision_in_dim=None, meanflow_sum=False))),
     "PixArt": Tiny("PixArtTransformer2DModel", dict(num_layers=1, sample_size=32, caption_channels=4096, use_additional_conditions=False)),
     "AuraFlow": Tiny("AuraFlowTransformer2DModel", dict(num_mmdit_layers=1, num_single_dit_layers=1)),
 }

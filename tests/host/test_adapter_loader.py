@@ -190,3 +190,49 @@ def test_configs_are_checked(node, base, folder, change, message):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=message):
         load(node, base, "flow_grpo")
+
+
+PEFT_OPTIONS = {
+    "DoRA on fused q, k, v": dict(use_dora=True),
+    "rsLoRA with patterns": dict(use_rslora=True, rank_pattern={"to_k": 2}, alpha_pattern={"transformer_blocks.1.attn.to_q": 3}),
+    "biases": dict(bias="lora_only"),
+    "whole modules": dict(modules_to_save=["proj_out", "norm_out.linear", "transformer_blocks.0.norm1.linear"]),
+    "norms that change halves": dict(target_modules=["norm_out.linear", "transformer_blocks.1.norm1_context.linear"]),
+}
+
+
+@pytest.mark.parametrize("name", list(PEFT_OPTIONS))
+@pytest.mark.parametrize("strength", [1.0, -0.5])
+def test_whatever_peft_trains(host, node, base, loras, name, strength):
+    """`W + strength (W_rl - W)`, with `W_rl` as PEFT merges it."""
+    import peft
+
+    options = dict(r=RANK, lora_alpha=ALPHA, target_modules=tiny.SD3_TARGETS) | PEFT_OPTIONS[name]
+    trained = peft.get_peft_model(tiny.sd3_transformer(), peft.LoraConfig(**options))
+    generator = torch.Generator().manual_seed(2)
+    for parameter in trained.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data + 0.1 * torch.randn(parameter.shape, generator=generator)
+    trained.save_pretrained(str(loras / "rl"))
+    model, _ = load(node, base, "rl", strength)
+    before, after = base.model.state_dict(), merged(host, trained)
+    assert_same(patched(host, model), {key: before[key] + strength * (after[key] - before[key]) for key in before})
+
+
+def test_report(host, node, base, folder):
+    lines = load(node, base, "flow_grpo", 0.5)[1].splitlines()
+    assert lines[:5] == [
+        "adapter: default of flow_grpo",
+        "format: PEFT (LoRA), on SD3",
+        f"rank: 4; alpha: 8, from {folder / 'adapter_config.json'}",
+        "scale: 2, times strength 0.5",
+        "matched: 15 of 15 changes, on 7 weights",
+    ]
+    assert lines[5] == "stock ComfyUI would load this at 0.5x its true strength"
+    assert lines[6].startswith("size of the change: ")
+
+
+def test_report_of_what_stock_cannot_load(host, node, base, folder):
+    """Raw state dicts name the adapter in their keys, which the stock loader does not find."""
+    rewrite(folder, lambda t: {k.replace("base_model.model.", "unet.base_model.model."): v for k, v in t.items()})
+    assert "stock ComfyUI would load this not at all" in load(node, base, "flow_grpo")[1]
