@@ -4,9 +4,10 @@ The deterministic sampler becomes a stochastic one with the same marginals (eq. 
 known densities; rewards are compared within groups of one prompt (eq. 4); the policy maximises the clipped ratio times
 that advantage minus beta times the KL divergence to the base model (eq. 5, 11).
 
-Two choices differ from the paper's code. Advantages are divided by one constant, the base model's mean standard
+A few choices differ from the paper's code. Advantages are divided by one constant, the base model's mean standard
 deviation within groups, instead of each group's own: beta then has one meaning for a whole run, the KL coefficient in
-units of that reward scale. And half of the steps, drawn anew each iteration, are trained on.
+units of that reward scale. The last two of ten steps are deterministic (noise added there stays in the picture), and
+of the others some, drawn anew each iteration, are trained on.
 """
 
 from __future__ import annotations
@@ -33,15 +34,17 @@ class Settings:
     prompts: int = 8
     group: int = 16
     steps: int = 10
+    settled: int = 2
     trained_steps: int = 5
-    updates: int = 2
-    learning_rate: float = 1e-3
+    updates: int = 5
+    learning_rate: float = 5e-4
     clip: float = 1e-3
+    shared_noise: bool = False
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Sampled trajectories: states (steps + 1, B, 16, h, w), mean log-densities (steps, B), prompts and rewards (B,)."""
+    """Sampled trajectories: states (steps + 1, B, 16, h, w), mean log-densities (stochastic steps, B), rewards (B,)."""
 
     states: torch.Tensor
     log_probs: torch.Tensor
@@ -73,16 +76,26 @@ def rollout(policy, captions: base.Captions, settings: Settings, generator: torc
     pick = torch.randperm(captions.open_rows, generator=generator)[: settings.prompts].repeat_interleave(settings.group)
     prompts, conditioning = [captions.prompts[i] for i in pick], captions.rows(1 + pick)
     levels = model.sigmas(settings.steps)
-    states = [torch.randn(len(pick), scenes.CHANNELS, scenes.GRID, scenes.GRID, generator=generator)]
+    states = [starting_noise(settings, generator)]
     log_probs = []
-    for sigma, next_sigma in zip(levels, levels[1:]):
+    for step, (sigma, next_sigma) in enumerate(zip(levels, levels[1:])):
         v = model.velocity(policy, states[-1], sigma, conditioning)
+        if step >= settings.steps - settings.settled:
+            states.append(states[-1] + (next_sigma - sigma) * v)
+            continue
         mean, std = sde_step(states[-1], v, sigma, next_sigma, levels[1])
         states.append(mean + std * torch.randn(mean.shape, generator=generator))
         log_probs.append(log_density(states[-1], mean, std))
     pictures = codec.decode(states[-1])
     scores, correct = rewards.REWARDS[settings.reward](pictures, prompts), rewards.correctness(pictures, prompts)
     return Rollout(torch.stack(states), torch.stack(log_probs), conditioning, prompts, scores, float(correct.mean()))
+
+
+def starting_noise(settings: Settings, generator: torch.Generator) -> torch.Tensor:
+    """Noise (B, 16, h, w), where asked the same for a group (DanceGRPO, arXiv 2505.07818): only steps then differ."""
+    draws = settings.prompts if settings.shared_noise else settings.prompts * settings.group
+    noise = torch.randn(draws, scenes.CHANNELS, scenes.GRID, scenes.GRID, generator=generator)
+    return noise.repeat_interleave(settings.group, 0) if settings.shared_noise else noise
 
 
 def group_spread(scores: torch.Tensor, group: int) -> float:
@@ -125,7 +138,8 @@ def train(policy, reference: Callable, parameters: list, settings: Settings) -> 
         batch = rollout(policy, captions, settings, generator)
         scale = scale or group_spread(batch.scores, settings.group)
         advantage = advantages(batch.scores, settings.group, scale)
-        chosen = torch.randperm(settings.steps, generator=generator)[: settings.trained_steps]
+        stochastic = settings.steps - settings.settled
+        chosen = torch.randperm(stochastic, generator=generator)[: settings.trained_steps]
         kl = 0.0
         for part in chosen.tensor_split(settings.updates):
             kl += update(policy, reference, parameters, optimiser, batch, part.tolist(), advantage, settings)
@@ -133,7 +147,7 @@ def train(policy, reference: Callable, parameters: list, settings: Settings) -> 
             "iteration": iteration,
             "reward": round(float(batch.scores.mean()), 4),
             "correct": round(batch.correct, 3),
-            "path_kl": round(kl / settings.trained_steps * settings.steps * batch.states[0, 0].numel(), 2),
+            "path_kl": round(kl / settings.trained_steps * stochastic * batch.states[0, 0].numel(), 2),
             "reward_scale": round(scale, 4),
             "seconds": round(time.time() - start, 1),
         }

@@ -35,9 +35,11 @@ FULL = MODELS / "diffusion_models" / "rlg-demo-full-rl.safetensors"
 ADAPTERS = MODELS / "loras"
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
 RUNS = {
-    "brightness": flow_grpo.Settings("brightness", beta=1.0),
-    "jpeg": flow_grpo.Settings("jpeg", beta=0.5),
-    "composition": flow_grpo.Settings("composition", beta=0.1, iterations=40),
+    "brightness": flow_grpo.Settings("brightness", beta=0.2, iterations=30),
+    "jpeg": flow_grpo.Settings("jpeg", beta=0.2),
+    "composition": flow_grpo.Settings(
+        "composition", beta=0.02, iterations=50, settled=4, trained_steps=6, updates=6, learning_rate=1e-3, shared_noise=True
+    ),
 }
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 COUNT = 54  # pictures a scale for the sweep in a log
@@ -126,7 +128,7 @@ def learn(policy, reference, settings: flow_grpo.Settings) -> tuple[list[dict], 
 
 def run_full(args: argparse.Namespace) -> None:
     """Fine-tune every weight: the RL model of the two-checkpoint path."""
-    settings = replace(RUNS[args.reward], seed=args.seed, learning_rate=1e-4, **chosen(args))
+    settings = replace(RUNS[args.reward], seed=args.seed, beta=0.2, iterations=25, learning_rate=5e-5)
     frozen = model.load(BASE).requires_grad_(False)
     policy = copy.deepcopy(frozen).requires_grad_(True)
     rows, seconds = learn(policy, lambda x, sigma, c: model.velocity(frozen, x, sigma, c), settings)
@@ -141,7 +143,7 @@ def run_all(args: argparse.Namespace) -> None:
         main(f"{command} --threads {args.threads}".split())
 
 
-ALL = ("text", "base", "codec", *(f"rl {r} --seed {s}" for r in RUNS for s in range(3)), "rl brightness --beta 0.5", "full")
+ALL = ("text", "base", "codec", *(f"rl {r} --seed {s}" for r in RUNS for s in range(3)), "rl brightness --beta 0.1 --iterations 45", "full")
 COMMANDS = {"all": run_all, "rl": run_rl, "full": run_full, "text": run_text, "base": run_base, "codec": run_codec}
 
 
