@@ -54,6 +54,7 @@ def _answer(pipe: Any, threads: int, function: Callable, *arguments: Any) -> Non
 
 def _of_way(geometry: Geometry, way: Way) -> Memory:
     started = host.start()
+    started.comfy.model_management.unload_all_models()  # a fork has those of its parent
     before = live_bytes()
     pair = Pair(started, geometry)
     sample = way.build(pair)

@@ -14,6 +14,8 @@ from .ways import COPIES, EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING, PLAI
 
 REMEMBERED = (PLAIN, EXACT_BATCHED, EXACT_SEQUENTIAL, TWO_CHECKPOINTS, PAPER, PATCHING, COPIES)
 PROFILED = (PLAIN, EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING, COPIES)
+STEPS = 13
+"""After the first step, 12 are a whole number of the budgets' periods."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,27 @@ class Plan:
     scales: Sequence[float]
     seeds: int
     imports: int
+    profiled: Sequence[Way]
+    remembered: Sequence[Way]
 
 
-FULL = Plan((SD3_LIKE, FLUX_LIKE), 9, 5, (8, 16, 32, 48), (1, 2, 4, 8), (1.5, 2.0, 4.0), 8, 5)
-QUICK = Plan((), 2, 0, (8, 16), (1, 2), (2.0,), 1, 1)
+FULL = Plan(
+    large=(SD3_LIKE, FLUX_LIKE), rounds=9, rounds_of_large=5, sides=(8, 16, 32, 48), batches=(1, 2, 4, 8),
+    scales=(1.5, 2.0, 4.0), seeds=8, imports=5, profiled=PROFILED, remembered=REMEMBERED,
+)
+QUICK = Plan(
+    large=(), rounds=1, rounds_of_large=0, sides=(8, 16), batches=(1, 2), scales=(2.0,), seeds=1, imports=1,
+    profiled=(PLAIN, EXACT_BATCHED), remembered=(PLAIN, EXACT_BATCHED, PAPER),
+)
 
 
 @dataclass
 class Compared:
     """What was measured of one geometry, by the name of the way."""
 
-    memory: dict[str, Memory]
     timings: dict[str, Timing]
     profiles: dict[str, Profile]
+    memory: dict[str, Memory]
     attach: tuple[float, float]
 
 
@@ -58,12 +68,12 @@ def run(plan: Plan) -> Results:
     started = host.start()
     demo = demo_geometries()
     results = Results(peak_flops=profiles.peak_flops())
-    say("memory and time of each way")
+    say("time and memory of each way")
     for geometry in ((demo or [SMALL])[0], *plan.large):
         large = geometry in plan.large
-        rounds, steps = (plan.rounds_of_large, 4) if large else (plan.rounds, 13)
+        rounds, steps = (plan.rounds_of_large, 4) if large else (plan.rounds, STEPS)
         results.compared[geometry.name] = compared(
-            Pair(started, geometry), RIVALS if large else WAYS, rounds, steps, results.peak_flops
+            plan, Pair(started, geometry), RIVALS if large else WAYS, rounds, steps, results.peak_flops
         )
     say("cost by resolution and batch")
     results.sweeps = sweeps.run(Pair(started, SMALL), plan.sides, plan.batches, rounds=2)
@@ -75,8 +85,8 @@ def run(plan: Plan) -> Results:
     return results
 
 
-def compared(pair: Pair, ways: Sequence[Way], rounds: int, steps: int, peak: float) -> Compared:
+def compared(plan: Plan, pair: Pair, ways: Sequence[Way], rounds: int, steps: int, peak: float) -> Compared:
     say(f"  {pair.geometry.name}")
-    remembered = memory.of_ways(pair.geometry, REMEMBERED)
     timings = measure.compare(pair, (PLAIN, *(way for way in ways if way is not PLAIN)), rounds, steps)
-    return Compared(remembered, timings, profiles.of_ways(pair, PROFILED, peak), profiles.attach_seconds(pair))
+    profiled = profiles.of_ways(pair, plan.profiled, peak)
+    return Compared(timings, profiled, memory.of_ways(pair.geometry, plan.remembered), profiles.attach_seconds(pair))
