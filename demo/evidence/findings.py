@@ -100,6 +100,8 @@ def _against_lora(reward: str, rows: list[dict]) -> str:
 
 def _against_cfg(reward: str, rows: list[dict], cfg: list[dict]) -> str:
     best = max(cfg, key=lambda row: row["values"][reward]["mean"])
+    if best is cfg[0]:
+        return f"Against CFG alone: no CFG scale raises this reward above CFG {number(best['cfg'])}'s {told(best['values'][reward])}."
     upward = [row for row in rows if row["scale"] >= 0]
     means = [row["rlg"][reward]["mean"] for row in upward]
     reached = crossing([row["scale"] for row in upward], means, best["values"][reward]["mean"])

@@ -34,8 +34,10 @@ def run(host: SimpleNamespace, version: str, sizes: Sizes, page: Path, kept: Pat
     try:
         for name in parts:
             say(f"measuring {name}")
-            write(figures, name, PARTS[name].measure(bench, sizes))
-        scales.draw_sheets(bench, sizes, figures)
+            data = PARTS[name].measure(bench, sizes)
+            write(figures, name, data)
+            if name == "scales":
+                scales.draw_sheets(bench, sizes, data["shown"], figures)
     except OutOfTime:
         say("out of time: what is not measured yet stays as it was")
     write(figures, SETUP, setup(pair, sizes, version))

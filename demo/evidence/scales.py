@@ -20,7 +20,8 @@ from .ways import Way, lora, rlg
 TOGETHER = 2.0
 """The CFG scale that RLG is also tried with."""
 
-SHEET_PROMPTS = (1, 22, 27, 45)
+SHOWN = 4
+"""Prompts on a contact sheet."""
 
 
 def measure(bench: Bench, sizes: Sizes) -> dict:
@@ -35,7 +36,14 @@ def measure(bench: Bench, sizes: Sizes) -> dict:
             adapters[expert.name] = {"reward": expert.reward, "beta": expert.beta, "rows": rows}
     cfg = [_cfg_row(cfg, bench(Way(cfg=cfg), sizes.seeds), base) for cfg in sizes.cfgs]
     both = {name: _with_cfg(bench, sizes, name, adapter["reward"]) for name, adapter in adapters.items()}
-    return {"adapters": adapters, "cfg": cfg, "with_cfg": both}
+    return {"adapters": adapters, "cfg": cfg, "with_cfg": both, "shown": _shown(bench, base)}
+
+
+def _shown(bench: Bench, base: Outcome) -> list[str]:
+    """Prompts for the sheets: evenly spread ones whose first picture is right at w = 0, so that losses are seen."""
+    count = len(bench.pair.prompts)
+    order = sorted(range(count), key=lambda k: (not base.values[CORRECT][k], k * 7 % count))
+    return [str(bench.pair.prompts[k]) for k in sorted(order[:SHOWN])]
 
 
 def _with_cfg(bench: Bench, sizes: Sizes, name: str, reward: str) -> dict:
@@ -65,9 +73,9 @@ def _cfg_row(cfg: float, now: Outcome, base: Outcome) -> dict:
     return {"cfg": cfg, "values": summary(now), "over_base": over}
 
 
-def draw_sheets(bench: Bench, sizes: Sizes, figures: Figures) -> None:
-    """A contact sheet for each adapter: a few prompts, one noise, over w."""
-    rows = [k for k in SHEET_PROMPTS if k < len(bench.pair.prompts)]
+def draw_sheets(bench: Bench, sizes: Sizes, prompts: list[str], figures: Figures) -> None:
+    """A contact sheet for each adapter: `prompts` from top to bottom, one noise, over w."""
+    rows = [k for k, prompt in enumerate(bench.pair.prompts) if str(prompt) in prompts]
     shown = [w for w in sizes.scales if w >= 0]
     for expert in bench.pair.experts.values():
         if not (expert.is_main or expert.is_checkpoint):
@@ -89,24 +97,27 @@ def _file(name: str) -> str:
 def report(data: dict, figures: Figures) -> list[str]:
     lines = ["## The dial: reward over w", ""]
     for name, adapter in data["adapters"].items():
-        lines += _adapter(name, adapter, data["cfg"], figures)
+        lines += _adapter(name, adapter, data, figures)
     return [*lines, *_cfg(data["cfg"], data["adapters"]), *_both(data["with_cfg"])]
 
 
-def _adapter(name: str, adapter: dict, cfg: list[dict], figures: Figures) -> list[str]:
+def _adapter(name: str, adapter: dict, data: dict, figures: Figures) -> list[str]:
     reward, rows = adapter["reward"], adapter["rows"]
     beta = f", trained with KL coefficient {number(adapter['beta'])}" if adapter["beta"] else ""
     others = [n for n in rows[0]["rlg"] if n != reward]
     head = ["w", f"**{TITLES[reward]}**", *(TITLES[n] for n in others)]
     body = [[row["scale"], *(told(row["rlg"][n]) for n in (reward, *others))] for row in rows]
-    lines = [f"### {name} (reward: {reward}{beta})", "", *_sheet(name, figures), *table(head, body)]
-    lines += [f"- {sentence}" for sentence in sentences(adapter, cfg)]
-    return [*lines, *_plots(name, adapter, cfg, figures)]
+    lines = [f"### {name} (reward: {reward}{beta})", "", *_sheet(name, data["shown"], figures), *table(head, body)]
+    lines += [f"- {sentence}" for sentence in sentences(adapter, data["cfg"])]
+    return [*lines, *_plots(name, adapter, data["cfg"], figures)]
 
 
-def _sheet(name: str, figures: Figures) -> list[str]:
+def _sheet(name: str, prompts: list[str], figures: Figures) -> list[str]:
     file = f"sheet-{_file(name)}.png"
-    return [f"![the same noise over w](evidence/{file})"] if (figures.folder / file).is_file() else []
+    if not (figures.folder / file).is_file():
+        return []
+    legend = f"From top to bottom: {', '.join(prompts)} (spread over the prompts, of those that are right at w = 0)."
+    return [f"![the same noise over w](evidence/{file})", "", legend]
 
 
 def _plots(name: str, adapter: dict, cfg: list[dict], figures: Figures) -> list[str]:

@@ -112,7 +112,7 @@ def row(scale, step, correct=0.0):
 @pytest.mark.parametrize(("step", "rises"), [(0.2, "**yes**"), (0.05, "**no**"), (-0.2, "**no**")])
 def test_sentences_follow_the_numbers(step, rises):
     rows = [row(0.0, 0.0), row(0.5, 0.2), row(1.0, 0.2), row(2.0, step, -0.3)]
-    cfg = [{"cfg": 3.0, "values": {"jpeg": {"mean": 0.75, "half": 0.1, "n": 9}}}]
+    cfg = [{"cfg": c, "values": {"jpeg": {"mean": mean, "half": 0.1, "n": 9}}} for c, mean in ((1.0, 0.5), (3.0, 0.75))]
     text = "\n".join(findings.sentences({"reward": "jpeg", "rows": rows}, cfg))
     assert f"each step beyond its error bar: {rises}" in text
     assert "w = 0.5 has 50% of what the RL model gains" in text
