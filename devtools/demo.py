@@ -1,5 +1,4 @@
 """`python dev.py demo`: the demo pair at several scales on a real server, and one labelled contact sheet."""
-import copy
 import io
 import json
 import os
@@ -34,7 +33,8 @@ def main():
         rows = [[picture(server, out, prompt, scale) for scale in SCALES] for prompt in PROMPTS]
     sheet = out / "contact sheet.png"
     labels = [(f"{scale:g}", NOTES.get(scale, "between" if scale < 1 else "beyond")) for scale in SCALES]
-    contact_sheet(rows, labels, "Reinforcement Learning Guidance: one seed a row, the scale goes up", PROMPTS).save(sheet)
+    title = f"Reinforcement Learning Guidance with {adapter_name()}: one seed, the scale goes up"
+    contact_sheet(rows, labels, title, PROMPTS).save(sheet)
     say(f"{len(SCALES) * len(PROMPTS)} pictures are in {out}")
     say(f"the contact sheet: {sheet}")
 
@@ -52,9 +52,14 @@ def picture(server, out, prompt, scale):
     return Image.open(io.BytesIO(data))
 
 
+def adapter_name():
+    """Return the name of the RL adapter that the shipped workflow loads."""
+    return only(json.loads(WORKFLOW.read_text(encoding="utf-8")), "RLGAdapterLoader")["inputs"]["lora_name"]
+
+
 def with_inputs(prompt, scale):
     """Return the shipped workflow with a prompt, a scale and the seed put in."""
-    graph = copy.deepcopy(json.loads(WORKFLOW.read_text(encoding="utf-8")))
+    graph = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     sampler = only(graph, "KSampler")
     only(graph, "RLGApply")["inputs"]["scale"] = scale
     sampler["inputs"]["seed"] = SEED
