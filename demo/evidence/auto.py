@@ -9,12 +9,12 @@ import torch
 from demo import scenes
 from rlg_core.plots import number
 
-from .measure import SHIFT, Bench
+from .measure import SHIFT, Bench, Outcome
 from .page import Figures, read, signed, table, told, yes
 from .pair import SAMPLER, SCHEDULER
 from .sizes import Sizes
 from .statistics import paired
-from .ways import Expert, rlg
+from .ways import Expert, Way, rlg
 
 KINDS = {"brightness": "brightness (demo)", "jpeg": "JPEG compressibility", "composition": "scene judge (demo)"}
 SEED = 50_000
@@ -46,7 +46,7 @@ def _compared(bench: Bench, sizes: Sizes, expert: Expert, bound: float) -> dict:
     swept = {w: bench(rlg(expert.name, w), sizes.seeds) for w in sizes.scales if LOW <= w <= HIGH}
     allowed = {w: o for w, o in swept.items() if not bound or o.of(SHIFT).mean <= bound * 1.001}
     best = max(allowed, key=lambda w: allowed[w].of(expert.reward).mean)
-    outcome = bench(rlg(expert.name, searched), sizes.seeds)
+    outcome, base = bench(rlg(expert.name, searched), sizes.seeds), bench(Way(), sizes.seeds)
     return {
         "bound": bound,
         "found": searched,
@@ -54,8 +54,13 @@ def _compared(bench: Bench, sizes: Sizes, expert: Expert, bound: float) -> dict:
         "found_reward": asdict(outcome.of(expert.reward)),
         "swept_reward": asdict(allowed[best].of(expert.reward)),
         "difference": asdict(paired(outcome.values[expert.reward], allowed[best].values[expert.reward])),
+        "share": _gain(outcome, base, expert.reward) / _gain(allowed[best], base, expert.reward) if best else 1.0,
         "found_shift": asdict(outcome.of(SHIFT)),
     }
+
+
+def _gain(outcome: Outcome, base: Outcome, reward: str) -> float:
+    return outcome.of(reward).mean - base.of(reward).mean
 
 
 def _search(bench: Bench, sizes: Sizes, expert: Expert, bound: float) -> float:
@@ -87,9 +92,9 @@ def report(data: dict, figures: Figures) -> list[str]:
             case = part[kind]
             limit = "no bound" if kind == "free" else f"shift <= {case['bound']:.3f}"
             rewards = (told(case["found_reward"]), told(case["swept_reward"]), signed(case["difference"]))
-            rows.append([name, limit, f"{case['found']:.2f}", number(case["swept"]), *rewards, told(case["found_shift"])])
+            rows.append([name, limit, f"{case['found']:.2f}", number(case["swept"]), *rewards, f"{case['share']:.0%}", told(case["found_shift"])])
         missed = [kind for kind in ("free", "bounded") if read(part[kind]["difference"]).sign == -1]
         but = f" (worse: {' and '.join(missed)})" if missed else ""
         said.append(f"- {name}: no worse than the swept optimum beyond error: {yes(not missed)}{but}.")
-    head = ["adapter", "bound", "found w", "best w of the sweep", "reward found", "reward swept", "difference", "shift found"]
+    head = ["adapter", "bound", "found w", "best w of the sweep", "reward found", "reward swept", "difference", "share of the swept gain", "shift found"]
     return [*lines, *table(head, rows), *said]

@@ -22,7 +22,7 @@ class Sizes:
     draws: int = 16
     searched: int = 8
     images: int = 2
-    evaluations: int = 7
+    evaluations: int = 12
 
 
 FULL = Sizes()
