@@ -43,11 +43,19 @@ class SharedPasses:
 
     def evaluate(self, call: ModelCall, parts: Sequence[int]) -> dict[int, Tensor]:
         """The denoised prediction of each of `parts`, [rows, ...]."""
-        if len(parts) < 2 or self.batching == "sequential":
-            return self._separate(call, parts)
-        if not self._fits(call, parts):
+        if len(parts) < 2 or self.batching == "sequential" or not self._fits(call, parts):
             return self._separate(call, parts)
         kind = (tuple(parts), call.signature())
+        try:
+            return self._together(call, parts, kind)
+        except (RowsNotSeparable, torch.cuda.OutOfMemoryError) as error:
+            self.verdicts[kind] = str(error)  # for this run: memory may be back in the next one
+            log.warning("RLG: base and RL model run in separate passes from here on (%s).", error)
+        comfy.model_management.soft_empty_cache()
+        return self._separate(call, parts)
+
+    def _together(self, call: ModelCall, parts: Sequence[int], kind: tuple) -> dict[int, Tensor]:
+        """The batched result, unless this kind of call was found to need separate passes; the first one is checked."""
         if kind not in self.verdicts:
             known = _verdicts.setdefault(self.model, {})
             exact = (self.banks, kind, self.object_patches, call.patches())
@@ -56,26 +64,14 @@ class SharedPasses:
                 self.verdicts[kind] = known[exact]
                 return predictions
             self.verdicts[kind] = known[exact]
-        return self._separate(call, parts) if self.verdicts[kind] else self._trusted(call, parts, kind)
-
-    def _trusted(self, call: ModelCall, parts: Sequence[int], kind: tuple) -> dict[int, Tensor]:
-        """The batched result, or separate ones where it turns out not to work after all."""
-        try:
-            return self._batched(call, parts)
-        except RowsNotSeparable as error:
-            self.verdicts[kind] = str(error)
-            log.warning("RLG: base and RL model run in separate passes from here on (%s).", error)
-        except comfy.model_management.OOM_EXCEPTION as error:
-            if comfy.model_management.OOM_EXCEPTION is Exception:
-                raise
-            log.warning("RLG: the batch of base and RL rows ran out of memory (%s); separate passes instead.", error)
-            comfy.model_management.soft_empty_cache()
-        return self._separate(call, parts)
+        return self._separate(call, parts) if self.verdicts[kind] else self._batched(call, parts)
 
     def _verified(self, call: ModelCall, parts: Sequence[int]) -> tuple[str | None, dict[int, Tensor]]:
-        """The first call of its kind: the batched result if separate passes confirm it, else why not, and theirs."""
+        """The batched result if separate passes confirm it, else why not, and theirs."""
         try:
             batched = self._batched(call, parts)
+        except torch.cuda.OutOfMemoryError:
+            raise
         except RowsNotSeparable as error:
             reason = str(error)
         except RuntimeError as error:

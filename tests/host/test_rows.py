@@ -136,6 +136,33 @@ def test_rows_stay_together_where_a_patch_leaves_them_apart(host, sd3, log):
     assert not log()
 
 
+@pytest.mark.parametrize("first", [1, 3], ids=["in the check", "in a later step"])
+def test_out_of_memory(host, sd3, log, first):
+    """The rest of the run takes separate passes; the next run tries again."""
+    transformer, lora = sd3
+    settings = tiny.Sampling(steps=3)
+    model = tiny.load(host, transformer)
+    guided = tiny.guided(host, model, tiny.with_lora(host, model, lora), 2.0)
+    expected, batches = settings.run(host, guided), []
+
+    def tight(args, extra):
+        if len(args["img"]) == 4:
+            batches.append(4)
+            if full and len(batches) >= first:
+                raise torch.cuda.OutOfMemoryError("no room")
+        return extra["original_block"](args)
+
+    guided.set_model_patch_replace(tight, "dit", "double_block", 1)
+    full = True
+    assert tiny.largest(settings.run(host, guided), expected) < 5e-5
+    assert len(batches) == first
+    assert len(log()) == 1 and "no room" in log()[0]
+    full = False
+    batches.clear()
+    assert tiny.largest(settings.run(host, guided), expected) < 5e-5
+    assert batches == [4] * 3
+
+
 def test_a_patch_that_changes_between_runs_is_checked_anew(host, sd3, log):
     """Two patches of one name: the second one mixes rows, the first one did not."""
     transformer, lora = sd3
