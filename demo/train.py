@@ -128,7 +128,7 @@ def learn(policy, reference, settings: flow_grpo.Settings) -> tuple[list[dict], 
 
 def run_full(args: argparse.Namespace) -> None:
     """Fine-tune every weight: the RL model of the two-checkpoint path."""
-    settings = replace(RUNS[args.reward], seed=args.seed, beta=0.2, iterations=25, learning_rate=5e-5)
+    settings = replace(RUNS[args.reward], seed=args.seed, beta=0.2, iterations=15, learning_rate=1e-4)
     frozen = model.load(BASE).requires_grad_(False)
     policy = copy.deepcopy(frozen).requires_grad_(True)
     rows, seconds = learn(policy, lambda x, sigma, c: model.velocity(frozen, x, sigma, c), settings)
