@@ -10,6 +10,7 @@ import comfy.lora_convert
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter, WeightAdapterBase
+from torch import Tensor
 
 from ...rlg_core.errors import AdapterError
 from ...rlg_core.formats import Adapter
@@ -37,25 +38,28 @@ class TermAdapter(WeightAdapterBase):
     def calculate_weight(self, weight, key, strength, strength_model, offset, function, intermediate_dtype=torch.float32,
                          original_weight=None):
         # In place: where the patch has an offset, `weight` is a view of the rows it concerns.
-        weight += function((strength * self.term().delta_weight(weight)).to(weight.dtype))
+        weights = [value.to(weight.device) if isinstance(value, Tensor) else value for value in self.weights]
+        weight += function((strength * self.term(*weights).delta_weight(weight)).to(weight.dtype))
         return weight
 
-    def term(self) -> Decomposed | Replace:
+    @staticmethod
+    def term(*weights: Any) -> Decomposed | Replace:
         raise NotImplementedError
 
 
 class ReplaceAdapter(TermAdapter):
     name = "rlg_replace"
 
-    def term(self) -> Replace:
-        return Replace(*self.weights)
+    @staticmethod
+    def term(value: Tensor) -> Replace:
+        return Replace(value)
 
 
 class DecomposedAdapter(TermAdapter):
     name = "rlg_dora"
 
-    def term(self) -> Decomposed:
-        up, down, scale, mid, magnitude, axis = self.weights
+    @staticmethod
+    def term(up: Tensor, down: Tensor, scale: float, mid: Tensor | None, magnitude: Tensor, axis: int) -> Decomposed:
         return Decomposed(LowRank(up, down, scale, mid), magnitude, axis)
 
 
@@ -64,9 +68,9 @@ class DecomposedDeltaAdapter(TermAdapter):
 
     name = "rlg_dora_delta"
 
-    def term(self) -> Decomposed:
-        delta, scale, magnitude, axis = self.weights
-        return Decomposed(Delta(delta, scale), magnitude, axis)
+    @staticmethod
+    def term(delta: Tensor, magnitude: Tensor, axis: int) -> Decomposed:
+        return Decomposed(Delta(delta), magnitude, axis)
 
 
 def _low_rank(term: LowRank) -> Any:
@@ -96,7 +100,7 @@ def _decomposed(term: Decomposed) -> Any:
     inner = term.inner
     if isinstance(inner, LowRank):
         return DecomposedAdapter(set(), (inner.up, inner.down, inner.scale, inner.mid, term.magnitude, term.axis))
-    return DecomposedDeltaAdapter(set(), (inner.delta_weight(), 1.0, term.magnitude, term.axis))
+    return DecomposedDeltaAdapter(set(), (inner.delta_weight(), term.magnitude, term.axis))
 
 
 def _replace(term: Replace) -> Any:
@@ -157,10 +161,12 @@ def _place(key: Any) -> tuple[str, tuple[int, int] | None]:
 
 
 def _stock_scale(patch: Any) -> float | None:
-    if not isinstance(patch, (LoRAAdapter, LoHaAdapter)):
+    if not isinstance(patch, (LoRAAdapter, LoHaAdapter, LoKrAdapter)):
         return None
-    alpha, rank = patch.weights[2], patch.weights[1].shape[0]
-    return 1.0 if alpha is None else alpha / rank
+    alpha, factors = patch.weights[2], patch.weights[1:2]
+    if isinstance(patch, LoKrAdapter):
+        factors = [factor for factor in (patch.weights[6], patch.weights[4]) if factor is not None]
+    return alpha / factors[0].shape[0] if alpha is not None and len(factors) > 0 else 1.0
 
 
 def relative_size(model: ModelPatcher, found: Match) -> float:

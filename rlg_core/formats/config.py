@@ -37,6 +37,9 @@ REFUSED_OPTIONS = {
     "velora_config": "VeLoRA compresses activations",
 }
 
+TRAINER_FIELDS = (("lora_alpha", "alpha"), ("lora_rank", "r", "rank"))
+"""How trainers call alpha and rank in `lora_config.json`."""
+
 NESTED_QUANTIFIERS = re.compile(r"\([^)]*[+*}][^)]*\)\s*[+*{]")
 
 
@@ -156,8 +159,8 @@ def trainer_recipe(source: str, config: Mapping[str, Any], component: str) -> Re
         params = params[component]
     if not isinstance(params, dict):
         raise AdapterError(f"{source}: expected lora_params with lora_rank and lora_alpha, came {params!r}.")
-    return Recipe(source, _number(source, params, "lora_alpha"), int(_number(source, params, "lora_rank")), "lora",
-                  _targets(source, params))
+    alpha, rank = (next((name for name in names if name in params), names[0]) for names in TRAINER_FIELDS)
+    return Recipe(source, _number(source, params, alpha), int(_number(source, params, rank)), "lora", _targets(source, params))
 
 
 def read_json(path: Path) -> dict[str, Any]:

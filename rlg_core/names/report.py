@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from ..formats import STEM, Adapter
-from ..terms import Decomposed, LowRank
+from ..terms import Decomposed
 from .match import Match
 from .resolve import NameMap
 
@@ -49,7 +49,7 @@ def _stock(matches: Sequence[Match], stock: Mapping[Any, float | None]) -> str:
     if any(isinstance(match.term, Decomposed) for match, _ in found):
         return f"with other arithmetic (DoRA){part}"
     ratios = sorted({round(scale / match.change.scale, 6) if scale is not None and match.change.scale else 1.0
-                     for match, scale in found if isinstance(match.term, LowRank)} or {1.0})
+                     for match, scale in found})
     if ratios == [1.0]:
         return f"the same{part}" if not part else f"at its true strength{part}"
     return f"at {_listed(ratios)}x its true strength{part}"

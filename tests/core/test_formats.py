@@ -17,7 +17,7 @@ from rlg_core.errors import AdapterError
 from rlg_core.formats import read_adapter
 from rlg_core.formats.keys import read_key, spellings
 from rlg_core.names import NameMap, match
-from rlg_core.terms import Decomposed, LowRank, Replace
+from rlg_core.terms import Decomposed, Replace
 
 RANK, ALPHA = 2, 6.0
 
@@ -170,6 +170,13 @@ def test_trainer_config_by_component(tmp_path):
     path = file(tmp_path, both, lora_config={"lora_params": params})
     assert read_adapter(path).changes[0].scale == 2 and read_adapter(path).name == "transformer"
     assert read_adapter(path, "transformer_2").changes[0].scale == 4
+
+
+@pytest.mark.parametrize("config", [
+    {"lora_rank": RANK, "lora_alpha": 8}, {"r": RANK, "alpha": 8}, {"lora_params": {"rank": RANK, "alpha": 8}},
+])
+def test_trainer_configs(tmp_path, config):
+    assert scale(file(tmp_path, LORA, lora_config=config)) == 4
 
 
 def test_rslora_keeps_its_root_under_a_given_alpha(tmp_path):

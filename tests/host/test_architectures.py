@@ -6,6 +6,7 @@ diffusers' own checkpoint conversion. What passes is written to `tests/support/`
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import importlib.util
 import json
@@ -118,8 +119,11 @@ def case(name: str) -> Case:
 
 
 @pytest.fixture(scope="module", params=list(geometry.ARCHITECTURES))
-def arch(request: pytest.FixtureRequest, host: SimpleNamespace) -> Case:
-    return case(request.param)
+def arch(request: pytest.FixtureRequest, host: SimpleNamespace) -> Iterator[Case]:
+    yield case(request.param)
+    case.cache_clear()
+    _names.cache_clear()
+    gc.collect()
 
 
 def patched(model: Any) -> dict[str, Tensor]:
