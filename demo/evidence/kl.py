@@ -11,19 +11,19 @@ from .page import DIVERSITY, TITLES, Figures, curve, level, read, signed, summar
 from .pair import Pair
 from .sizes import Sizes
 from .statistics import crossing, estimate, paired
-from .ways import Expert, Way, relatives, rlg
+from .ways import Expert, Way, logged_sweeps, other_betas, rlg
+
+SEEDS = "Mean rewards over w that each training logged at its end (54 pictures a scale, 20 steps, no intervals):"
 
 
 def measure(bench: Bench, sizes: Sizes) -> dict:
-    """{"coefficients": one entry for each adapter trained with another beta, "seeds": one for each training seed}."""
+    """{"coefficients": one entry for each adapter trained with another beta, "seeds": sweeps of other training seeds}."""
     experts = list(bench.pair.experts.values())
-    mains = [e for e in experts if e.is_main]
+    pairs = [(main, other) for main in experts if main.is_main and main.beta for other in other_betas(experts, main)]
     return {
-        "coefficients": [_compared(bench, sizes, main, other) for main in mains if main.beta
-                         for other in relatives(experts, main, "beta") if other.beta],
-        "seeds": [_seed(bench, sizes, main.reward, e) for main in mains for e in [main, *relatives(experts, main, "seed")]
-                  if relatives(experts, main, "seed")],
-    }  # fmt: skip
+        "coefficients": [_compared(bench, sizes, main, other) for main, other in pairs],
+        "seeds": logged_sweeps(bench.models.parent / "logs"),
+    }
 
 
 def _compared(bench: Bench, sizes: Sizes, main: Expert, other: Expert) -> dict:
@@ -51,14 +51,6 @@ def _distances(pair: Pair, ways: dict[str, Way], seeds: int) -> dict:
     target = made.pop("other at 1")
     distances = {name: [d for a, b in zip(own, target) for d in picture_distance(a, b).tolist()] for name, own in made.items()}
     return {name: asdict(estimate(values)) for name, values in distances.items()}
-
-
-def _seed(bench: Bench, sizes: Sizes, reward: str, expert: Expert) -> dict:
-    outcomes = [bench(rlg(expert.name, float(w)), sizes.few) for w in (0, 1, 2)]
-    values = {f"{w}": asdict(o.of(reward)) for w, o in enumerate(outcomes)}
-    steps = [asdict(paired(b.values[reward], a.values[reward])) for a, b in zip(outcomes, outcomes[1:])]
-    correct = [asdict(o.of(CORRECT)) for o in outcomes]
-    return {"name": expert.name, "reward": reward, "values": values, "steps": steps, "correct": correct}
 
 
 def report(data: dict, figures: Figures) -> list[str]:
@@ -106,14 +98,17 @@ def _verdict(part: dict, labels: dict[str, str]) -> list[str]:
     ]
 
 
-def _seeds(rows: list[dict]) -> list[str]:
-    if not rows:
-        return ["", "No adapter has other training seeds here."]
-    body = [
-        [row["name"], row["reward"], *map(told, row["values"].values()), *map(signed, row["steps"]), told(row["correct"][-1])]
-        for row in rows
-    ]
-    head = ["adapter", "reward", "w = 0", "w = 1", "w = 2", "0 to 1", "1 to 2", "fully correct at w = 2"]
-    rising = [row["name"] for row in rows if all(read(step).sign == 1 for step in row["steps"])]
-    lines = ["", "### Training seeds", "", *table(head, body)]
-    return [*lines, f"- The reward rises from w = 0 to 1 and from 1 to 2, beyond error, for {len(rising)} of {len(rows)} adapters."]
+def _seeds(runs: list[dict]) -> list[str]:
+    """Sweeps that training measured itself: one mean a scale, no intervals."""
+    if not runs:
+        return ["", "No reward has logs of several training seeds here."]
+    scales = [row["scale"] for row in runs[0]["sweep"]]
+    body = [[run["reward"], run["seed"], *(f"{row[run['reward']]:.3f}" for row in run["sweep"])] for run in runs]
+    lines = ["", "### Other training seeds", "", SEEDS, *table(["reward", "seed", *(f"w = {number(w)}" for w in scales)], body)]
+    rising = [run for run in runs if _rises(run)]
+    return [*lines, f"- The mean reward rises at every step from w = 0 to 2 in {len(rising)} of {len(runs)} trainings."]
+
+
+def _rises(run: dict) -> bool:
+    values = [row[run["reward"]] for row in run["sweep"] if row["scale"] <= 2]
+    return all(after > before for before, after in zip(values, values[1:]))

@@ -89,6 +89,18 @@ def _expert(name: str, path: Path, log: Path) -> Expert:
     return Expert(name, settings.get("reward") or re.split(r"-(?=beta|seed)", name)[0], settings.get("beta"), path)
 
 
-def relatives(experts: Iterable[Expert], main: Expert, kind: str) -> list[Expert]:
-    """Adapters for the reward of `main` of another `kind`: "seed" or "beta"."""
-    return [e for e in experts if re.fullmatch(rf"{re.escape(main.reward)}-{kind}[\d.]+", e.name)]
+def other_betas(experts: Iterable[Expert], main: Expert) -> list[Expert]:
+    """Adapters trained for the reward of `main` with another KL coefficient."""
+    return [e for e in experts if re.fullmatch(rf"{re.escape(main.reward)}-beta[\d.]+", e.name) and e.beta]
+
+
+def logged_sweeps(logs: Path) -> list[dict]:
+    """{"reward", "seed", "beta", "sweep"} of the rewards that were trained from several seeds, as their logs have it."""
+    found = []
+    for path in sorted(logs.glob(PREFIX + "*.json")):
+        log = json.loads(path.read_text(encoding="utf-8"))
+        settings = log["settings"]
+        if log.get("sweep") and re.fullmatch(rf"{PREFIX}{settings['reward']}(-seed\d+)?", path.stem):
+            found.append({name: settings[name] for name in ("reward", "seed", "beta")} | {"sweep": log["sweep"]})
+    found.sort(key=lambda run: (run["reward"], run["seed"]))
+    return [run for run in found if sum(other["reward"] == run["reward"] for other in found) > 1]

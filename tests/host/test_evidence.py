@@ -35,8 +35,9 @@ def models(tmp_path_factory):
     for seed, name in enumerate(ADAPTERS):
         base = model.load(root / "diffusion_models" / "rlg-demo-base.safetensors")
         tiny.with_adapter(base, tiny.SD3_TARGETS, seed=seed).save_pretrained(root / "loras" / f"rl-{name}")
-        settings = {"reward": name.split("-")[0], "beta": 0.5 if "beta" in name else 1.0}
-        (root.parent / "logs" / f"rl-{name}.json").write_text(json.dumps({"settings": settings}))
+        settings = {"reward": name.split("-")[0], "beta": 0.5 if "beta" in name else 1.0, "seed": seed}
+        sweep = [{"scale": w, settings["reward"]: w if name == "brightness" else 1 - w} for w in (0, 1, 2)]
+        (root.parent / "logs" / f"rl-{name}.json").write_text(json.dumps({"settings": settings, "sweep": sweep}))
     return root
 
 
@@ -52,8 +53,8 @@ def test_experts_are_found_with_their_reward_and_beta(models):
         ("brightness", "brightness", 1.0), ("brightness-beta0.5", "brightness", 0.5), ("brightness-seed1", "brightness", 1.0),
         ("jpeg", "jpeg", 1.0),
     ]  # fmt: skip
-    assert [e.name for e in ways.relatives(found, found[0], "beta")] == ["brightness-beta0.5"]
-    assert [e.name for e in ways.relatives(found, found[0], "seed")] == ["brightness-seed1"]
+    assert [e.name for e in ways.other_betas(found, found[0])] == ["brightness-beta0.5"]
+    assert [(run["reward"], run["seed"]) for run in ways.logged_sweeps(models.parent / "logs")] == [("brightness", 0), ("brightness", 2)]
 
 
 def test_ways_are_what_they_say(host, pair):
@@ -88,6 +89,7 @@ def test_the_run_writes_the_page_and_measures_nothing_twice(host, models, tmp_pa
     assert "Not measured yet" not in text and "nan" not in text
     pictures = re.findall(r"\]\((evidence/.+?\.png)\)", text)
     assert len(pictures) >= 6 and all((tmp_path / name).is_file() for name in pictures)
+    assert "in 1 of 2 trainings" in text and "puts the second at w = 2 of the first" in text
     for part in run.PARTS:
         assert (tmp_path / "evidence" / f"{part}.json").is_file()
 
