@@ -121,7 +121,7 @@ def test_turning_the_scale_reloads_nothing(host, models, monkeypatch):
     places = {name: value.data_ptr() for name, value in model.model.state_dict().items()}
     bank = host.module("nodes.host.pair").pair(model, rl_model).bank
     terms = {name: value.data_ptr() for name, value in bank.state_dict().items()}
-    loaded = [loaded.model.model for loaded in host.comfy.model_management.current_loaded_models]
+    loaded = {id(loaded.model.model) for loaded in host.comfy.model_management.current_loaded_models}
     patcher, patched = host.comfy.model_patcher.ModelPatcher, []
     original = patcher.patch_weight_to_device
     monkeypatch.setattr(patcher, "patch_weight_to_device", lambda *args, **named: (patched.append(args[1]), original(*args, **named))[1])
@@ -130,7 +130,7 @@ def test_turning_the_scale_reloads_nothing(host, models, monkeypatch):
         assert {name: value.data_ptr() for name, value in model.model.state_dict().items()} == places
         assert {name: value.data_ptr() for name, value in bank.state_dict().items()} == terms
     assert host.module("nodes.host.pair").pair(model, rl_model).bank is bank
-    assert [loaded.model.model for loaded in host.comfy.model_management.current_loaded_models] == loaded
+    assert {id(loaded.model.model) for loaded in host.comfy.model_management.current_loaded_models} == loaded
     assert not patched
     assert not model.backup and not rl_model.backup
 
