@@ -13,14 +13,8 @@ from .measure import counted_rows, quartiles, relative_error, timed
 
 STEPS = 20
 MODES = {
-    "base every 2nd step": {"refresh_every": 2},
-    "base every 3rd step": {"refresh_every": 3},
-    "base every 4th step": {"refresh_every": 4},
-    "tolerance 0.002, at most 4": {"tolerance": 0.002, "refresh_every": 4},
-    "tolerance 0.005, at most 4": {"tolerance": 0.005, "refresh_every": 4},
-    "tolerance 0.01, at most 4": {"tolerance": 0.01, "refresh_every": 4},
-    "tolerance 0.01, at most 8": {"tolerance": 0.01, "refresh_every": 8},
-    "tolerance 0.03, at most 8": {"tolerance": 0.03, "refresh_every": 8},
+    **{f"base every {name} step": {"refresh_every": k} for name, k in (("2nd", 2), ("3rd", 3), ("4th", 4))},
+    **{f"tolerance {limit:g}, at most 4": {"tolerance": limit, "refresh_every": 4} for limit in (0.01, 0.02, 0.03, 0.05)},
     "linearised": {"evaluate": "linearised"},
 }
 

@@ -74,7 +74,7 @@ SD3_LIKE = Geometry(
     "SD3.5-M-like (width 512, 8 blocks)", "sd3", lambda: sd3(8, 1024, 768, dual=4), 11, SD3_TARGETS, 4.5, (1, 16, 16, 16), 1024, 768, 77
 )
 FLUX_LIKE = Geometry(
-    "FLUX-like (width 768, 2 + 4 blocks)", "flux", lambda: flux(2, 4, 6, 1024, 768), 16, FLUX_TARGETS, 1.0, (1, 16, 24, 24), 1024, 768, 77
+    "FLUX-like (width 768, 2 + 4 blocks)", "flux", lambda: flux(2, 4, 6, 1024, 768), 16, FLUX_TARGETS, 1.0, (1, 16, 16, 16), 1024, 768, 77
 )
 SD3_FULL = Geometry(
     "SD3.5-M (2.2 billion weights, 1024 px)", "sd3", lambda: sd3(24, 4096, 2048, dual=13), 32, SD3_TARGETS, 4.5, (1, 16, 128, 128),

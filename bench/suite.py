@@ -12,8 +12,8 @@ from .memory import Memory
 from .profiles import Profile
 from .ways import COPIES, EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING, PLAIN, RIVALS, TWO_CHECKPOINTS, WAYS, Way
 
-REMEMBERED = (PLAIN, EXACT_BATCHED, EXACT_SEQUENTIAL, TWO_CHECKPOINTS, PAPER, PATCHING, COPIES)
-PROFILED = (PLAIN, EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING, COPIES)
+REMEMBERED = (PLAIN, EXACT_BATCHED, TWO_CHECKPOINTS, PAPER, PATCHING, COPIES)
+PROFILED = (PLAIN, EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING)
 STEPS = 13
 """After the first step, 12 are a whole number of the budgets' periods."""
 
@@ -35,8 +35,8 @@ class Plan:
 
 
 FULL = Plan(
-    large=(SD3_LIKE, FLUX_LIKE), rounds=9, rounds_of_large=5, sides=(8, 16, 32, 48), batches=(1, 2, 4, 8),
-    scales=(1.5, 2.0, 4.0), seeds=8, imports=5, profiled=PROFILED, remembered=REMEMBERED,
+    large=(SD3_LIKE, FLUX_LIKE), rounds=7, rounds_of_large=3, sides=(8, 16, 32, 48), batches=(1, 2, 4),
+    scales=(1.5, 2.0, 4.0), seeds=4, imports=3, profiled=PROFILED, remembered=REMEMBERED,
 )
 QUICK = Plan(
     large=(), rounds=1, rounds_of_large=0, sides=(8, 16), batches=(1, 2), scales=(2.0,), seeds=1, imports=1,
@@ -76,7 +76,7 @@ def run(plan: Plan) -> Results:
             plan, Pair(started, geometry), RIVALS if large else WAYS, rounds, steps, results.peak_flops
         )
     say("cost by resolution and batch")
-    results.sweeps = sweeps.run(Pair(started, SMALL), plan.sides, plan.batches, rounds=2)
+    results.sweeps = sweeps.run(Pair(started, SMALL), plan.sides, plan.batches, rounds=1)
     say("errors of the budgets")
     results.budgets = budgets.run([Pair(started, geometry) for geometry in demo], plan.scales, plan.seeds)
     say("importing the pack")
@@ -87,6 +87,6 @@ def run(plan: Plan) -> Results:
 
 def compared(plan: Plan, pair: Pair, ways: Sequence[Way], rounds: int, steps: int, peak: float) -> Compared:
     say(f"  {pair.geometry.name}")
-    timings = measure.compare(pair, (PLAIN, *(way for way in ways if way is not PLAIN)), rounds, steps)
+    timings = measure.compare(pair, (PLAIN, *(way for way in ways if way is not PLAIN)), rounds, steps, cold_rounds=1 if rounds < 5 else 2)
     profiled = profiles.of_ways(pair, plan.profiled, peak)
     return Compared(timings, profiled, memory.of_ways(pair.geometry, plan.remembered), profiles.attach_seconds(pair))
