@@ -1,0 +1,119 @@
+"""Names that real diffusers classes give their modules -> the host's weights: all found, nothing twice, nothing left over."""
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rlg_core.errors import AdapterError
+from rlg_core.formats import read_adapter
+from rlg_core.names import NameMap, match
+from rlg_core.names.cuts import KEY, QUERY, REST, VALUE
+from rlg_core.names.table import ARCHITECTURES as RULES
+
+HERE = Path(__file__).parent
+HOST_KEYS = json.loads((HERE / "host_keys.json").read_text())
+
+
+def sibling(name: str) -> Any:
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+geometry = sibling("architectures")
+
+
+@pytest.fixture(scope="module", params=list(geometry.ARCHITECTURES))
+def arch(request) -> tuple[torch.nn.Module, NameMap]:
+    shapes = {f"diffusion_model.{key}": tuple(shape) for key, shape in HOST_KEYS[request.param].items()}
+    return geometry.diffusers_model(geometry.ARCHITECTURES[request.param]), NameMap(shapes, "diffusion_model.")
+
+
+def test_every_module_has_its_weight(arch):
+    """Each module's weight and bias is found, with the shape it has in diffusers."""
+    model, names = arch
+    for module in geometry.adaptable(model):
+        for parameter, own in model.get_submodule(module).named_parameters():
+            target = names.find(f"base_model.model.{module}", parameter)
+            assert target is not None, f"{module}.{parameter}"
+            shape = (target.rows[1], *target.shape[1:]) if target.rows else target.shape
+            assert shape == tuple(own.shape), (module, target)
+
+
+def test_the_parts_of_a_weight_are_the_whole(arch):
+    """Modules fused in the host tile its rows: no gap, no overlap."""
+    model, names = arch
+    rows: dict[str, set[tuple[int, int]]] = defaultdict(set)
+    for module in geometry.adaptable(model):
+        target = names.find(module, "weight")
+        if target.rows is not None:
+            rows[target.key].add(target.rows)
+    for key, parts in rows.items():
+        end = 0
+        for start, length in sorted(parts):
+            assert start == end, (key, parts)
+            end += length
+        assert end == names.shapes[key.removeprefix(names.prefix)][0], (key, parts)
+
+
+def test_every_parameter_has_its_place(arch):
+    """Norms and tables too, which full fine-tunes of a module save; those that hosts compute themselves excepted."""
+    model, names = arch
+    made_up = ("pos_embed.pos_embed", "timestep_embedder.freqs")
+    for name, _ in model.named_parameters():
+        module, _, leaf = name.rpartition(".")
+        if name.endswith(made_up):
+            continue
+        target = names.find(module, leaf) or names.find(name, "")
+        assert target is not None, name
+
+
+def test_known_by_rules(arch):
+    assert arch[1].architecture in RULES
+
+
+def test_grouped_queries():
+    """Lumina2: 24 heads of queries, 8 of keys and values, 96 wide."""
+    assert (QUERY(3840, 2304), KEY(3840, 2304), VALUE(3840, 2304)) == ((0, 2304), (2304, 768), (3072, 768))
+    assert REST(7 * 256, 256) == (768, 1024)
+
+
+@pytest.mark.parametrize("name, swapped", [("norm_out.linear", True), ("transformer_blocks.1.norm1_context.linear", True),
+                                           ("transformer_blocks.0.norm1_context.linear", False)])
+def test_shift_and_scale_change_places(tmp_path, name, swapped):
+    """SD3 on the host keeps (shift, scale) where diffusers has (scale, shift), in the last norms only."""
+    names = NameMap({key: tuple(shape) for key, shape in HOST_KEYS["SD3.5"].items()})
+    target = names.find(name, "weight")
+    assert target.swapped is swapped
+    up, down = torch.randn(target.shape[0], 2), torch.randn(2, target.shape[1])
+    save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, tmp_path / "rl.safetensors")
+    term = match(read_adapter(tmp_path / "rl.safetensors"), names)[0].term
+    assert torch.equal(term.up, torch.cat(up.chunk(2)[::-1]) if swapped else up)
+
+
+def test_the_hosts_own_names_where_there_are_no_rules():
+    names = NameMap({"diffusion_model.deep.weight": (6, 4)}, "diffusion_model.",
+                    {"transformer.other": "diffusion_model.deep.weight", "transformer.half": ("diffusion_model.deep.weight", (0, 3, 3))})
+    assert names.architecture is None
+    assert names.find("transformer.other", "weight").rows is None
+    assert names.find("transformer.half", "weight").rows == (3, 3)
+    assert names.find("diffusion_model.deep", "weight").key == "diffusion_model.deep.weight"
+    assert names.find("elsewhere", "weight") is None
+
+
+def test_another_architectures_adapter_is_refused(tmp_path):
+    save_file({"base_model.model.blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 8),
+               "base_model.model.blocks.0.attn1.to_q.lora_B.weight": torch.ones(8, 2)}, tmp_path / "wan.safetensors")
+    names = NameMap({key: tuple(shape) for key, shape in HOST_KEYS["SD3.5"].items()})
+    with pytest.raises(AdapterError, match=r"none of its 1 changes is for this model \(SD3\)"):
+        match(read_adapter(tmp_path / "wan.safetensors", alpha=2), names)
