@@ -52,15 +52,15 @@ def install(requirements, everything):
     wanted = host_requirements(requirements)
     if stale("host", [*base, *wanted]):
         say(f"installing {TORCH} (the largest download)")
-        pip(PYTHON, "install", TORCH)
-        pip(PYTHON, "install", "--no-deps", *BESIDE_TORCH)
+        pip(PYTHON, "install", "--no-compile", TORCH)
+        pip(PYTHON, "install", "--no-compile", "--no-deps", *BESIDE_TORCH)
         say("installing what ComfyUI needs")
-        pip(PYTHON, "install", *wanted, *base[:2])
+        pip(PYTHON, "install", "--no-compile", *wanted, *base[:2])
         repair()
         stamp("host", [*base, *wanted])
     if everything and stale("tests", FOR_TESTS):
         say("installing what the tests need")
-        pip(PYTHON, "install", *FOR_TESTS, *base[:2])
+        pip(PYTHON, "install", "--no-compile", *FOR_TESTS, *base[:2])
         stamp("tests", FOR_TESTS)
 
 
@@ -98,23 +98,25 @@ def create():
 
 def repair():
     """Make torchvision and torchaudio importable where their compiled parts do not fit this torch build."""
-    if "torchvision::nms" in import_error("torchvision"):
+    error = import_error()
+    if "torchvision::nms" in error:
         say("torchvision's compiled part does not fit this torch: declaring its operators")
-        site = site_packages()
-        (site / "rlg_torchvision_operators.py").write_text(OPERATORS)
-        (site / "rlg_torchvision_operators.pth").write_text("import rlg_torchvision_operators\n")
-    if import_error("torchaudio"):
+        (site_packages() / "rlg_torchvision_operators.py").write_text(OPERATORS)
+        (site_packages() / "rlg_torchvision_operators.pth").write_text("import rlg_torchvision_operators\n")
+        error = import_error()
+    if error:
         say("torchaudio's compiled part does not fit this torch: taking it out")
         for library in (site_packages() / "torchaudio" / "lib").glob("*torchaudio*"):
             library.unlink()
-    for name in ("torch", "torchvision", "torchaudio"):
-        if error := import_error(name):
-            raise Failure(f"{name} does not import in {HOME}: {error}\nDelete that folder and run again.")
+        error = import_error()
+    if error:
+        raise Failure(f"torch does not work in {HOME}: {error}\nDelete that folder and run again.")
 
 
-def import_error(name):
-    """Return the last line of what importing a package in the private environment raises, "" if nothing."""
-    run = subprocess.run([PYTHON, "-c", f"import {name}"], capture_output=True, text=True, check=False)
+def import_error():
+    """Return the last line of what importing the torch packages in the private environment raises, "" if nothing."""
+    command = [PYTHON, "-c", "import torch, torchvision, torchaudio"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     return run.stderr.strip().splitlines()[-1] if run.returncode else ""
 
 
