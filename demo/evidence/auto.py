@@ -95,8 +95,9 @@ def report(data: dict, figures: Figures) -> list[str]:
             scales = (f"{case['found']:.2f}", number(case["swept"]))
             rows.append([name, limit, *scales, *rewards, f"{case['share']:.0%}", told(case["found_shift"])])
         missed = [kind for kind in ("free", "bounded") if read(part[kind]["difference"]).sign == -1]
+        kept = part["bounded"]["found_shift"]["mean"] <= part["bounded"]["bound"] * 1.001
         but = f" (worse: {' and '.join(missed)})" if missed else ""
-        said.append(f"- {name}: no worse than the swept optimum beyond error: {yes(not missed)}{but}.")
+        said.append(f"- {name}: no worse than the swept optimum beyond error: {yes(not missed)}{but}. Bound kept: {yes(kept)}.")
     head = ["adapter", "bound", "found w", "best w of the sweep", "reward found", "reward swept", "difference"]
     head += ["share of the swept gain", "shift found"]
     return [*lines, *table(head, rows), *said]

@@ -71,18 +71,29 @@ def _sentences(data: dict, best: list[int]) -> list[str]:
     mixed = [k for k in best if all(cells[k]["weights"])]
     both = next((c for c in cells if c["weights"] == [1.0, 1.0]), cells[-1])
     gains = [both["over_base"][r] for r in rewards]
-    at_both, risen = " and ".join(map(number, both["weights"])), all(read(gain).sign == 1 for gain in gains)
+    at_both, risen = _weights(both), all(read(gain).sign == 1 for gain in gains)
     changes = ", ".join(f"{TITLES[r]} {signed(gain)}" for r, gain in zip(rewards, gains))
     said = [
         f"{len(mixed)} of the {len(best)} points on the front use both experts.",
         f"At weights {at_both} both rewards are above the base's beyond error: {yes(risen)} ({changes}).",
     ]
+    for k, (name, reward) in enumerate(zip((one, two), rewards)):
+        own = [c for c in cells if not c["weights"][1 - k]]
+        top, alone = (max(which, key=lambda c: c["values"][reward]["mean"]) for which in (cells, own))
+        said.append(
+            f"The highest {TITLES[reward]} of the grid is {told(top['values'][reward])}, at weights {_weights(top)}; with `{name}` alone "
+            f"it is {told(alone['values'][reward])}, at {_weights(alone)}."
+        )
     for k, (name, reward) in enumerate(zip((one, two), reversed(rewards))):
         alone = [c for c in cells if c["weights"][k] and not c["weights"][1 - k]]
         strongest = max(alone, key=lambda c: c["weights"][k])
         scale, change = number(strongest["weights"][k]), signed(strongest["over_base"][reward])
         said.append(f"`{name}` alone at w = {scale} changes the other's reward, {TITLES[reward]}, by {change}.")
     return said
+
+
+def _weights(cell: dict) -> str:
+    return " and ".join(map(number, cell["weights"]))
 
 
 def _curves(data: dict, points: list[tuple[float, float]], best: list[int]) -> list[Curve]:

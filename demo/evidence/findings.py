@@ -18,7 +18,7 @@ def at(rows: list[dict], scale: float) -> dict | None:
 def sentences(adapter: dict, cfg: list[dict]) -> list[str]:
     """What the rows say, each sentence computed."""
     reward, rows = adapter["reward"], adapter["rows"]
-    found = [_monotone(reward, rows), *_interpolation(reward, rows), _extrapolation(reward, rows), _breaking(rows)]
+    found = [_monotone(reward, rows), *_instead(reward, rows), *_interpolation(reward, rows), _extrapolation(reward, rows), _breaking(rows)]
     found += [_others(reward, rows), _diversity(rows)]
     if at(rows, -1.0):
         change = at(rows, -1.0)["over_base"][reward]
@@ -32,14 +32,26 @@ def _monotone(reward: str, rows: list[dict]) -> str:
     steps = [row for row in rows if 0 < row["scale"] <= 2]
     flat = [number(row["scale"]) for row in steps if read(row["over_previous"][reward]).sign != 1]
     start, end = at(rows, 0.0)["rlg"][reward], steps[-1]["rlg"][reward]
-    but = f"; not on the way to w = {listed(flat)}" if flat else ""
+    but = f"; not beyond error on the way to w = {listed(flat)}" if flat else ""
     return f"Rises at every step from w = 0 to 2, each step beyond its error bar: {yes(not flat)} ({told(start)} to {told(end)}{but})."
+
+
+def _instead(reward: str, rows: list[dict]) -> list[str]:
+    """Where the reward turns before w = 2: what goes on growing."""
+    best, two = max((row for row in rows if row["scale"] >= 0), key=lambda row: row["rlg"][reward]["mean"]), at(rows, 2.0)
+    if best["scale"] >= 2:
+        return []
+    names = [n for n in two["rlg"] if n not in (reward, CORRECT, SHIFT, DIVERSITY)]
+    moved = [f"{TITLES[n]} {number(best['rlg'][n]['mean'])} to {number(two['rlg'][n]['mean'])}" for n in (SHIFT, *names)]
+    return [f"It turns at w = {number(best['scale'])}; what goes on changing from there to w = 2: {listed(moved)}."]
 
 
 def _interpolation(reward: str, rows: list[dict]) -> list[str]:
     half, one = at(rows, 0.5), at(rows, 1.0)
-    if not half or not one["over_base"][reward]["mean"]:
+    if not half:
         return []
+    if not read(one["over_base"][reward]).sign:
+        return [f"Interpolation: the RL model itself gains no more than its error over the base ({signed(one['over_base'][reward])})."]
     share = half["over_base"][reward]["mean"] / one["over_base"][reward]["mean"]
     gain = signed(one["over_base"][reward])
     return [f"Interpolation: w = 0.5 has {share:.0%} of what the RL model gains over the base ({gain})."]
@@ -50,8 +62,8 @@ def _extrapolation(reward: str, rows: list[dict]) -> str:
     one, end = at(rows, 1.0), rows[-1]
     edge = ", the end of the range" if best is end else ""
     gain = best["rlg"][reward]["mean"] - at(rows, 0.0)["rlg"][reward]["mean"]
-    own = one["over_base"][reward]["mean"]
-    times = f", {gain / own:.1f} times the RL model's gain" if own > 0 and best["scale"] > 0 else ""
+    own = one["over_base"][reward]
+    times = f", {gain / own['mean']:.1f} times the RL model's gain" if read(own).sign == 1 and best["scale"] > 0 else ""
     return f"Extrapolation: the highest reward is at w = {number(best['scale'])}{edge} ({told(best['rlg'][reward])}){times}."
 
 

@@ -10,7 +10,7 @@ import torch
 from rlg_core.plots import Curve, Panel
 
 from .measure import Bench, score
-from .page import TITLES, Figures, table, told, yes
+from .page import TITLES, Figures, listed, table, told, yes
 from .pair import SEED
 from .sizes import Sizes
 from .statistics import bootstrap, rank_correlation
@@ -64,7 +64,8 @@ def report(data: dict, figures: Figures) -> list[str]:
         found = [bootstrap(groups, _within) for groups in part["points"].values()]
         groups = next(iter(part["points"].values()))
         rows.append([name, f"{len(groups)} x {len(groups[0])}", *(told(asdict(e), 2) for e in found)])
-        said.append(f"- {name}: ranks the base's own pictures as the true reward does, better than chance: {yes(found[0].sign == 1)}.")
+        answers = listed(f"{source} {yes(e.sign == 1)}" for source, e in zip(SOURCES, found))
+        said.append(f"- {name}: ranks as the true reward does, better than chance: {answers}.")
         panels.append(_panel(name, part))
     if not panels:
         return [*lines, "", "Needs an adapter."]

@@ -36,6 +36,7 @@ def _compared(bench: Bench, sizes: Sizes, main: Expert, other: Expert) -> dict:
     sweep = [bench(rlg(main.name, w), sizes.seeds).of(main.reward) for w in sizes.scales]
     return {
         "main": main.name, "other": other.name, "reward": main.reward, "betas": [main.beta, other.beta], "scale": scale,
+        "iterations": [main.iterations, other.iterations],
         "values": {name: summary(o) for name, o in outcomes.items()},
         "over_other": {name: {n: asdict(paired(o.values[n], target.values[n])) for n in names} for name, o in outcomes.items()},
         "distance": bench.kept(f"distances {main.name} {other.name} {scale:g} x {sizes.few}", [main.name, other.name],
@@ -74,7 +75,8 @@ def _coefficient(part: dict, figures: Figures) -> list[str]:
         for name, values in part["values"].items()
     ]
     head = ["", *(TITLES[n] for n in names), "distance to the last row's pictures"]
-    said = f"Reward {reward}, an adapter trained with beta {number(beta)} and one with {number(other)}"
+    first, second = part["iterations"]
+    said = f"Reward {reward}, an adapter trained with beta {number(beta)} ({first} iterations) and one with {number(other)} ({second})"
     lines = [f"{said}; the theorem puts the second at w = {scale} of the first.", *table(head, body)]
     lines += [f"- {sentence}" for sentence in _verdict(part, labels)]
     target = part["values"]["other at 1"][reward]["mean"]
@@ -88,12 +90,13 @@ def _verdict(part: dict, labels: dict[str, str]) -> list[str]:
     reward, distance = part["reward"], part["distance"]
     off, plain = (part["over_other"][name][reward] for name in ("main at w", "main at 1"))
     nearest = min(distance, key=lambda name: distance[name]["mean"])
-    where = part["same_reward_at"]
+    where, share = part["same_reward_at"], 1 - off["mean"] / plain["mean"]
     return [
         f"The same reward within error, as predicted: {yes(read(off).sign == 0)} (difference {signed(off)}; at w = 1 it is "
         f"{signed(plain)}).",
-        f"Nearer to it in reward than w = 1: {yes(abs(off['mean']) < abs(plain['mean']))}.",
+        f"Nearer to it in reward than w = 1: {yes(abs(off['mean']) < abs(plain['mean']))}; it goes {share:.0%} of the way.",
         "The first reaches the second's reward at " + (f"w = {where:.2f}." if where == where else "no w of the sweep."),
+        "The theorem is about training that has converged; the iterations above are where training stopped.",
         f"Picture by picture the nearest to {labels['other at 1']} is {labels[nearest]}.",
     ]
 

@@ -56,11 +56,15 @@ def lora(name: str, scale: float) -> Way:
 
 @dataclass(frozen=True)
 class Expert:
-    """An RL-tuned version of the base: a PEFT folder, or a full checkpoint. `beta` as its log says (None: no log)."""
+    """An RL-tuned version of the base: a PEFT folder, or a full checkpoint.
+
+    KL coefficient `beta` and training `iterations` as its log says (None: no log).
+    """
 
     name: str
     reward: str
     beta: float | None
+    iterations: int | None
     path: Path
 
     @property
@@ -86,7 +90,8 @@ def find_experts(models: Path = MODELS, logs: Path = LOGS) -> list[Expert]:
 
 def _expert(name: str, path: Path, log: Path) -> Expert:
     settings = json.loads(log.read_text(encoding="utf-8"))["settings"] if log.is_file() else {}
-    return Expert(name, settings.get("reward") or re.split(r"-(?=beta|seed)", name)[0], settings.get("beta"), path)
+    reward = settings.get("reward") or re.split(r"-(?=beta|seed)", name)[0]
+    return Expert(name, reward, settings.get("beta"), settings.get("iterations"), path)
 
 
 def other_betas(experts: Iterable[Expert], main: Expert) -> list[Expert]:

@@ -35,7 +35,7 @@ def models(tmp_path_factory):
     for seed, name in enumerate(ADAPTERS):
         base = model.load(root / "diffusion_models" / "rlg-demo-base.safetensors")
         tiny.with_adapter(base, tiny.SD3_TARGETS, seed=seed).save_pretrained(root / "loras" / f"rl-{name}")
-        settings = {"reward": name.split("-")[0], "beta": 0.5 if "beta" in name else 1.0, "seed": seed}
+        settings = {"reward": name.split("-")[0], "beta": 0.5 if "beta" in name else 1.0, "seed": seed, "iterations": 7}
         sweep = [{"scale": w, settings["reward"]: w if name == "brightness" else 1 - w} for w in (0, 1, 2)]
         (root.parent / "logs" / f"rl-{name}.json").write_text(json.dumps({"settings": settings, "sweep": sweep}))
     return root
