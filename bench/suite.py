@@ -10,9 +10,9 @@ from .host import say
 from .measure import Timing
 from .memory import Memory
 from .profiles import Profile
-from .ways import COPIES, EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING, PLAIN, RIVALS, TWO_CHECKPOINTS, WAYS, Way
+from .ways import COPIES, EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING, PLAIN, RIVALS, WAYS, Way
 
-REMEMBERED = (PLAIN, EXACT_BATCHED, TWO_CHECKPOINTS, PAPER, PATCHING, COPIES)
+REMEMBERED = (PLAIN, EXACT_BATCHED, PAPER, PATCHING, COPIES)
 PROFILED = (PLAIN, EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING)
 STEPS = 13
 """After the first step, 12 are a whole number of the budgets' periods."""
@@ -35,8 +35,8 @@ class Plan:
 
 
 FULL = Plan(
-    large=(SD3_LIKE, FLUX_LIKE), rounds=7, rounds_of_large=3, sides=(8, 16, 32, 48), batches=(1, 2, 4),
-    scales=(1.5, 2.0, 4.0), seeds=4, imports=3, profiled=PROFILED, remembered=REMEMBERED,
+    large=(SD3_LIKE, FLUX_LIKE), rounds=5, rounds_of_large=3, sides=(8, 16, 32), batches=(1, 2, 4),
+    scales=(2.0, 4.0), seeds=3, imports=3, profiled=PROFILED, remembered=REMEMBERED,
 )
 QUICK = Plan(
     large=(), rounds=1, rounds_of_large=0, sides=(8, 16), batches=(1, 2), scales=(2.0,), seeds=1, imports=1,
