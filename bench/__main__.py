@@ -25,9 +25,9 @@ def main() -> None:
     logging.getLogger().setLevel(logging.ERROR)  # the host tells every load of a model
     from . import report, suite
 
-    results = suite.run(suite.QUICK if arguments.quick else suite.FULL)
     folder = Path(tempfile.mkdtemp(prefix="rlg-bench-")) if arguments.quick else host.ROOT / "bench"
-    written = report.write(results, folder)
+    for results in suite.run(suite.QUICK if arguments.quick else suite.FULL):
+        written = report.write(results, folder)
     print(written.read_text(encoding="utf-8"))
     host.say(f"wrote {written}")
 

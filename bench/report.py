@@ -41,7 +41,8 @@ def write(results: Results, folder: Path) -> Path:
     """RESULTS.md and its plots in `folder`."""
     from . import plots
 
-    plots.cost_growth(results.sweeps, folder / "growth.png")
+    if results.sweeps:
+        plots.cost_growth(results.sweeps, folder / "growth.png")
     if results.budgets and any(modes["linearised"].error for modes in results.budgets.values()):
         plots.error_against_cost(results.budgets, folder / "budgets.png")
     path = folder / "RESULTS.md"
@@ -57,9 +58,10 @@ def _sections(results: Results) -> Iterable[str]:
     for name, compared in results.compared.items():
         yield f"\n## {name[0].upper()}{name[1:]}\n\n{_comparison(compared)}\n\n{_profiles(compared)}\n\n{_distance(compared)}"
     yield f"\n## What limits each way\n\n{LIMITS.format(peak=results.peak_flops / 1e9)}"
-    yield "\n## How cost grows\n\n![Cost by resolution and batch](growth.png)\n"
+    if results.sweeps:
+        yield "\n## How cost grows\n\n![Cost by resolution and batch](growth.png)\n"
     yield from (f"{_sweep(sweep)}\n" for sweep in results.sweeps)
-    yield f"## Budgets\n\n{_budgets(results.budgets)}\n\n## GPU\n\n{_gpu(results.gpu)}"
+    yield f"\n## Budgets\n\n{_budgets(results.budgets)}\n\n## GPU\n\n{_gpu(results.gpu)}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

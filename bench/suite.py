@@ -1,7 +1,7 @@
 """All measurements in one run, in the order that keeps each from disturbing the next."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from . import budgets, gpu, host, measure, memory, profiles, sweeps
@@ -64,29 +64,33 @@ class Results:
     gpu: dict = field(default_factory=dict)
 
 
-def run(plan: Plan) -> Results:
+def run(plan: Plan) -> Iterator[Results]:
+    """The results so far, after each part: a run that is cut short leaves what it measured."""
     started = host.start()
     demo = demo_geometries()
     results = Results(peak_flops=profiles.peak_flops())
-    say("time and memory of each way")
-    for geometry in ((demo or [SMALL])[0], *plan.large):
-        large = geometry in plan.large
-        rounds, steps = (plan.rounds_of_large, 4) if large else (plan.rounds, STEPS)
-        results.compared[geometry.name] = compared(
-            plan, Pair(started, geometry), RIVALS if large else WAYS, rounds, steps, results.peak_flops
-        )
-    say("cost by resolution and batch")
-    results.sweeps = sweeps.run(Pair(started, SMALL), plan.sides, plan.batches, rounds=1)
-    say("errors of the budgets")
-    results.budgets = budgets.run([Pair(started, geometry) for geometry in demo], plan.scales, plan.seeds)
+
+    def compare(geometry: Geometry, ways: Sequence[Way], rounds: int, steps: int) -> None:
+        say(f"time and memory of each way: {geometry.name}")
+        results.compared[geometry.name] = compared(plan, Pair(started, geometry), ways, rounds, steps, results.peak_flops)
+
+    compare((demo or [SMALL])[0], WAYS, plan.rounds, STEPS)
+    yield results
     say("importing the pack")
     results.imports = host.import_seconds(plan.imports)
+    say("errors of the budgets")
+    results.budgets = budgets.run([Pair(started, geometry) for geometry in demo], plan.scales, plan.seeds)
+    yield results
+    for geometry in plan.large:
+        compare(geometry, RIVALS, plan.rounds_of_large, steps=4)
+        yield results
+    say("cost by resolution and batch")
+    results.sweeps = sweeps.run(Pair(started, SMALL), plan.sides, plan.batches, rounds=1)
     results.gpu = gpu.run(rounds=3, steps=6)
-    return results
+    yield results
 
 
 def compared(plan: Plan, pair: Pair, ways: Sequence[Way], rounds: int, steps: int, peak: float) -> Compared:
-    say(f"  {pair.geometry.name}")
     timings = measure.compare(pair, (PLAIN, *(way for way in ways if way is not PLAIN)), rounds, steps, cold_rounds=1 if rounds < 5 else 2)
     profiled = profiles.of_ways(pair, plan.profiled, peak)
     return Compared(timings, profiled, memory.of_ways(pair.geometry, plan.remembered), profiles.attach_seconds(pair))
