@@ -46,7 +46,9 @@ class RLGSchedule(io.ComfyNode):
                     "interval: scale_from between start and end, scale_to outside."
                 )),
                 io.Float.Input("scale_from", default=1.5, **SCALE, tooltip="The scale at the start. 0 base, 1 RL model (neutral)."),
-                io.Float.Input("scale_to", default=1.0, **SCALE, tooltip="The scale at the end; outside the window for interval. Neutral: 1."),
+                io.Float.Input("scale_to", default=1.0, **SCALE, tooltip=(
+                    "The scale at the end; outside the window for interval. Neutral: 1."
+                )),
                 io.Float.Input("start_percent", default=0.0, **PERCENT, tooltip="Where the path begins. Neutral: 0."),
                 io.Float.Input("end_percent", default=1.0, **PERCENT, tooltip="Where the path ends. Neutral: 1."),
                 io.Float.Input("power", default=1.0, min=0.1, max=10.0, step=0.1, tooltip=(

@@ -2,11 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Union
 
 from torch import Tensor
 
-Weight = Union[float, Tensor]
+Weight = float | Tensor
 """w_k: one number, or a tensor that broadcasts over the prediction (per row, per region)."""
 
 NEGLIGIBLE = 1e-6

@@ -4,7 +4,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Union
 
 import torch
 from torch import Tensor
@@ -72,7 +71,7 @@ class PerItem:
         return torch.tensor(self.scales) * factor
 
 
-AnySchedule = Union[Schedule, PerItem]
+AnySchedule = Schedule | PerItem
 
 
 def constant_in_window(scale: float, start_percent: float, end_percent: float, outside_scale: float) -> Schedule:

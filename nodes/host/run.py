@@ -74,7 +74,7 @@ class Run:
 
     # In the run
 
-    def apply_model(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **conds) -> Tensor:
+    def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **conds) -> Tensor:
         """`WrappersMP.APPLY_MODEL`: denoised [rows, ...] of the geometric mean, for one call of the base."""
         if executor.class_obj is not self.patcher.model:
             raise RunError(
@@ -122,7 +122,7 @@ class Run:
 
     # Experts with a CFG of their own
 
-    def predict_noise(self, executor, x, timestep, model_options={}, seed=None) -> Tensor:
+    def predict_noise(self, executor, x, timestep, model_options, seed) -> Tensor:
         """`WrappersMP.PREDICT_NOISE`: `CFG_s(base) + sum_k w_k (CFG_{c_k}(rl_k) - CFG_s(base))`, denoised [items, ...]."""
         whole = ModelCall(executor, x, timestep, None, None, None, {"cond_or_uncond": [0], "uuids": [None]}, {})
         weights = {part: w for part, w in enumerate(self.weights.of(whole), 1) if not is_zero(w)}

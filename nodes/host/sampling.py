@@ -21,7 +21,9 @@ _running: WeakKeyDictionary[BaseModel, Run] = WeakKeyDictionary()
 """The runs under way, by base model; empty between runs."""
 
 
-def outer_sample(executor: WrapperExecutor, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def outer_sample(
+    executor: WrapperExecutor, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
     """`WrappersMP.OUTER_SAMPLE`: samples with the record of the guider's model."""
     guider = executor.class_obj
     patcher: ModelPatcher = guider.model_patcher

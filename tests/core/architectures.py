@@ -97,7 +97,8 @@ ARCHITECTURES: dict[str, Tiny] = {
         ("hunyuan_video.model.HunyuanVideo", dict(
             image_model="hunyuan_video", in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=64, hidden_size=3072,
             mlp_ratio=4.0, num_heads=24, depth=1, depth_single_blocks=1, axes_dim=[16, 56, 56], theta=256, patch_size=[1, 2, 2],
-            qkv_bias=True, guidance_embed=True, byt5=False, meanflow=False, use_cond_type_embedding=False, vision_in_dim=None, meanflow_sum=False))),
+            qkv_bias=True, guidance_embed=True, byt5=False, meanflow=False, use_cond_type_embedding=False,
+            vision_in_dim=None, meanflow_sum=False))),
     "PixArt": Tiny("PixArtTransformer2DModel", dict(num_layers=1, sample_size=32, caption_channels=4096, use_additional_conditions=False)),
     "AuraFlow": Tiny("AuraFlowTransformer2DModel", dict(num_mmdit_layers=1, num_single_dit_layers=1)),
 }

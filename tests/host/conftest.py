@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,13 +20,14 @@ PACK = Path(__file__).resolve().parents[2]
 def start_host(root: Path) -> SimpleNamespace:
     """Imports the host at `root` on the CPU and has it load the pack; returns its modules and the pack's nodes."""
     sys.path[:] = [str(root), *[p for p in sys.path if Path(p or ".").resolve() != PACK]]
-    import utils.extra_config  # noqa: F401  as the host's main does first: another `utils` comes into its path later
+    import_module("utils.extra_config")  # as the host's main does first: another `utils` comes into its path later
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = not torch.cuda.is_available()
     import comfy.samplers
     import comfy.sd
     import folder_paths
+
     import nodes
 
     asyncio.run(nodes.init_builtin_extra_nodes())
