@@ -141,13 +141,13 @@ def drop(draw: random.Random, file: File) -> None:
 
 
 def poison(draw: random.Random, file: File) -> None:
-    at = draw.randrange(len(file.data) // 4) * 4
+    at = draw.randrange(len(file.data) // 4 + 1) * 4
     file.data[at:at + 4] = draw.choice((struct.pack("<f", math.nan), struct.pack("<f", math.inf), draw.randbytes(4)))
 
 
 def cut(draw: random.Random, file: File) -> None:
     if draw.random() < 0.5:
-        del file.data[draw.randrange(len(file.data)):]
+        del file.data[draw.randrange(len(file.data) + 1):]
     else:
         file.data.extend(draw.randbytes(draw.randint(1, 40)))
 
