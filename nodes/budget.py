@@ -27,7 +27,8 @@ class RLGBudget(io.ComfyNode):
                     "what a LoRA strength slider does; a preview, good at small scales. Needs an adapter, not a checkpoint."
                 )),
                 io.Int.Input("refresh_every", default=1, min=1, max=16, tooltip=(
-                    "The base is evaluated every so many steps; between them the difference is extrapolated. Neutral: 1."
+                    "The base is evaluated at one step in so many, denser where sigma falls fast; between them the difference is "
+                    "extrapolated. Neutral: 1."
                 )),
                 io.Float.Input("tolerance", default=0.0, min=0.0, max=1.0, step=0.0005, round=0.0001, tooltip=(
                     "Above 0, decides by its own error estimate when to evaluate the base, at the latest after refresh_every "

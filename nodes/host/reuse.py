@@ -15,7 +15,7 @@ class BaseReuse:
 
     def __init__(self, budget: Budget, sigmas: Sequence[float]):
         self.active = budget.refresh_every > 1
-        self.extrapolation = DifferenceExtrapolation(budget)
+        self.extrapolation = DifferenceExtrapolation(budget, sigmas[:-1])
         # A sigma that is no step of the run's is a second-order sampler's inner call: never reused.
         self.steps = {sigma: step for step, sigma in enumerate(sigmas[:-1])}
 

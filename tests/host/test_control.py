@@ -188,7 +188,7 @@ def test_refresh_every_skips_the_base_and_stays_close(host, pair):
         guided = node(host, "RLGBudget", exact_model, "exact", every, 0.0, "auto")[0]
         with tiny.counted_calls(guided) as rows:
             errors[every] = tiny.rms(settings.run(host, guided) - exact) / tiny.rms(exact)
-        assert rows == [4 if step % every == 0 else 2 for step in range(12)]
+        assert len(rows) == 12 and rows.count(4) == 12 // every and rows[0] == rows[-1] == 4
     linearised = settings.run(host, node(host, "RLGBudget", exact_model, "linearised", 1, 0.0, "auto")[0])
     assert 0 < errors[2] < errors[3] < 0.1
     assert errors[2] < tiny.rms(linearised - exact) / tiny.rms(exact)
@@ -274,7 +274,7 @@ def test_trace_says_what_a_budget_skipped(host, pair):
     budget = node(host, "RLGBudget", guide(host, pair[1], pair[2], 2.0), "exact", 2, 0.0, "auto")[0]
     watched, trace = node(host, "RLGTrace", budget)
     tiny.Sampling(steps=4).run(host, watched)
-    assert [e.evaluated for e in trace.entries] == [("base", "rl 1"), ("rl 1",)] * 2
+    assert [e.evaluated for e in trace.entries] == [("base", "rl 1"), ("rl 1",), ("rl 1",), ("base", "rl 1")]
 
 
 def test_an_empty_trace_says_why(host, pair):
