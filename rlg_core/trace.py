@@ -12,17 +12,18 @@ from torch import Tensor
 class TraceEntry:
     """One image at one step. `difference` |v_rl - v_base| (root mean square, velocity), `share` the part of the
     prediction that guidance made, `angle` in degrees between guidance and the CFG direction (None without CFG),
-    `path_kl` this step's KL between guided and base path, in nats, `evaluated` the models that ran."""
+    `path_kl` this step's KL between guided and base path, in nats, `evaluated` the models that ran. None where a step
+    needed only one of the two models, so that there is nothing to compare."""
 
     step: int
     sigma: float
     percent: float
     image: int
     scale: float
-    difference: float
-    share: float
+    difference: float | None
+    share: float | None
     angle: float | None
-    path_kl: float
+    path_kl: float | None
     evaluated: tuple[str, ...]
 
 

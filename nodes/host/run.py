@@ -111,9 +111,12 @@ class Run:
     def _combined(self, predictions: dict[int, Tensor], weights: Sequence[Weight], parts: Sequence[int]) -> Tensor:
         experts = [part for part in parts if part != BASE]
         mean = geometric_mean(predictions.get(BASE) if BASE in parts else None, [(weights[p - 1], predictions[p]) for p in experts])
-        if self.record.rescale and len(parts) > 1:
-            return rescale(mean, predictions[experts[0]], self.record.rescale)
+        if len(parts) > 1 and self.focus is None:
+            return self._rescaled(mean, predictions[experts[0]])
         return mean
+
+    def _rescaled(self, mean: Tensor, first_expert: Tensor) -> Tensor:
+        return rescale(mean, first_expert, self.record.rescale) if self.record.rescale else mean
 
     def _evaluate(self, call: ModelCall, parts: Sequence[int]) -> dict[int, Tensor]:
         own = [part for part in parts if part != BASE and part not in self.shared]
@@ -133,7 +136,9 @@ class Run:
             return geometric_mean(None, guided)
         base = self._focused_run([], executor, x, timestep, model_options, seed)
         mean = geometric_mean(base, guided)
-        return mean if not rest else mean + self._focused_run(rest, executor, x, timestep, model_options, seed) - base
+        if rest:
+            mean = mean + self._focused_run(rest, executor, x, timestep, model_options, seed) - base
+        return self._rescaled(mean, guided[0][1]) if guided else mean
 
     def _focused_run(self, parts: Sequence[int], executor, *args: Any) -> Tensor:
         with self.focused(parts):

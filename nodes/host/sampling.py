@@ -29,6 +29,7 @@ def outer_sample(
     patcher: ModelPatcher = guider.model_patcher
     record = record_of(patcher)
     _refuse_unsupported(guider, record)
+    _refuse_lost_settings(record)
     _mirror_later_patches(patcher, record)
     run = Run(guider, record, noise.shape, sigmas)
     add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, run.apply_model, guider.model_options, is_model_options=True)
@@ -78,12 +79,28 @@ def _refuse_unsupported(guider: Any, record: Record) -> None:
         )
 
 
+def _refuse_lost_settings(record: Record) -> None:
+    """What a linearised budget could not honour: it makes one prediction, of which base and RL model are no parts."""
+    if record.budget is None or not record.budget.linearised:
+        return
+    lost = {
+        "an RL checkpoint": any(isinstance(expert.source, TwoCheckpoints) for expert in record.experts),
+        "rescale": record.rescale > 0,
+        "RLG Trace": record.trace is not None,
+    }
+    found = [name for name, is_set in lost.items() if is_set]
+    if found:
+        raise RunError(f"RLG Budget `linearised` runs one model, so it cannot honour {', '.join(found)}. Set evaluate to exact.")
+
+
 def _refuse_other_cfg(guider: Any, record: Record, sampler: Any) -> None:
     """An RL model with a CFG of its own needs a guider whose `cfg` is all there is to its guidance."""
     if type(guider).predict_noise is not CFGGuider.predict_noise:
         raise RunError(f"RLG Branch `rl_cfg` needs a plain CFG guider, got {type(guider).__name__}. Set rl_cfg to 0.")
     if record.budget is not None and (record.budget.linearised or record.budget.refresh_every > 1):
         raise RunError("RLG Branch `rl_cfg` evaluates base and RL model apart, so RLG Budget has nothing to save: remove one.")
+    if record.trace is not None:
+        raise RunError("RLG Trace watches single model calls, and RLG Branch `rl_cfg` combines after CFG. Remove one of the two.")
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     if name.endswith("_cfg_pp"):
         raise RunError(f"The sampler {name} reads one unconditional prediction, RLG Branch `rl_cfg` has two. Use another sampler.")

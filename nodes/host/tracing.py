@@ -42,13 +42,14 @@ class RunTrace:
             self.pending[name] = tuple(rows)
         expected = 1 if self.guider.cfg == 1.0 or "negative" not in self.guider.conds else 2
         if len(self.pending) >= expected:
-            self._write(call.sigma, scale, evaluated)
+            compared = bool(experts) and BASE in predictions
+            self._write(call.sigma, scale, evaluated, compared)
 
     @staticmethod
     def _scale(weights: Sequence[Weight], experts: Sequence[int]) -> Weight:
         return weights[experts[0] - 1] if experts else 0.0
 
-    def _write(self, sigma: float, scale: Weight, evaluated: tuple[str, ...]) -> None:
+    def _write(self, sigma: float, scale: Weight, evaluated: tuple[str, ...], compared: bool) -> None:
         x, base, rl, mean = self.pending.get("positive") or next(iter(self.pending.values()))
         guided, direction = (base - mean) / sigma, None
         if "negative" in self.pending and "positive" in self.pending:
@@ -63,8 +64,9 @@ class RunTrace:
             "share": root_mean_square(base - mean) / root_mean_square(x - mean),
             "path_kl": step_kl(guided, sigma, following),
         }
-        angles = [None] * len(x) if direction is None else angle(guided, direction).tolist()
-        values = {name: column.tolist() for name, column in columns.items()}
+        nothing = [None] * len(x)
+        angles = nothing if direction is None or not compared else angle(guided, direction).tolist()
+        values = {name: column.tolist() if compared else nothing for name, column in columns.items()}
         for image in range(len(x)):
             self.log.entries.append(TraceEntry(
                 step=self.step, sigma=sigma, percent=self.clock.percent(sigma), image=image, scale=_item(scale, image),

@@ -281,3 +281,35 @@ def test_an_empty_trace_says_why(host, pair):
     _, trace = node(host, "RLGTrace", guide(host, pair[1], pair[2]))
     with pytest.raises(ValueError, match="no sampler has run"):
         node(host, "RLGTracePlot", trace, {})
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_a_trace_measures_nothing_where_one_model_ran(host, pair, scale):
+    watched, trace = node(host, "RLGTrace", guide(host, pair[1], pair[2], scale))
+    tiny.Sampling(steps=3).run(host, watched)
+    assert len(trace.entries) == 3
+    assert all((e.difference, e.share, e.angle, e.path_kl) == (None,) * 4 for e in trace.entries)
+    assert node(host, "RLGTracePlot", trace, {})[0].ndim == 4
+
+
+def test_rescale_counts_with_a_cfg_of_its_own_too(host, pair):
+    branch = node(host, "RLGBranch", 1.0, 1.0, 1.0)[0]
+    settings = tiny.Sampling(steps=1)
+    free, fitted = (guide(host, pair[1], pair[2], 3.0, rescale=strength, branch=branch) for strength in (0.0, 1.0))
+    rl = guide(host, pair[1], pair[2], 1.0, branch=branch)
+    spread = [latent_of(pair[1], settings, host, model).std().item() for model in (free, fitted, rl)]
+    assert spread[1] == pytest.approx(spread[2], rel=1e-3)
+    assert abs(spread[0] - spread[2]) > 1e-3 * spread[2]
+
+
+def test_linearised_refuses_what_it_would_lose(host, pair):
+    other = tiny.load(host, tiny.sd3_transformer(seed=9))
+    mixed = guide(host, guide(host, pair[1], pair[2]), other, 0.5)
+    rescaled = guide(host, pair[1], pair[2], rescale=0.5)
+    for guided, lost in ((mixed, "RL checkpoint"), (rescaled, "rescale")):
+        budgeted = node(host, "RLGBudget", guided, "linearised", 1, 0.0, "auto")[0]
+        with pytest.raises(ValueError, match=lost):
+            tiny.Sampling(steps=1).run(host, budgeted)
+    watched = node(host, "RLGTrace", node(host, "RLGBudget", guide(host, pair[1], pair[2]), "linearised", 1, 0.0, "auto")[0])[0]
+    with pytest.raises(ValueError, match="RLG Trace"):
+        tiny.Sampling(steps=1).run(host, watched)
