@@ -84,6 +84,7 @@ class DifferenceExtrapolation:
 
     def __init__(self, budget: Budget, sigmas: Sequence[float]):
         self.budget = budget
+        self.last = len(sigmas) - 1
         self.refreshes = refresh_steps(sigmas, budget.refresh_every)
         self.tracks: dict[Hashable, _Track] = {}
 
@@ -93,7 +94,7 @@ class DifferenceExtrapolation:
         if track is None or step <= track.steps[-1]:
             return None
         if self.budget.tolerance > 0:
-            due = step - track.steps[-1] >= track.gap
+            due = step - track.steps[-1] >= track.gap or step == self.last  # nothing later mends an error of the last step
         else:
             due = any(track.steps[-1] < refresh <= step for refresh in self.refreshes)
         return None if due else track.extrapolated(sigma)

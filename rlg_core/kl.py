@@ -13,9 +13,9 @@ def flow_step_kl(difference: Tensor, t: float, t_next: float, noise_level: float
     """KL of one SDE step of a flow model from `t` to `t_next` < t, [rows], for a velocity difference [rows, ...].
 
     `dt / 2 (sigma_t (1 - t) / (2 t) + 1 / sigma_t)^2 |v - v_base|^2` (the closed form of arXiv 2505.05470). At t = 1, where sigma_t is
-    infinite, the step's end stands in, as in Flow-GRPO's code.
+    infinite, the step's end stands in, as in Flow-GRPO's code (its middle, where the step ends at 0).
     """
-    at = t if t < 1.0 else t_next
+    at = t if t < 1.0 else t_next or t / 2
     sigma = noise_level * math.sqrt(at / max(1.0 - at, 1e-6))
     factor = sigma * (1.0 - at) / (2.0 * at) + 1.0 / sigma
     return 0.5 * (t - t_next) * factor**2 * _squared_norm(difference)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -13,7 +14,10 @@ class TraceEntry:
     """One image at one step. `difference` |v_rl - v_base| (root mean square, velocity), `share` the part of the
     prediction that guidance made, `angle` in degrees between guidance and the CFG direction (None without CFG),
     `path_kl` this step's KL between guided and base path, in nats, `evaluated` the models that ran. None where a step
-    needed only one of the two models, so that there is nothing to compare."""
+    needed only one of the two models, so that there is nothing to compare.
+
+    `linearised_error`, at the one step that is checked: how far one evaluation of the base with the RL terms at strength
+    `scale` (a LoRA strength slider) is from the prediction, as a part of it."""
 
     step: int
     sigma: float
@@ -25,6 +29,7 @@ class TraceEntry:
     angle: float | None
     path_kl: float | None
     evaluated: tuple[str, ...]
+    linearised_error: float | None = None
 
 
 @dataclass
@@ -35,6 +40,21 @@ class TraceLog:
 
     def to_json(self) -> str:
         return json.dumps([asdict(entry) for entry in self.entries], indent=1)
+
+
+LINEARISED_TOLERANCE = 0.02
+"""Part of the prediction. On the demo pair a step's error is several times that of the final latent."""
+
+
+def linearised_statement(entries: Sequence[TraceEntry]) -> str | None:
+    """What the check found, for the worst of the images; None where nothing was checked."""
+    checked = [entry for entry in entries if entry.linearised_error is not None]
+    if not checked:
+        return None
+    worst = max(checked, key=lambda entry: entry.linearised_error)
+    would_do = worst.linearised_error <= LINEARISED_TOLERANCE
+    verdict = "plain LoRA strength would do" if would_do else "plain LoRA strength would differ"
+    return f"linearised is {worst.linearised_error:.1%} off at step {worst.step}: {verdict}"
 
 
 def root_mean_square(rows: Tensor) -> Tensor:

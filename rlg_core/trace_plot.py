@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .plots import Curve, Panel
-from .trace import TraceEntry
+from .trace import TraceEntry, linearised_statement
 
 PANELS = {
     "scale": "effective scale w",
@@ -28,6 +28,15 @@ def _panel(entries: Sequence[TraceEntry], images: Sequence[int], name: str, titl
     for image in images:
         own = [e for e in entries if e.image == image and getattr(e, name) is not None]
         curves.append(Curve([e.step for e in own], [getattr(e, name) for e in own], f"image {image}" if len(images) > 1 else ""))
+    return Panel(curves, title + _note(entries, name), "step", "")
+
+
+def _note(entries: Sequence[TraceEntry], name: str) -> str:
+    """What a panel's title adds: skipped steps to the difference, the linearised model to guidance's share."""
+    if name == "share":
+        statement = linearised_statement(entries)
+        return f"; {statement}" if statement else ""
     skipped = sorted({entry.step for entry in entries if "base" not in entry.evaluated and len(entry.evaluated) > 0})
-    note = f", base not evaluated at {len(skipped)} of {len({e.step for e in entries})} steps" if skipped and name == "difference" else ""
-    return Panel(curves, title + note, "step", "")
+    if not skipped or name != "difference":
+        return ""
+    return f", base not evaluated at {len(skipped)} of {len({e.step for e in entries})} steps"

@@ -36,7 +36,7 @@ class Run:
         sources = {part: record.experts[part - 1].source for part in self.shared}
         self.passes = SharedPasses(self.patcher, sources, self.budget.batching)
         self.focus: frozenset[int] | None = None
-        self.trace = None if record.trace is None else RunTrace(record.trace, guider, self.sigmas, self.clock)
+        self.trace = None if record.trace is None else RunTrace(record.trace, guider, self.sigmas, self.clock, self._compared())
 
     # Around the run
 
@@ -56,6 +56,12 @@ class Run:
             return 1
         sharing = {BASE, *self.shared}
         return max((len(sharing.intersection(self.weights.parts_at(sigma))) for sigma in self.sigmas[:-1]), default=1) or 1
+
+    def _compared(self) -> list[float]:
+        """The sigmas at which base and experts both run, where one evaluation can stand for all of them at first order."""
+        if len(self.shared) < len(self.record.experts) or self.record.rescale or any(e.mask is not None for e in self.record.experts):
+            return []
+        return [sigma for sigma in self.sigmas[:-1] if len(self.weights.parts_at(sigma)) > 1]
 
     def checkpoints(self) -> list[ModelPatcher]:
         """The patchers of experts with weights of their own, as the host loaded them for this run."""
@@ -88,7 +94,9 @@ class Run:
         """The geometric mean at `weights`, within the run's budget."""
         parts = needed_parts(weights)
         if self.budget.linearised and len(parts) > 1:
-            return self.passes.linearised(call, {part: weights[part - 1] for part in parts if part != BASE})
+            return self.passes.linearised(call, self._terms(weights, parts))
+        # Before the others: nodes that remember the latest call must remember the base's.
+        linearised = self.passes.linearised(call, self._terms(weights, parts)) if self._checks(call, parts) else None
         difference = self.reuse.difference(call) if BASE in parts and len(parts) > 1 else None
         predictions = self._evaluate(call, parts if difference is None else parts[1:])
         if difference is not None:
@@ -97,8 +105,15 @@ class Run:
             self.reuse.observe(call, predictions[BASE], predictions[parts[1]], weights[parts[1] - 1])
         mean = self._combined(predictions, weights, parts)
         if self.trace is not None:
-            self.trace.observe(call, self.weights.regions, predictions, weights, mean, skipped=difference is not None)
+            self.trace.observe(call, self.weights.regions, predictions, weights, mean, difference is not None, linearised)
         return mean
+
+    def _checks(self, call: ModelCall, parts: Sequence[int]) -> bool:
+        return self.trace is not None and call.sigma == self.trace.checked and len(parts) > 1
+
+    @staticmethod
+    def _terms(weights: Sequence[Weight], parts: Sequence[int]) -> dict[int, Weight]:
+        return {part: weights[part - 1] for part in parts if part != BASE}
 
     def _weights(self, call: ModelCall) -> list[Weight]:
         weights = self.weights.of(call)

@@ -15,17 +15,22 @@ from .regions import Regions
 
 
 class RunTrace:
-    """One run's trace. Calls on a part of the latent (areas, windows) or of more than one step are passed over."""
+    """One run's trace. Calls on a part of the latent (areas, windows) or of more than one step are passed over.
 
-    def __init__(self, log: TraceLog, guider: Any, sigmas: Sequence[float], clock: Any):
+    `compared` are the sigmas at which base and RL model both run. At the middle one of them the linearised model is
+    evaluated too: the only evaluation a trace adds.
+    """
+
+    def __init__(self, log: TraceLog, guider: Any, sigmas: Sequence[float], clock: Any, compared: Sequence[float]):
         self.log, self.guider, self.sigmas, self.clock = log, guider, sigmas, clock
+        self.checked = compared[len(compared) // 2] if compared else None
         self.is_flow = isinstance(guider.model_patcher.get_model_object("model_sampling"), CONST)
-        self.pending: dict[str, tuple[Tensor, ...]] = {}
+        self.pending: dict[str, tuple] = {}
         self.step = -1
         log.entries.clear()
 
     def observe(self, call: ModelCall, regions: Regions, predictions: dict[int, Tensor], weights: Sequence[Weight], mean: Tensor,
-                skipped: bool) -> None:
+                skipped: bool, linearised: Tensor | None) -> None:
         """Adds one call; the step's entries are written once both prompts, or the only one, are in."""
         if call.sigma not in self.sigmas[:-1] or tuple(call.x.shape[2:]) != tuple(regions.latent_shape[2:]):
             return
@@ -38,8 +43,10 @@ class RunTrace:
         evaluated = tuple("base" if part == BASE else f"rl {part}" for part in sorted(predictions) if part != BASE or not skipped)
         scale = self._scale(weights, experts)
         items = regions.items(call)
-        for name, *rows in zip(regions.prompts(call), *(p.split(items) for p in (call.x, base, rl, mean))):
-            self.pending[name] = tuple(rows)
+        off = None if linearised is None else root_mean_square(linearised - mean) / root_mean_square(call.x - mean)
+        errors = [None] * call.rows if off is None else off.tolist()
+        for k, (name, *rows) in enumerate(zip(regions.prompts(call), *(p.split(items) for p in (call.x, base, rl, mean)))):
+            self.pending[name] = (*rows, errors[k * items : (k + 1) * items])
         expected = 1 if self.guider.cfg == 1.0 or "negative" not in self.guider.conds else 2
         if len(self.pending) >= expected:
             compared = bool(experts) and BASE in predictions
@@ -50,10 +57,10 @@ class RunTrace:
         return weights[experts[0] - 1] if experts else 0.0
 
     def _write(self, sigma: float, scale: Weight, evaluated: tuple[str, ...], compared: bool) -> None:
-        x, base, rl, mean = self.pending.get("positive") or next(iter(self.pending.values()))
+        x, base, rl, mean, linearised_errors = self.pending.get("positive") or next(iter(self.pending.values()))
         guided, direction = (base - mean) / sigma, None
         if "negative" in self.pending and "positive" in self.pending:
-            _, base_negative, _, mean_negative = self.pending["negative"]
+            _, base_negative, _, mean_negative, _ = self.pending["negative"]
             negative = (base_negative - mean_negative) / sigma
             direction = (base_negative - base) / sigma
             guided = negative + self.guider.cfg * (guided - negative)
@@ -70,7 +77,8 @@ class RunTrace:
         for image in range(len(x)):
             self.log.entries.append(TraceEntry(
                 step=self.step, sigma=sigma, percent=self.clock.percent(sigma), image=image, scale=_item(scale, image),
-                angle=angles[image], evaluated=evaluated, **{name: column[image] for name, column in values.items()},
+                angle=angles[image], evaluated=evaluated, linearised_error=linearised_errors[image],
+                **{name: column[image] for name, column in values.items()},
             ))
         self.pending = {}
 

@@ -43,3 +43,11 @@ def test_a_restart_begins_anew():
     assert extrapolation.predicted("a", 1, 0.5) is None
     extrapolation.observe("a", 1, 0.5, torch.zeros(1), 1.0)
     assert torch.equal(extrapolation.predicted("a", 2, 0.25), torch.zeros(1))
+
+
+def test_a_tolerance_evaluates_the_last_step():
+    extrapolation = DifferenceExtrapolation(Budget(refresh_every=4, tolerance=0.5), [1.0, 0.8, 0.6, 0.4, 0.2])
+    for step, sigma in enumerate((1.0, 0.8, 0.6)):
+        extrapolation.observe("a", step, sigma, torch.ones(1), 1.0)
+    assert extrapolation.predicted("a", 3, 0.4) is not None
+    assert extrapolation.predicted("a", 4, 0.2) is None

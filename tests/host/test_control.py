@@ -8,6 +8,8 @@ import pytest
 import tiny
 import torch
 
+from rlg_core.trace import linearised_statement
+
 CLOSE = 1e-4
 CFG = 4.5
 
@@ -248,14 +250,14 @@ def test_one_budget_a_model(host, pair):
 
 
 @torch.no_grad()
-def test_trace_measures_without_an_evaluation_more(host, pair):
+def test_trace_measures_with_one_evaluation_more(host, pair):
     adapted, model = pair[:2]
     settings = tiny.Sampling(shape=(2, 16, 8, 8))
     watched, trace = node(host, "RLGTrace", guide(host, model, pair[2], 2.0))
     latent = {"samples": settings.run(host, watched)}
     with tiny.counted_calls(watched) as rows:
         settings.run(host, watched)
-    assert rows == [8] * 8
+    assert rows == [8] * 4 + [4] + [8] * 4  # the linearised model at the middle step
     plot, text, after = node(host, "RLGTracePlot", trace, latent)
     entries = json.loads(text)
     assert after is latent and plot.ndim == 4
@@ -268,6 +270,35 @@ def test_trace_measures_without_an_evaluation_more(host, pair):
     cosine = torch.nn.functional.cosine_similarity(cfg, guidance, dim=0)
     assert entries[0]["angle"] == pytest.approx(torch.rad2deg(torch.acos(cosine)).item(), abs=0.1)
     assert all(e["scale"] == 2.0 and e["path_kl"] > 0 and e["evaluated"] == ["base", "rl 1"] for e in entries)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale, would_do", [(1.01, True), (4.0, False)])
+def test_trace_says_where_a_lora_strength_would_do(host, pair, scale, would_do):
+    adapted, model = pair[:2]
+    settings = tiny.Sampling(steps=1, cfg=1.0)
+    watched, trace = node(host, "RLGTrace", guide(host, model, pair[2], scale))
+    latent = {"samples": settings.run(host, watched)}
+    at = paper.Predictions(adapted, settings, settings.noise(), settings.sigmas(host, model)[0])
+    exact = at.guided("base", 1.0) + scale * (at.guided("default", 1.0) - at.guided("base", 1.0))
+    layers = [layer for layer in adapted.modules() if hasattr(layer, "set_scale")]
+    for layer in layers:
+        layer.set_scale("default", scale)
+    slider = paper.Predictions(adapted, settings, at.x, at.sigma).guided("default", 1.0)
+    for layer in layers:
+        layer.set_scale("default", 1.0)
+    expected = tiny.rms(slider - exact) / tiny.rms(exact)
+    assert trace.entries[0].linearised_error == pytest.approx(expected, rel=1e-2)
+    assert (expected <= 0.02) == would_do
+    assert ("would do" in linearised_statement(trace.entries)) == would_do
+    assert node(host, "RLGTracePlot", trace, latent)[0].ndim == 4
+
+
+@pytest.mark.parametrize("extra", [{"rescale": 0.5}, {"mask": torch.ones(1, 8, 8)}])
+def test_trace_checks_nothing_where_one_strength_cannot_stand_for_guidance(host, pair, extra):
+    watched, trace = node(host, "RLGTrace", guide(host, pair[1], pair[2], 2.0, **extra))
+    tiny.Sampling(steps=3).run(host, watched)
+    assert len(trace.entries) == 3 and all(entry.linearised_error is None for entry in trace.entries)
 
 
 def test_trace_says_what_a_budget_skipped(host, pair):
