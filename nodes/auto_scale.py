@@ -115,10 +115,10 @@ def report(found: Search, reward: str) -> str:
         lines.append(f"The smallest scale within one standard error of it is {number(least.scale)}.")
     if best.is_constant and best.scale in (found.bounds.low, found.bounds.high):
         lines.append("The best scale is an end of the range: a wider range may hold a better one.")
-    lines += ["", "scale\treward\tstandard error\tshift"]
+    lines += ["", "scale\treward\tstandard error\tshift\tdiversity"]
     for trial in sorted(found.trials.values(), key=lambda trial: trial.stages.scales):
         beyond = "" if found.bounds.allows(trial) else "\tbeyond max_shift"
-        values = (trial.reward, trial.error, trial.shift)
+        values = (trial.reward, trial.error, trial.shift, trial.diversity)
         lines.append("\t".join([_scales(trial), *map(number, values)]) + beyond)
     return "\n".join(lines)
 
@@ -131,7 +131,7 @@ def _described(best) -> str:
     where = f"best at scale {number(best.scale)}" if best.is_constant else "best at scales " + ", ".join(
         f"{name} {number(scale)}" for name, scale in zip(STAGES, best.stages.scales)
     )
-    return f"{where}, reward {number(best.reward)} +- {number(best.error)}, shift {number(best.shift)}."
+    return f"{where}, reward {number(best.reward)} +- {number(best.error)}, shift {number(best.shift)}, diversity {number(best.diversity)}."
 
 
 NODES = [RLGAutoScale]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .errors import PairError, RowsNotSeparable
+from .errors import RowsNotSeparable
 from .terms import AdditiveTerm, Conv, Delta, Hadamard, LowRank, low_rank_product, plain_conv
 
 CONVOLUTION_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -118,12 +118,12 @@ def _whole(placed: Placed, shape: Sequence[int]) -> Placed:
     return replace(placed, term=Delta(delta), at=None)
 
 
-def _vector(terms: Sequence[Placed], size: int) -> Tensor:
-    """The sum [size] of changes of one bias or norm, each in its slice."""
-    total = torch.zeros(size)
+def _total(terms: Sequence[Placed], shape: Sequence[int]) -> Tensor:
+    """The sum of changes of one parameter of `shape`, each in its slice."""
+    total = torch.zeros(shape)
     for placed in terms:
-        _, start, length = placed.at or (0, 0, size)
-        total[start : start + length] += placed.term.delta_weight().cpu()
+        dim, start, length = placed.at or (0, 0, shape[0])
+        total.narrow(dim, start, length).add_(placed.term.delta_weight().cpu())
     return total
 
 
@@ -152,7 +152,7 @@ class LinearTerms(nn.Module):
         sums = [LowRankSum(low_rank, shape, dtype)] if low_rank else []
         self.parts = nn.ModuleList(sums + [SlicedTerm(p, shape, dtype) for p in others])
         bias = [p for p in placed if p.parameter == "bias"]
-        self.bias = _frozen(_vector(bias, shape[0]).to(dtype)) if bias else None
+        self.bias = _frozen(_total(bias, shape[:1]).to(dtype)) if bias else None
 
     def add_to(self, y: Tensor, x: Tensor, module: nn.Module, factor: float | Tensor = 1.0) -> None:
         """`y += factor * terms(x)` in place; x [rows, ..., in] (or [rows, in, ...] for convolutions), y likewise with
@@ -167,37 +167,34 @@ class LinearTerms(nn.Module):
 
 
 class ParameterTerms(nn.Module):
-    """What one expert changes in the small parameters of a leaf module such as a norm: its rows run with
-    `parameter + delta`."""
+    """What one expert changes in parameters that are no layer's matrix: `deltas`, whole, by the parameter's name."""
 
     def __init__(self, module: nn.Module, placed: Sequence[Placed], dtype: torch.dtype):
         super().__init__()
         changed = {name: [p for p in placed if p.parameter == name] for name in dict.fromkeys(p.parameter for p in placed)}
-        deltas = {name: _vector(terms, getattr(module, name).shape[0]) for name, terms in changed.items()}
+        deltas = {name: _total(terms, getattr(module, name).shape) for name, terms in changed.items()}
         self.deltas = nn.ParameterDict({name: _frozen(delta.to(dtype)) for name, delta in deltas.items()})
 
     def add_to(self, y: Tensor, x: Tensor, module: nn.Module, factor: float | Tensor = 1.0) -> None:
-        """`y += factor * (module(x) under the changed parameters - module(x) as it is)` in place."""
-        own = {name: getattr(module, name) for name in self.deltas}
-        changed = {name: own[name] + delta.to(own[name].device, own[name].dtype) for name, delta in self.deltas.items()}
-        _add(y, torch.func.functional_call(module, changed, (x,)) - module(x), factor)
+        """`y += factor * (f(deltas) - f(0))` in place, for a norm f: it is affine in its parameters.
+
+        The parameters it has are left alone: they may be elsewhere, or not even in memory, while weights are streamed.
+        """
+        shapes = {name: own.shape for name, own in module.named_parameters(recurse=False)}
+        without = {name: torch.zeros(shape, device=x.device, dtype=x.dtype) for name, shape in shapes.items()}
+        changed = without | {name: delta.to(x.device, x.dtype) for name, delta in self.deltas.items()}
+        call = partial(torch.func.functional_call, module, args=(x,))
+        _add(y, call(changed) - call(without), factor)
 
 
-def module_terms(name: str, module: nn.Module, placed: Sequence[Placed], dtype: torch.dtype) -> nn.Module:
-    """The terms of one expert for one module, in the dtype the model computes in.
+def _is_norm(module: nn.Module) -> bool:
+    """Whether `module` is affine in its parameters, row by row; hosts have norms of their own under such names."""
+    return "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
 
-    Raises `PairError`, naming the key, where the module is of a kind on which a change cannot be told apart by rows.
-    """
-    if is_linear_or_conv(module):
-        return LinearTerms(module, placed, dtype)
-    if not any(True for _ in module.children()) and all(isinstance(p.term, Delta) and len(p.term.shape) == 1 for p in placed):
-        return ParameterTerms(module, placed, dtype)
-    keys = ", ".join(f"{name}.{p.parameter}" for p in placed)
-    raise PairError(
-        f"The RL model changes {keys}, a parameter of {type(module).__name__} that cannot be switched by batch rows. "
-        "Expected changes of linear, convolution or norm layers. Save the RL model as a checkpoint and load both "
-        "with Load RLG Checkpoint Pair."
-    )
+
+def module_terms(module: nn.Module, placed: Sequence[Placed], dtype: torch.dtype) -> nn.Module:
+    """The terms of one expert for one module, in the dtype the model computes in."""
+    return (LinearTerms if is_linear_or_conv(module) else ParameterTerms)(module, placed, dtype)
 
 
 @dataclass(frozen=True)
@@ -212,19 +209,26 @@ class Assignment:
 
 
 class _RowForward:
-    """The forward of one module while terms are attached to it."""
+    """The forward of one module while terms are attached to it.
+
+    A module whose parameters are `read_directly`, by whatever is around it, cannot be told about rows: its parameters
+    are swapped for a call whose rows are all the expert's.
+    """
 
     def __init__(self, owner: RowTerms, name: str, module: nn.Module, experts: Mapping[int, nn.Module]):
         self.owner, self.name, self.module, self.experts = owner, name, module, experts
         self.plain = MethodType(type(module).forward, module)
         self.inner: Any = self.plain
         self.nested = False
+        self.entered = False
+        self.on_parameters = any(isinstance(terms, ParameterTerms) for terms in experts.values())
+        self.read_directly = self.on_parameters and not _is_norm(module)
 
     def attach(self) -> Any:
         """Puts this forward on the module, around an instance forward another pack set; returns that one or None."""
         previous = self.module.__dict__.get("forward")
         self.inner = previous or self.plain
-        self.nested = False
+        self.nested = self.entered = False
         # Straight into __dict__: nn.Module.__setattr__ costs more than the rest of the call for small models.
         self.module.__dict__["forward"] = self.forward
         return previous
@@ -239,7 +243,7 @@ class _RowForward:
         y = self.inner(x, *args, **kwargs)
         if self.nested:  # the terms themselves call the module
             return y
-        self.nested = True
+        self.nested = self.entered = True
         for assignment, rows in self.owner.rows(self.name, x.shape[0], y.shape[0]):
             terms = self.experts.get(assignment.expert)
             if terms is not None:
@@ -248,19 +252,35 @@ class _RowForward:
         self.nested = False
         return y
 
+    def swapped(self, assignments: Sequence[Assignment], total: int, device: torch.device | None) -> dict[str, nn.Parameter]:
+        """Parameters as they are for the rows of `assignments`, on `device`; None: where the module has them.
+
+        Raises `RowsNotSeparable` unless each assignment is of all `total` rows, with one factor.
+        """
+        if any(rows.stop - rows.start < total or isinstance(rows.factor, Tensor) for rows in assignments):
+            raise RowsNotSeparable(f"the parameters of {self.name} are the same for all rows of a call")
+        values: dict[str, Tensor] = {}
+        for rows in assignments:
+            for name, delta in self.experts[rows.expert].deltas.items():
+                before = values.get(name, getattr(self.module, name).float())
+                values[name] = before.to(device or before.device) + rows.factor * delta.to(device or before.device).float()
+        return {name: _frozen(value.to(getattr(self.module, name).dtype)) for name, value in values.items()}
+
 
 class RowTerms:
     """The terms of several experts, by the expert's number and the module's name, for one model.
 
-    `applied` counts the applications since the last `attached`: a caller that expects some and finds none knows that
-    the model ran without its terms.
+    `device` is where parameters go that have to be swapped; None leaves them where they are. `applied` counts the
+    applications since the last `attached`: a caller that expects some and finds none knows that the model ran without
+    its terms.
     """
 
-    def __init__(self, root: nn.Module, experts: Mapping[int, Mapping[str, nn.Module]]):
+    def __init__(self, root: nn.Module, experts: Mapping[int, Mapping[str, nn.Module]], device: torch.device | None = None):
         self.forwards = []
         for name in dict.fromkeys(name for terms in experts.values() for name in terms):
             by_expert = {number: terms[name] for number, terms in experts.items() if name in terms}
             self.forwards.append(_RowForward(self, name, root.get_submodule(name), by_expert))
+        self.device = device
         self.assignments: Sequence[Assignment] = ()
         self.total = 0
         self.applied = 0
@@ -278,15 +298,49 @@ class RowTerms:
 
     @contextmanager
     def attached(self, assignments: Sequence[Assignment], total: int) -> Iterator[None]:
-        """Runs the model inside with the terms of each assignment on its rows, of `total` rows in all."""
+        """Runs the model inside with the terms of each assignment on its rows, of `total` rows in all.
+
+        Raises `RowsNotSeparable` where the terms of a module need a call of their own.
+        """
         self.assignments, self.total, self.applied = assignments, total, 0
         wanted = {rows.expert for rows in assignments}
         attached: list[tuple[_RowForward, Any]] = []
+        swapped: list[tuple[_RowForward, str, Tensor]] = []
         try:
             for forward in self.forwards:
-                if wanted & forward.experts.keys():
+                if not wanted & forward.experts.keys():
+                    continue
+                if not forward.read_directly:
                     attached.append((forward, forward.attach()))
+                    continue
+                own = [rows for rows in assignments if rows.expert in forward.experts]
+                for name, value in forward.swapped(own, total, self.device).items():
+                    swapped.append((forward, name, _exchange(forward.module, name, value)))
             yield
         finally:
+            for forward, name, value in reversed(swapped):
+                _exchange(forward.module, name, value)
             for forward, previous in reversed(attached):
                 forward.detach(previous)
+
+    def passed_by(self) -> list[str]:
+        """Names of norms whose forward did not run in the last call: what is around them may have read their parameters.
+
+        From here on those parameters are swapped.
+        """
+        found = [f for f in self.forwards if f.on_parameters and not f.read_directly and not f.entered]
+        found = [f for f in found if any(rows.expert in f.experts for rows in self.assignments)]
+        for forward in found:
+            forward.read_directly = True
+        return [forward.name for forward in found]
+
+    @property
+    def has_swaps(self) -> bool:
+        return any(forward.read_directly for forward in self.forwards)
+
+
+def _exchange(module: nn.Module, name: str, value: Tensor) -> Tensor:
+    """Puts `value` in the place of the parameter or buffer `name`; returns what was there."""
+    kind = module._parameters if name in module._parameters else module._buffers
+    previous, kind[name] = kind[name], value
+    return previous

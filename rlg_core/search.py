@@ -41,11 +41,13 @@ class Stages:
 
 @dataclass(frozen=True)
 class Trial:
-    """What came out at `stages`: one score a picture, and the mean distance from the base's pictures."""
+    """What came out at `stages`: one score a picture, the mean distance from the base's pictures, and the mean distance
+    between the pictures of one prompt (NaN for one picture a prompt)."""
 
     stages: Stages
     scores: tuple[float, ...]
     shift: float = 0.0
+    diversity: float = math.nan
 
     @property
     def scale(self) -> float:
@@ -163,19 +165,24 @@ def search(evaluate: Evaluate, bounds: Bounds, evaluations: int, by_stage: bool)
 
 
 def panels(state: Search) -> list[Panel]:
-    """What was tried: reward and shift against constant scales, and reward against each stage's where those were."""
+    """What was tried: reward, shift and diversity against constant scales, and reward against each stage's where those were."""
     best, trials = state.best(), dict(sorted(state.lines[CONSTANT].items()))
     marks = {best.scale: f"chosen: {number(best.scale)}"} if best.is_constant else {}
     shown = [
         Panel(_reward_curves(state, trials), "Reward, mean \u00b1 standard error", "scale w", "reward", marks),
-        Panel([Curve(list(trials), [trial.shift for trial in trials.values()])],
-              "Mean distance from the base's pictures", "scale w", "shift", marks),
+        Panel(_distance_curves(trials), "Mean distance of pictures", "scale w", "distance", marks),
     ]
     stages = [_line(name, state.lines[name]) for name in STAGES if name in state.lines]
     if stages:
         title = "Reward by stage; chosen: " + ", ".join(f"{n} {number(s)}" for n, s in zip(STAGES, best.stages.scales))
         shown.append(Panel(stages, title, "scale of that stage", "reward"))
     return shown
+
+
+def _distance_curves(trials: Mapping[float, Trial]) -> list[Curve]:
+    shift = Curve(list(trials), [trial.shift for trial in trials.values()], "from the base's (shift)")
+    diversity = Curve(list(trials), [trial.diversity for trial in trials.values()], "between a prompt's (diversity)")
+    return [shift, diversity] if diversity.points() else [shift]
 
 
 def _line(name: str, trials: Mapping[float, Trial]) -> Curve:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...rlg_core.errors import RunError
 from ...rlg_core.search import Stages, Trial
-from ...rlg_core.sweep import picture_distance
+from ...rlg_core.sweep import diversity, picture_distance
 from .attach import with_expert
 from .pair import pair
 from .record import Expert
@@ -69,7 +69,8 @@ class Judge:
         if self.base is None:
             self.base = pictures if set(stages.scales) == {0.0} else self._pictures(Stages.constant(0.0))
         shift = float(picture_distance(pictures, self.base).mean())
-        return Trial(stages, tuple(self.reward.scores(pictures, prompts)), shift)
+        spread = [diversity(of_case) for of_case in pictures.chunk(len(self.cases))]
+        return Trial(stages, tuple(self.reward.scores(pictures, prompts)), shift, sum(spread) / len(spread))
 
     def _pictures(self, stages: Stages) -> Tensor:
         """[cases * images, h, w, 3], case by case."""

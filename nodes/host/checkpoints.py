@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...rlg_core.errors import AdapterError
 from ...rlg_core.formats.container import SAFETENSORS, check_values, open_tensors
+from .pair import QUANTISATION
 
 FOLDERS = ("checkpoints", "diffusion_models")
 WEIGHT_DTYPES: Mapping[str, Mapping[str, Any]] = {
@@ -127,7 +128,9 @@ def _plain_model(tensors: dict[str, Tensor], options: dict[str, Any], **rest: An
 def _checkpoint_model(tensors: dict[str, Tensor], options: dict[str, Any], **rest: Any) -> ModelPatcher | None:
     """A checkpoint's model, with what it says of itself beside its weights (`v_pred`); None where unknown."""
     # The host's checkpoint loader has no fp8 arithmetic to choose: give it the operations its UNETLoader would pick.
-    if options.pop("fp8_optimizations", False) and comfy.model_management.supports_fp8_compute():
+    # A quantised file has its own, which know its scales.
+    quantised = any(name.endswith(QUANTISATION) for name in tensors)
+    if options.pop("fp8_optimizations", False) and not quantised and comfy.model_management.supports_fp8_compute():
         options["custom_operations"] = comfy.ops.fp8_ops
     parts = {"output_vae": False, "output_clip": False}
     loaded = comfy.sd.load_state_dict_guess_config(tensors, **parts, model_options=options, **rest)

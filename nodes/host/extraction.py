@@ -78,11 +78,18 @@ def _comparable(model: ModelPatcher, rl_model: ModelPatcher) -> list[str]:
     pair(model, rl_model)
     buffers = dict(rl_model.model.diffusion_model.named_buffers())
     named = model.model.diffusion_model.named_buffers()
-    differing = [name for name, ours in named if not torch.equal(ours, buffers[name])]
+    differing = [name for name, ours in named if not _same(ours, buffers[name])]
     if differing:
         names = ", ".join(differing[:3])
         raise PairError(f"The RL model changes {names}, buffers that no adapter can hold. Use both checkpoints.")
     return [PREFIX + name for name, _ in model.model.diffusion_model.named_parameters()]
+
+
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    """Equal up to the coarser of both dtypes; the two may be on different devices."""
+    coarsest = max((t.dtype for t in (ours, theirs)), key=lambda dtype: torch.finfo(dtype).eps if dtype.is_floating_point else 0.0)
+    a, b = (t.detach().to("cpu", coarsest).double() for t in (ours, theirs))
+    return torch.allclose(a, b, rtol=torch.finfo(coarsest).eps if coarsest.is_floating_point else 0.0, atol=0.0)
 
 
 def _fused_layers(model: ModelPatcher) -> dict[str, int]:
@@ -157,6 +164,7 @@ def report(model: ModelPatcher, found: Extraction) -> str:
     ]
     raw = [key for key in whole if any(True for _ in _owner(model, key)[0].children())]
     if raw:
-        lines.append(f"Kept exactly, of modules that are no layers: {', '.join(raw)}.")
+        lines.append(f"Kept exactly, of modules that are no layers: {', '.join(raw)}. Guidance takes a pass for each model there; "
+                     "without it, ComfyUI leaves patches on them out.")
     lines += [f"{key}: rank {found.terms[key].rank}, kept {found.kept[key]:.4%}" for key in low_rank]
     return "\n".join(lines)

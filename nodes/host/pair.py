@@ -29,7 +29,7 @@ class TermBank(nn.Module):
     def __init__(self, root: nn.Module, changes: Mapping[str, list[Placed]], dtype: torch.dtype):
         super().__init__()
         self.names = tuple(changes)
-        self.terms = nn.ModuleList(module_terms(name, root.get_submodule(name), changes[name], dtype) for name in self.names)
+        self.terms = nn.ModuleList(module_terms(root.get_submodule(name), changes[name], dtype) for name in self.names)
         self.uid = uuid.uuid4()
         for name, parameter in self.named_parameters():
             if not bool(torch.isfinite(parameter).all()):

@@ -50,9 +50,5 @@ def _one_model(base: Path, rl: Path, options: Mapping[str, Any], rank: int) -> L
     if options:
         model = load_model(base, options)
     rl_model = extraction.with_terms(model, found.terms)
-    try:
-        pair(model, rl_model)
-    except PairError as error:
-        raise PairError(f"{rl.name} cannot be held beside {base.name}. Set compress to off. {error}") from error
     heading = f"{rl.name} at low rank on {base.name}: one {type(model.model).__name__} model."
     return model, rl_model, f"{heading}\n{extraction.report(model, found)}"

@@ -38,8 +38,10 @@ class SharedPasses:
         self.object_patches = tuple((name, mark(patch)) for name, patch in patcher.object_patches.items())
         self.verdicts: dict[tuple, str | None] = {}
         self.banks = tuple(source.bank.uid for source in sources.values())
-        self.terms = RowTerms(model, {part: source.bank.by_name() for part, source in sources.items()})
+        self.terms = RowTerms(model, {part: source.bank.by_name() for part, source in sources.items()},
+                              patcher.load_device)
         self.applications: dict[tuple, int] = {}
+        self.told = False
 
     def evaluate(self, call: ModelCall, parts: Sequence[int]) -> dict[int, Tensor]:
         """The denoised prediction of each of `parts`, [rows, ...]."""
@@ -60,8 +62,9 @@ class SharedPasses:
             known = _verdicts.setdefault(self.model, {})
             exact = (self.banks, kind, self.object_patches, call.patches())
             if exact not in known:
-                known[exact], predictions = self._verified(call, parts)
-                self.verdicts[kind] = known[exact]
+                reason, predictions = self._verified(call, parts)
+                if self.terms.applied or self.terms.has_swaps:
+                    known[exact] = self.verdicts[kind] = reason
                 return predictions
             self.verdicts[kind] = known[exact]
         return self._separate(call, parts) if self.verdicts[kind] else self._batched(call, parts)
@@ -78,6 +81,8 @@ class SharedPasses:
             # A model that refuses a repeated batch may still take the rows as they came; if not, that pass raises.
             reason = f"the batch of all parts failed: {error}"
         else:
+            if not self.terms.applied:
+                return None, batched  # a cache of another node answered: there is nothing to verify yet
             separate = self._separate(call, parts, VERIFICATION)
             reason = disagreement(batched, separate, compute_dtype(self.model))
             if reason is None:
@@ -90,7 +95,7 @@ class SharedPasses:
         factors = {part: self._factor(weight) for part, weight in weights.items()}
         assignments = [Assignment(part, 0, call.rows, factor) for part, factor in factors.items()]
         part = min(weights)
-        return self._run(call.for_part(part, "linearised"), assignments, ("linearised", *weights))
+        return self._whole(call.for_part(part, "linearised"), assignments, ("linearised", *weights))
 
     @staticmethod
     def _factor(weight: Weight) -> Weight:
@@ -111,24 +116,31 @@ class SharedPasses:
         return {part: predictions[part] for part in parts}
 
     def _single(self, call: ModelCall, part: int) -> Tensor:
-        if part == BASE:
-            return call.run()
+        return call.run() if part == BASE else self._whole(call, [Assignment(part, 0, call.rows)], ("single", part))
+
+    def _whole(self, call: ModelCall, assignments: Sequence[Assignment], passes: tuple) -> Tensor:
+        """A pass whose rows all have the same terms, so that there is nothing to tell apart."""
         try:
-            return self._run(call, [Assignment(part, 0, call.rows)], ("single", part))
+            return self._run(call, assignments, passes)
         except RowsNotSeparable as error:
             raise RunError(f"The terms of the RL model could not be applied: {error}.") from error
 
     def _run(self, call: ModelCall, assignments: Sequence[Assignment], passes: tuple) -> Tensor:
         with self.terms.attached(assignments, call.rows):
             prediction = call.run()
+        if self.terms.applied and self.terms.passed_by():
+            return self._run(call, assignments, passes)
         self._count((passes, call.signature()), self.terms.applied)
         return prediction
 
     def _count(self, kind: tuple, applied: int) -> None:
         """Terms that never ran would leave the base's picture under the RL model's name.
 
-        None at all is right only where a cache of another node answered for the whole model, after a call that ran.
+        None at all is right only where a cache of another node answered for the whole model, after a call that ran, and
+        for terms that are all in swapped parameters.
         """
+        if applied == 0 and (any(self.applications.values()) or self.terms.has_swaps):
+            return
         expected = self.applications.setdefault(kind, applied)
         if applied not in (0, expected) or expected == 0:
             raise RunError(
@@ -142,7 +154,14 @@ class SharedPasses:
         if self.batching == "batched" or call.x.device.type == "cpu":
             return True
         required = self.model.memory_required(list(call.x.shape))
-        return required < comfy.model_management.get_free_memory(call.x.device)
+        # Weights that 0.30 may evict at once are free memory to it, which only the patcher knows of.
+        patcher = self.model.current_patcher
+        free = getattr(patcher, "get_free_memory", comfy.model_management.get_free_memory)(call.x.device)
+        if required >= free and not self.told:
+            self.told = True
+            log.info("RLG: base and RL model run in separate passes: all rows at once need %.0f MB, %.0f MB are free.",
+                     required / 2**20, free / 2**20)
+        return required < free
 
 
 def disagreement(batched: dict[int, Tensor], separate: dict[int, Tensor], dtype: torch.dtype) -> str | None:

@@ -40,6 +40,7 @@ class Regions:
 
     def per_prompt(self, values: dict[str, float], call: ModelCall) -> Tensor:
         """`values` by prompt on the rows of the call, [rows, 1, ...]. Raises `RunError` for a prompt without one."""
+        self._require_conditionings(call)
         unknown = sorted(set(self.prompts(call)) - values.keys())
         if unknown:
             raise RunError(f"The guider has the prompts {unknown}, expected positive and negative: RLG Branch multipliers need those.")
@@ -48,6 +49,7 @@ class Regions:
 
     def mask(self, mask: Tensor, call: ModelCall) -> Tensor:
         """`mask` [masks, H, W] in [0, 1] at any size on the rows of the call, [rows, 1, ...] at the size of its latents."""
+        self._require_conditionings(call)
         full = self._full(mask).to(call.x.device)
         window = call.transformer_options.get("context_window")
         if window is not None:
@@ -67,10 +69,13 @@ class Regions:
         masks = mask.reshape(-1, *mask.shape[-2:])
         if dims < 2:
             raise RunError(f"A mask needs a latent with height and width, got one of shape {tuple(self.latent_shape)}.")
-        if dims == 2 and len(masks) not in (1, batch):
+        pictures = all(length == 1 for length in self.latent_shape[2:-2])
+        if not pictures:  # masks are frames of one video
+            return comfy.utils.reshape_mask(masks.float(), (1, 1, *self.latent_shape[2:])).clamp(0.0, 1.0)
+        if len(masks) not in (1, batch):
             raise RunError(f"{len(masks)} masks for {batch} images: expected one mask, or one for each image.")
-        size = (len(masks) if dims == 2 else 1, 1, *self.latent_shape[2:])
-        return comfy.utils.reshape_mask(masks.float(), size).clamp(0.0, 1.0)
+        flat = comfy.utils.reshape_mask(masks.float(), (len(masks), 1, *self.latent_shape[-2:])).clamp(0.0, 1.0)
+        return flat.reshape(len(masks), 1, *self.latent_shape[2:])
 
     @staticmethod
     def _cropped(full: Tensor, area: Area | None) -> Tensor:
@@ -101,6 +106,13 @@ class Regions:
     def _named(self, conditioning_id: Any) -> Iterator[tuple[str, dict]]:
         for name, conditionings in self.guider.conds.items():
             yield from ((name, c) for c in conditionings if c.get("uuid") == conditioning_id)
+
+    def _require_conditionings(self, call: ModelCall) -> None:
+        if not self._conditionings(call):
+            raise RunError(
+                "A sampler called the model without saying for which prompts (`uuids` and `cond_or_uncond` are empty), so masks "
+                "and RLG Branch multipliers have no rows to act on. Use a stock sampler, or RLG without them."
+            )
 
     @staticmethod
     def _conditionings(call: ModelCall) -> list[tuple[Any, int]]:

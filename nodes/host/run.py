@@ -97,12 +97,12 @@ class Run:
             return self.passes.linearised(call, self._terms(weights, parts))
         # Before the others: nodes that remember the latest call must remember the base's.
         linearised = self.passes.linearised(call, self._terms(weights, parts)) if self._checks(call, parts) else None
-        difference = self.reuse.difference(call) if BASE in parts and len(parts) > 1 else None
+        difference = self.reuse.difference(call, parts[1]) if BASE in parts and len(parts) > 1 else None
         predictions = self._evaluate(call, parts if difference is None else parts[1:])
         if difference is not None:
             predictions[BASE] = self.reuse.base(call, predictions[parts[1]], difference)
         elif BASE in predictions and len(parts) > 1:
-            self.reuse.observe(call, predictions[BASE], predictions[parts[1]], weights[parts[1] - 1])
+            self.reuse.observe(call, parts[1], predictions[BASE], predictions[parts[1]], weights[parts[1] - 1])
         mean = self._combined(predictions, weights, parts)
         if self.trace is not None:
             self.trace.observe(call, self.weights.regions, predictions, weights, mean, difference is not None, linearised)
@@ -146,6 +146,8 @@ class Run:
         weights = {part: w for part, w in enumerate(self.weights.of(whole), 1) if not is_zero(w)}
         own = [part for part in weights if self.record.experts[part - 1].branch.rl_cfg > 0]
         rest = [part for part in weights if part not in own]
+        if not own:
+            return executor(x, timestep, model_options, seed)
         guided = [(weights[part], self._with_own_cfg(executor, part, x, timestep, model_options, seed)) for part in own]
         if not rest and is_zero(base_weight([weights[part] for part in own])):
             return geometric_mean(None, guided)
@@ -153,7 +155,7 @@ class Run:
         mean = geometric_mean(base, guided)
         if rest:
             mean = mean + self._focused_run(rest, executor, x, timestep, model_options, seed) - base
-        return self._rescaled(mean, guided[0][1]) if guided else mean
+        return self._rescaled(mean, guided[0][1])
 
     def _focused_run(self, parts: Sequence[int], executor, *args: Any) -> Tensor:
         with self.focused(parts):

@@ -41,26 +41,23 @@ class RunTrace:
         base = predictions.get(BASE, mean)
         rl = predictions[experts[0]] if experts else base
         evaluated = tuple("base" if part == BASE else f"rl {part}" for part in sorted(predictions) if part != BASE or not skipped)
-        scale = self._scale(weights, experts)
         items = regions.items(call)
+        scales = rows_of(weights[experts[0] - 1] if experts else 0.0, call.rows)
         off = None if linearised is None else root_mean_square(linearised - mean) / root_mean_square(call.x - mean)
         errors = [None] * call.rows if off is None else off.tolist()
         for k, (name, *rows) in enumerate(zip(regions.prompts(call), *(p.split(items) for p in (call.x, base, rl, mean)))):
-            self.pending[name] = (*rows, errors[k * items : (k + 1) * items])
+            own = slice(k * items, (k + 1) * items)
+            self.pending[name] = (*rows, scales[own], errors[own])
         expected = 1 if self.guider.cfg == 1.0 or "negative" not in self.guider.conds else 2
         if len(self.pending) >= expected:
             compared = bool(experts) and BASE in predictions
-            self._write(call.sigma, scale, evaluated, compared)
+            self._write(call.sigma, evaluated, compared)
 
-    @staticmethod
-    def _scale(weights: Sequence[Weight], experts: Sequence[int]) -> Weight:
-        return weights[experts[0] - 1] if experts else 0.0
-
-    def _write(self, sigma: float, scale: Weight, evaluated: tuple[str, ...], compared: bool) -> None:
-        x, base, rl, mean, linearised_errors = self.pending.get("positive") or next(iter(self.pending.values()))
+    def _write(self, sigma: float, evaluated: tuple[str, ...], compared: bool) -> None:
+        x, base, rl, mean, scales, linearised_errors = self.pending.get("positive") or next(iter(self.pending.values()))
         guided, direction = (base - mean) / sigma, None
         if "negative" in self.pending and "positive" in self.pending:
-            _, base_negative, _, mean_negative, _ = self.pending["negative"]
+            _, base_negative, _, mean_negative, *_ = self.pending["negative"]
             negative = (base_negative - mean_negative) / sigma
             direction = (base_negative - base) / sigma
             guided = negative + self.guider.cfg * (guided - negative)
@@ -74,17 +71,19 @@ class RunTrace:
         nothing = [None] * len(x)
         angles = nothing if direction is None or not compared else angle(guided, direction).tolist()
         values = {name: column.tolist() if compared else nothing for name, column in columns.items()}
+        # A second-order sampler's corrector comes at the next step's sigma, before that step: the step itself counts.
+        self.log.entries[:] = [entry for entry in self.log.entries if entry.step != self.step]
         for image in range(len(x)):
             self.log.entries.append(TraceEntry(
-                step=self.step, sigma=sigma, percent=self.clock.percent(sigma), image=image, scale=_item(scale, image),
+                step=self.step, sigma=sigma, percent=self.clock.percent(sigma), image=image, scale=scales[image],
                 angle=angles[image], evaluated=evaluated, linearised_error=linearised_errors[image],
                 **{name: column[image] for name, column in values.items()},
             ))
         self.pending = {}
 
 
-def _item(scale: Weight, image: int) -> float:
-    """The scale of one image: of its row, averaged over its region."""
-    if not isinstance(scale, Tensor):
-        return scale
-    return float(scale.flatten(1).mean(1)[image] if scale.shape[0] > 1 else scale.mean())
+def rows_of(weight: Weight, rows: int) -> list[float]:
+    """The scale of each row, averaged over its region."""
+    if not isinstance(weight, Tensor):
+        return [weight] * rows
+    return weight.flatten(1).mean(1).expand(rows).tolist()

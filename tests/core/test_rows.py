@@ -6,9 +6,9 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn import Conv2d, Embedding, GroupNorm, LayerNorm, Linear, RMSNorm
+from torch.nn import Conv2d, GroupNorm, LayerNorm, Linear, RMSNorm
 
-from rlg_core.errors import PairError, RowsNotSeparable
+from rlg_core.errors import RowsNotSeparable
 from rlg_core.rows import Assignment, Placed, RowTerms, module_terms
 from rlg_core.terms import Delta, Hadamard, Kronecker, LowRank
 
@@ -67,7 +67,7 @@ def root_of(module: nn.Module) -> nn.Module:
 def terms_on(root: nn.Module, *experts: list[Placed]) -> RowTerms:
     """The terms of experts 1, 2, ... on `root.layer`."""
     by_number = enumerate(experts, 1)
-    return RowTerms(root, {k: {"layer": module_terms("layer", root.layer, placed, torch.float32)} for k, placed in by_number})
+    return RowTerms(root, {k: {"layer": module_terms(root.layer, placed, torch.float32)} for k, placed in by_number})
 
 
 @pytest.mark.parametrize("terms", TERMS)
@@ -146,7 +146,7 @@ def test_computes_in_the_dtype_of_the_activations(dtype):
     x = random(2, 8)
     expected = changed(root.layer, placed)(x)
     root.to(dtype)
-    with RowTerms(root, {1: {"layer": module_terms("layer", root.layer, placed, dtype)}}).attached([Assignment(1, 0, 2)], 2):
+    with RowTerms(root, {1: {"layer": module_terms(root.layer, placed, dtype)}}).attached([Assignment(1, 0, 2)], 2):
         y = root.layer(x.to(dtype))
     assert y.dtype == dtype
     assert (y.float() - expected).abs().max() < 5e-2
@@ -211,8 +211,8 @@ def test_compiled_before_the_terms_came(backend):
     compiled = torch.compile(root.layer, backend=backend)
     plain = compiled(x)
     bank = RowTerms(root, {1: {
-        "layer.0": module_terms("layer.0", root.layer[0], first, torch.float32),
-        "layer.1": module_terms("layer.1", root.layer[1], norm, torch.float32),
+        "layer.0": module_terms(root.layer[0], first, torch.float32),
+        "layer.1": module_terms(root.layer[1], norm, torch.float32),
     }})
     expected = changed(root.layer[1], norm)(changed(root.layer[0], first)(x))
     for rows in ((0, 1), (0, 2), (1, 2), (0, 1)):
@@ -223,10 +223,48 @@ def test_compiled_before_the_terms_came(backend):
     assert torch.equal(compiled(x), plain)
 
 
-def test_what_cannot_be_switched_by_rows_is_refused_by_name():
-    root = root_of(Embedding(8, 4))
-    with pytest.raises(PairError, match=r"layer\.weight, a parameter of Embedding"):
-        module_terms("layer", root.layer, [Placed("weight", low_rank(8, 4))], torch.float32)
-    root.layer.table = nn.Parameter(random(3, 4), requires_grad=False)
-    with pytest.raises(PairError, match=r"layer\.table"):
-        module_terms("layer", root.layer, [Placed("table", Delta(random(3, 4)))], torch.float32)
+class Shifted(nn.Module):
+    """A block that reads a parameter of its own, and one of a norm that it never calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(random(1, 4), requires_grad=False)
+        self.norm = LayerNorm(4)
+
+    def forward(self, x):
+        return (x + self.shift) * self.norm.weight
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_parameters_that_rows_share_are_swapped_for_a_call_of_their_own(factor):
+    root, x, delta = root_of(Shifted()), random(2, 4), random(1, 4)
+    shift = root.layer.shift
+    bank = terms_on(root, [Placed("shift", Delta(delta))])
+    with bank.attached([Assignment(1, 0, 2, factor)], total=2):
+        assert torch.allclose(root.layer(x), (x + shift + factor * delta) * root.layer.norm.weight)
+    assert root.layer.shift is shift and bank.has_swaps
+    apart = pytest.raises(RowsNotSeparable, match="the parameters of layer are the same for all rows")
+    with apart, bank.attached([Assignment(1, 0, 1)], total=2):
+        pytest.fail("rows of base and expert would share a parameter")
+    assert root.layer.shift is shift
+
+
+def test_a_norm_that_is_passed_by_is_swapped_from_then_on():
+    root, x, delta = root_of(Shifted()), random(2, 4), random(4)
+    weight = root.layer.norm.weight
+    bank = RowTerms(root, {1: {"layer.norm": module_terms(root.layer.norm, [Placed("weight", Delta(delta))], torch.float32)}})
+    everything = [Assignment(1, 0, 2)]
+    with bank.attached(everything, total=2):
+        root.layer(x)
+    assert bank.passed_by() == ["layer.norm"]
+    with bank.attached(everything, total=2):
+        assert torch.allclose(root.layer(x), (x + root.layer.shift) * (weight + delta))
+    assert bank.passed_by() == [] and root.layer.norm.weight is weight
+
+
+def test_several_experts_add_up_in_a_swapped_parameter():
+    root, first, second = root_of(Shifted()), random(1, 4), random(1, 4)
+    bank = terms_on(root, [Placed("shift", Delta(first))], [Placed("shift", Delta(second))])
+    with bank.attached([Assignment(1, 0, 2, 2.0), Assignment(2, 0, 2, -1.0)], total=2):
+        swapped = root.layer.shift.clone()
+    assert torch.allclose(swapped, root.layer.shift + 2 * first - second)

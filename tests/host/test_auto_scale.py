@@ -52,36 +52,38 @@ def by_the_graph(host, scene, scale, images=2):
 
 
 def trials(report):
-    """{scale: (reward, shift)} of the report's table."""
+    """{scale: (reward, shift, diversity)} of the report's table."""
     lines = report.split("scale\treward")[1].splitlines()[1:]
-    return {line.split("\t")[0]: tuple(float(line.split("\t")[k]) for k in (1, 3)) for line in lines}
+    return {line.split("\t")[0]: tuple(float(line.split("\t")[k]) for k in (1, 3, 4)) for line in lines}
 
 
 def test_it_judges_as_the_graph_does_and_takes_the_best(host, scene):
     scale, schedule, plot, report = find(host, scene)
     tried = trials(report)
     assert len(tried) <= 6 and {"0", "4"} <= tried.keys()
-    assert tried[f"{scale:.4g}"][0] == max(reward for reward, _ in tried.values())
+    assert tried[f"{scale:.4g}"][0] == max(reward for reward, *_ in tried.values())
     assert [schedule.scale_at(p) for p in (0.0, 0.5, 1.0)] == [scale] * 3 and plot.ndim == 4
     pictures = by_the_graph(host, scene, scale)
     scores = host.classes["RLGReward"].execute(pictures, jpeg(host), "").result[1]
     assert scores == pytest.approx(tried[f"{scale:.4g}"][0], rel=1e-3)
-    distance = host.module("rlg_core.sweep").picture_distance(pictures, by_the_graph(host, scene, 0.0)).mean()
+    sweep = host.module("rlg_core.sweep")
+    distance = sweep.picture_distance(pictures, by_the_graph(host, scene, 0.0)).mean()
     assert tried[f"{scale:.4g}"][1] == pytest.approx(float(distance), abs=1e-3)
-    assert len({reward for reward, _ in tried.values()}) > 1, "scales make a difference"
+    assert tried[f"{scale:.4g}"][2] == pytest.approx(sweep.diversity(pictures), abs=1e-3)
+    assert len({reward for reward, *_ in tried.values()}) > 1, "scales make a difference"
 
 
 def test_a_bound_on_the_shift(host, scene):
     free = trials(find(host, scene)[3])
-    bound = max(shift for _, shift in free.values()) / 2
+    bound = max(shift for _, shift, _ in free.values()) / 2
     scale, _, _, report = find(host, scene, max_shift=bound)
     assert trials(report)[f"{scale:.4g}"][1] <= bound and "beyond max_shift" in report
 
 
 def test_by_stage_is_no_worse(host, scene):
     scale, schedule, _, report = find(host, scene, by_stage=True, evaluations=4, images_per_scale=1)
-    single = [reward for scales, (reward, _) in trials(report).items() if "/" not in scales]
-    assert max(reward for reward, _ in trials(report).values()) >= max(single)
+    single = [reward for scales, (reward, *_) in trials(report).items() if "/" not in scales]
+    assert max(reward for reward, *_ in trials(report).values()) >= max(single)
     assert scale == pytest.approx(sum(schedule.scales) / 3) and len(schedule.scales) == 3
 
 

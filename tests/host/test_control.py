@@ -98,6 +98,36 @@ def test_mask_sets_the_scale_by_region(host, pair):
     assert_same(host, pair, guided, tiny.Sampling(), lambda step, of: paper.guidance(weight, CFG)(step, of))
 
 
+@pytest.mark.parametrize("extra", ["mask", "branch"])
+def test_a_call_that_names_no_prompt_has_no_place_for_masks(host, pair, extra):
+    """Some sampling nodes call the model by themselves and leave out what the host says of each row."""
+    def anonymous(apply_model, arguments):
+        options = {k: v for k, v in arguments["c"]["transformer_options"].items() if k not in ("uuids", "cond_or_uncond")}
+        return apply_model(arguments["input"], arguments["timestep"], **arguments["c"] | {"transformer_options": options})
+
+    value = torch.ones(1, 8, 8) if extra == "mask" else node(host, "RLGBranch", 0.0, 1.0, 0.5)[0]
+    guided = guide(host, pair[1], pair[2], 2.0, **{extra: value})
+    guided.set_model_unet_function_wrapper(anonymous)
+    with pytest.raises(ValueError, match="without saying for which prompts"):
+        tiny.Sampling(steps=1).run(host, guided)
+
+
+def test_masks_for_pictures_of_a_video_model(host):
+    """Latents of a single frame: one mask for each picture, as everywhere else."""
+    model = tiny.load_weights(host, tiny.wan_weights(host))
+    key = "diffusion_model.head.head.weight"
+    rl_model = model.clone()
+    rl_model.add_patches({key: ("diff", (torch.randn(64, 256, generator=torch.Generator().manual_seed(1)) * 0.01,))})
+    masks = torch.stack([torch.zeros(8, 8), torch.ones(8, 8)])
+    settings = tiny.wan_sampling(shape=(2, 16, 1, 8, 8))
+    both = settings.run(host, guide(host, model, rl_model, 2.0, outside=0.0, mask=masks))
+    base, guided = (settings.run(host, m) for m in (model, guide(host, model, rl_model, 2.0)))
+    assert (base - guided).abs().max() > 1e-2
+    assert (both[0] - base[0]).abs().max() < CLOSE and (both[1] - guided[1]).abs().max() < CLOSE
+    with pytest.raises(ValueError, match="3 masks for 2 images"):
+        settings.run(host, guide(host, model, rl_model, 2.0, mask=torch.ones(3, 8, 8)))
+
+
 def test_a_mask_for_each_image(host, pair):
     masks = torch.stack([torch.zeros(8, 8), torch.ones(8, 8)])
     weight = torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1)
@@ -241,6 +271,34 @@ def test_budgets_that_contradict_themselves(host, pair, values):
         node(host, "RLGBudget", guide(host, pair[1], pair[2]), *values)
 
 
+def test_a_budget_keeps_experts_apart(host, pair):
+    """From the step on at which the first expert's window ends, its difference says nothing of the second's."""
+    first = guide(host, pair[1], pair[2], 2.0, end=0.5, outside=0.0)
+    budget = node(host, "RLGBudget", guide(host, first, pair[3], 2.0), "exact", 16, 0.0, "auto")[0]
+    watched, trace = node(host, "RLGTrace", budget)
+    tiny.Sampling(steps=8).run(host, watched)
+    alone = [entry.evaluated for entry in trace.entries if "rl 1" not in entry.evaluated]
+    assert alone[0] == ("base", "rl 2") and ("rl 2",) in alone
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_a_budget_is_off_where_one_step_makes_several_calls(host, pair, sampler):
+    def twice(apply_model, arguments):
+        results = [apply_model(arguments["input"], arguments["timestep"], **arguments["c"]) for _ in range(2)]
+        return results[-1]
+
+    exact = guide(host, pair[1], pair[2], 2.0)
+    if sampler == "euler":  # a node that samples in tiles, say; Heun's corrector comes at the next step's sigma
+        exact.set_model_unet_function_wrapper(twice)
+    budget = node(host, "RLGBudget", exact, "exact", 2, 0.0, "auto")[0]
+    settings = tiny.Sampling(steps=4, sampler=sampler)
+    difference = (settings.run(host, budget) - settings.run(host, exact)).abs().max()
+    assert difference == 0 if sampler == "euler" else difference < 0.05
+    watched, trace = node(host, "RLGTrace", budget)
+    settings.run(host, watched)
+    assert [(entry.step, entry.evaluated) for entry in trace.entries] == [(step, ("base", "rl 1")) for step in range(4)]
+
+
 def test_one_budget_a_model(host, pair):
     guided = node(host, "RLGBudget", guide(host, pair[1], pair[2]), "exact", 2, 0.0, "auto")[0]
     with pytest.raises(ValueError, match="already"):
@@ -301,6 +359,13 @@ def test_trace_checks_nothing_where_one_strength_cannot_stand_for_guidance(host,
     assert len(trace.entries) == 3 and all(entry.linearised_error is None for entry in trace.entries)
 
 
+def test_trace_tells_the_positive_prompts_scale(host, pair):
+    branch = node(host, "RLGBranch", 0.0, 1.5, 0.5)[0]
+    watched, trace = node(host, "RLGTrace", guide(host, pair[1], pair[2], 2.0, branch=branch))
+    tiny.Sampling(steps=2).run(host, watched)
+    assert [entry.scale for entry in trace.entries] == [3.0, 3.0]
+
+
 def test_trace_says_what_a_budget_skipped(host, pair):
     budget = node(host, "RLGBudget", guide(host, pair[1], pair[2], 2.0), "exact", 2, 0.0, "auto")[0]
     watched, trace = node(host, "RLGTrace", budget)
@@ -321,6 +386,15 @@ def test_a_trace_measures_nothing_where_one_model_ran(host, pair, scale):
     assert len(trace.entries) == 3
     assert all((e.difference, e.share, e.angle, e.path_kl) == (None,) * 4 for e in trace.entries)
     assert node(host, "RLGTracePlot", trace, {})[0].ndim == 4
+
+
+def test_rescale_counts_where_an_expert_with_a_cfg_of_its_own_rests(host, pair):
+    """At scale 0 what is left is the other expert, rescaled as by itself."""
+    branch = node(host, "RLGBranch", 1.0, 1.0, 1.0)[0]
+    settings = tiny.Sampling(steps=3)
+    alone = guide(host, pair[1], pair[3], 3.0, rescale=0.7)
+    resting = guide(host, alone, pair[2], 0.0, branch=branch)
+    assert (settings.run(host, resting) - settings.run(host, alone)).abs().max() < CLOSE
 
 
 def test_rescale_counts_with_a_cfg_of_its_own_too(host, pair):

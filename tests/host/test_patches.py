@@ -1,6 +1,8 @@
 """Every kind of weight patch an RL model may differ by: exact, or refused by name."""
 from __future__ import annotations
 
+import copy
+
 import pytest
 import tiny
 import torch
@@ -22,7 +24,7 @@ class Family:
     """One architecture, loaded twice: two models of the same weights that share nothing."""
 
     def __init__(self, host, weights, settings):
-        self.host, self.settings = host, settings
+        self.host, self.settings, self.weights = host, settings, weights
         self.model, self.copy = tiny.load_weights(host, weights), tiny.load_weights(host, weights)
         self.shapes = {k: tuple(v.shape) for k, v in self.model.model.state_dict().items()}
 
@@ -32,6 +34,14 @@ class Family:
         for patch in patches:
             assert clone.add_patches(patch, strength, strength_model)
         return clone
+
+    def with_weights(self, deltas):
+        """A model loaded from weights that differ by `deltas`, named as the host names them."""
+        changed = dict(self.weights)
+        for key, delta in deltas.items():
+            name = next(n for n in changed if n.endswith(key.removeprefix("diffusion_model.")))
+            changed[name] = changed[name] + delta
+        return tiny.load_weights(self.host, changed)
 
     def check(self, base, rl, rl_copy, tolerance=2e-5):
         """Scale 0, 1 and 2 against plain graphs and against the combination of two plain models."""
@@ -54,6 +64,11 @@ class Family:
 def sd3(host):
     weights = {f"model.diffusion_model.{k}": v for k, v in sd3_weights(host).items()}
     return Family(host, weights, tiny.Sampling(steps=2))
+
+
+@pytest.fixture(scope="module")
+def wan(host):
+    return Family(host, tiny.wan_weights(host), tiny.wan_sampling())
 
 
 def sd3_weights(host):
@@ -298,11 +313,6 @@ def refused(sd3, match, *patches, **strengths):
         tiny.guided(sd3.host, sd3.model, sd3.patched(sd3.model, *patches, **strengths), 2.0)
 
 
-def test_raw_parameters_are_refused_by_name(sd3):
-    key = "diffusion_model.pos_embed"
-    refused(sd3, key, {key: difference(sd3.host, sd3.shapes[key])})
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", [lora, loha, lokr, dora, oft, difference], ids=lambda kind: kind.__name__)
 def test_numbers_that_are_none(sd3, kind, value):
@@ -342,3 +352,58 @@ def test_rlg_on_the_rl_model(sd3):
     guided = tiny.guided(sd3.host, sd3.model, rl, 2.0)
     with pytest.raises(sd3.host.module("rlg_core.errors").PairError, match="already has RLG"):
         tiny.guided(sd3.host, sd3.model, guided, 2.0)
+
+
+# Parameters that all rows of a call share
+
+
+@pytest.mark.parametrize("family, key", [("wan", "diffusion_model.blocks.0.modulation"), ("sd3", "diffusion_model.pos_embed")])
+def test_parameters_of_blocks_run_in_passes_of_their_own(request, caplog, family, key):
+    """The host leaves out patches on such parameters: the truth is a model loaded with changed weights."""
+    family = request.getfixturevalue(family)
+    delta = random(*family.shapes[key], size=0.5)
+    before = family.model.get_model_object(key)
+    family.check(family.model, family.patched(family.model, {key: ("diff", (delta,))}), family.with_weights({key: delta}))
+    assert family.model.get_model_object(key) is before
+    assert "are the same for all rows" in caplog.text
+
+
+def test_parameters_of_blocks_beside_layers(wan):
+    key, linear = "diffusion_model.blocks.0.modulation", "diffusion_model.blocks.0.self_attn.q.weight"
+    delta = random(*wan.shapes[key], size=0.5)
+    others = [
+        {linear: lora(wan.host, wan.shapes[linear])},
+        {"diffusion_model.blocks.0.norm3.weight": ("diff", (random(256, size=0.3),))},
+    ]
+    rl = wan.patched(wan.model, {key: ("diff", (delta,))}, *others)
+    wan.check(wan.model, rl, wan.patched(wan.with_weights({key: delta}), *others))
+
+
+def test_norms_whose_weights_the_host_reads_itself(host):
+    """0.30 fuses the norms of queries and keys of Z-Image and Lumina with the rotation, and never calls them."""
+    from comfy.ldm.flux.layers import EmbedND
+    from comfy.ldm.lumina.model import JointAttention
+
+    rows, terms = host.module("rlg_core.rows"), host.module("rlg_core.terms")
+    settings = {"operations": host.comfy.ops.disable_weight_init, "dtype": torch.float32}
+    root = torch.nn.ModuleDict({"attention": JointAttention(32, 2, 2, True, operation_settings=settings)})
+    for parameter in root.parameters():
+        parameter.data = random(*parameter.shape, size=0.3)
+    root.requires_grad_(False)
+    angles = EmbedND(dim=16, theta=100, axes_dim=[16])(torch.arange(4.0).reshape(1, 4, 1)).movedim(1, 2)
+    x, delta = random(2, 4, 32), random(16, seed=3)
+
+    def run(network):
+        return network["attention"](x, None, angles)
+
+    expected = copy.deepcopy(root)
+    expected["attention"].q_norm.weight += delta
+    term = rows.module_terms(root["attention"].q_norm, [rows.Placed("weight", terms.Delta(delta))], torch.float32)
+    bank = rows.RowTerms(root, {1: {"attention.q_norm": term}})
+    for _ in range(2):  # the second pass knows what the first one found
+        with bank.attached([rows.Assignment(1, 0, 2)], 2):
+            found = run(root)
+        passed_by = bank.passed_by()
+        if not passed_by:
+            break
+    assert not passed_by and (found - run(expected)).abs().max() < 1e-5 and (found - run(root)).abs().max() > 1e-3

@@ -155,6 +155,25 @@ def unet_sampling(**settings: Any) -> Sampling:
     return Sampling(**defaults | settings)
 
 
+def wan_weights(host: SimpleNamespace) -> dict[str, torch.Tensor]:
+    """Wan 2.1's layout, whose blocks have a `modulation` of their own beside their layers."""
+    from comfy.ldm.wan.model import WanModel
+
+    network = WanModel(model_type="t2v", dim=256, in_dim=16, out_dim=16, ffn_dim=512, text_dim=4096, num_heads=2, num_layers=1,
+                       operations=host.comfy.ops.disable_weight_init, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(value.shape, generator=generator) * 0.02 + ("norm" in name and name.endswith("weight"))
+            for name, value in network.state_dict().items()}
+
+
+def wan_sampling(**settings: Any) -> Sampling:
+    """Settings for Wan's layout: one frame."""
+    defaults = {
+        "shape": (1, 16, 1, 8, 8), "steps": 2, "positive": conditioning(11, 4096, None), "negative": conditioning(12, 4096, None),
+    }
+    return Sampling(**defaults | settings)
+
+
 def guided(host: SimpleNamespace, model: Any, rl_model: Any, scale: float, **inputs: Any) -> Any:
     """`model` behind the node Reinforcement Learning Guidance."""
     defaults = {"start_percent": 0.0, "end_percent": 1.0, "outside_scale": 1.0, "rescale": 0.0}
