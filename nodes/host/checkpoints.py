@@ -1,6 +1,7 @@
 """Base and RL checkpoints from files: the diffusion model of either as the host loads it, the rest of the base only."""
 from __future__ import annotations
 
+import ast
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -138,15 +139,18 @@ def _checkpoint_model(tensors: dict[str, Tensor], options: dict[str, Any], **res
 
 
 class _MissingWeights(logging.Handler):
-    """Hears the host say which weights it did not find: it goes on with whatever was in memory."""
+    """Hears the host say which weights it did not find: it goes on with whatever was in memory. A scale of a quantised
+    file that is not there is 1."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.said: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith("unet missing:"):
-            self.said.append(record.getMessage().removeprefix("unet missing:").strip())
+        said = record.getMessage()
+        if said.startswith("unet missing:"):
+            names = ast.literal_eval(said.removeprefix("unet missing:").strip())
+            self.said += [name for name in names if not name.endswith(QUANTISATION)]
 
 
 @contextmanager
@@ -167,8 +171,8 @@ def _whole_weights(path: str) -> Iterator[None]:
         root.setLevel(level)
         root.removeHandler(ear)
     if ear.said:
-        missing = ear.said[0][:300]
-        raise AdapterError(f"{path}: weights are missing: {missing}. The file is not whole; download or save it again.")
+        names = ", ".join(ear.said[:5])
+        raise AdapterError(f"{path}: {len(ear.said)} weights are missing, first {names}. The file is not whole; download or save it again.")
 
 
 # CLIP and VAE of the base

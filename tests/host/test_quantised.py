@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import tiny
 import torch
+from safetensors.torch import save_file
 
 BLOCK = "joint_blocks.0.x_block."
 
@@ -35,3 +36,17 @@ def test_quantised_layers_are_guided(host):
     assert torch.equal(base, at(0.0))
     assert tiny.rms(at(1.0) - base - exact_change) < 0.25 * tiny.rms(exact_change)
     assert tiny.rms(at(2.0) - base) > 1.3 * tiny.rms(exact_change)
+
+
+def test_fast_fp8_keeps_the_scales_of_a_quantised_checkpoint(host, tmp_path, monkeypatch):
+    """A GPU with fp8 arithmetic must not put the host's plain fp8 layers, which know no scales, in the place of its own."""
+    monkeypatch.setattr(host.comfy.model_management, "supports_fp8_compute", lambda device=None: True)
+    plain, settings = tiny.load(host, tiny.sd3_transformer()), tiny.Sampling(steps=2)
+    weights = {name: value.clone() for name, value in plain.model.diffusion_model.state_dict().items()}
+    path = tmp_path / "scaled.safetensors"
+    save_file({f"model.diffusion_model.{name}": value for name, value in scaled_fp8(weights).items()}, path)
+    checkpoints = host.module("nodes.host.checkpoints")
+    fast, default = (checkpoints.load_model(path, checkpoints.WEIGHT_DTYPES[name]) for name in ("fp8_e4m3fn_fast", "default"))
+    exact = settings.run(host, plain)
+    error, expected = (tiny.rms(settings.run(host, model) - exact) for model in (fast, default))
+    assert 0 < error < 3 * expected + 0.05 * tiny.rms(exact)
