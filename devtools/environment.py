@@ -90,6 +90,7 @@ def create():
     command = [sys.executable, "-m", "venv", str(HOME / "venv")]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
+        shutil.rmtree(HOME / "venv", ignore_errors=True)  # half of one would pass for whole in the next run
         raise Failure(
             f"{sys.executable} cannot make a virtual environment: {(made.stdout + made.stderr).strip()}\n"
             "On Debian and Ubuntu `apt install python3-venv` helps; else start dev.py with another Python."

@@ -17,7 +17,12 @@ from .console import Failure, tail
 from .paths import PACK, ROOT, link_folder
 
 MODELS = ROOT / "demo" / "models"
-NEEDS_NO_GPU = "import torch; raise SystemExit(torch.accelerator.is_available())"
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine is not behind its proxy
+NEEDS_NO_GPU = """
+import torch
+available = torch.accelerator if hasattr(torch, "accelerator") else torch.cuda
+raise SystemExit(available.is_available() or torch.backends.mps.is_available())
+"""
 
 
 class RunFailed(Exception):
@@ -105,7 +110,7 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url + urllib.parse.quote(path, safe="/?=&%+"), data, headers)
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with DIRECT.open(request, timeout=60) as answer:
             return answer.read()
 
     def get(self, path):

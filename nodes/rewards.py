@@ -37,6 +37,10 @@ class RLGRewardLoader(io.ComfyNode):
         return folder in rewards.folders() or f"{folder!r} is no folder below models/{rewards.FOLDER}."
 
     @classmethod
+    def fingerprint_inputs(cls, folder: str, **_) -> str:
+        return rewards.fingerprint(folder)
+
+    @classmethod
     def execute(cls, reward: str, folder: str) -> io.NodeOutput:
         return io.NodeOutput(rewards.Reward(reward, folder))
 

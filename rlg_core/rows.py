@@ -56,8 +56,8 @@ class LowRankSum(nn.Module):
     def __init__(self, terms: Sequence[Placed], shape: Sequence[int], dtype: torch.dtype):
         super().__init__()
         downs, ups = zip(*(self._spread(placed, shape) for placed in terms))
-        self.down = _frozen(torch.cat(downs).to(dtype))
-        self.up = _frozen(torch.cat(ups, dim=1).to(dtype))
+        self.down = _frozen(torch.cat([down.to(dtype) for down in downs]))
+        self.up = _frozen(torch.cat([up.to(dtype) for up in ups], dim=1))
 
     @staticmethod
     def _spread(placed: Placed, shape: Sequence[int]) -> tuple[Tensor, Tensor]:

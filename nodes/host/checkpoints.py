@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...rlg_core.errors import AdapterError
 from ...rlg_core.formats.container import SAFETENSORS, check_values, open_tensors
-from .pair import QUANTISATION
+from .pair import QUANTISATION, UNUSED
 
 FOLDERS = ("checkpoints", "diffusion_models")
 WEIGHT_DTYPES: Mapping[str, Mapping[str, Any]] = {
@@ -140,7 +140,7 @@ def _checkpoint_model(tensors: dict[str, Tensor], options: dict[str, Any], **res
 
 class _MissingWeights(logging.Handler):
     """Hears the host say which weights it did not find: it goes on with whatever was in memory. A scale of a quantised
-    file that is not there is 1."""
+    file that is not there is 1; some weights the host never uses."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -150,7 +150,7 @@ class _MissingWeights(logging.Handler):
         said = record.getMessage()
         if said.startswith("unet missing:"):
             names = ast.literal_eval(said.removeprefix("unet missing:").strip())
-            self.said += [name for name in names if not name.endswith(QUANTISATION)]
+            self.said += [name for name in names if not name.endswith(QUANTISATION) and name not in UNUSED]
 
 
 @contextmanager

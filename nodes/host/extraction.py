@@ -19,7 +19,7 @@ from ...rlg_core.rows import is_linear_or_conv
 from ...rlg_core.save import Part, comfyui_tensors, write
 from ...rlg_core.terms import Delta, LowRank
 from .adapters import PATCHES, PREFIX, name_map
-from .pair import compute_dtype, pair
+from .pair import UNUSED, compute_dtype, pair
 from .patches import original_weight
 from .record import record_of
 
@@ -78,11 +78,11 @@ def _comparable(model: ModelPatcher, rl_model: ModelPatcher) -> list[str]:
     pair(model, rl_model)
     buffers = dict(rl_model.model.diffusion_model.named_buffers())
     named = model.model.diffusion_model.named_buffers()
-    differing = [name for name, ours in named if not _same(ours, buffers[name])]
+    differing = [name for name, ours in named if name not in UNUSED and not _same(ours, buffers[name])]
     if differing:
         names = ", ".join(differing[:3])
         raise PairError(f"The RL model changes {names}, buffers that no adapter can hold. Use both checkpoints.")
-    return [PREFIX + name for name, _ in model.model.diffusion_model.named_parameters()]
+    return [PREFIX + name for name, _ in model.model.diffusion_model.named_parameters() if name not in UNUSED]
 
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:

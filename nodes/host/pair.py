@@ -19,6 +19,9 @@ from .patches import Patch, changed_parameters, depends_on_weight, difference
 QUANTISATION = ("scaled_fp8", "scale_weight", "scale_input", "weight_scale", "weight_scale_2", "input_scale", "comfy_quant")
 """What the hosts keep beside quantised weights."""
 
+UNUSED = ("norm_final.weight", "y_embedder.y_embedding")
+"""Weights that a host makes and never uses (Z-Image and Lumina on 0.3.75, PixArt): files come without them."""
+
 
 class TermBank(nn.Module):
     """The terms of one expert, by name of the module they belong to, in the dtype its model computes in.

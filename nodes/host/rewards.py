@@ -27,6 +27,8 @@ CLIP_TOKENIZER = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
 """CLIP's tokenizer, which the host carries and all CLIPs share."""
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
+for models in sorted((DEMO / "models").glob("*")):  # so that the templates run as they are
+    folder_paths.add_model_folder_path(models.name, str(models))
 
 folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
 
@@ -66,6 +68,14 @@ def folders() -> list[str]:
     roots = [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]
     names = {path.name for root in roots if root.is_dir() for path in root.iterdir() if path.is_dir()}
     return [NO_FOLDER, *sorted(names)]
+
+
+def fingerprint(name: str) -> str:
+    """Changes when a file of the model folder does; the host reads the folder again then."""
+    if name not in folders() or name == NO_FOLDER:
+        return name
+    files = sorted(path for path in folder_path(name).rglob("*") if path.is_file())
+    return repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
 
 
 def folder_path(name: str) -> Path:

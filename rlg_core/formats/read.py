@@ -114,8 +114,10 @@ def _modules(file: TensorFile, keys: Mapping[str, Key]) -> Modules:
         parts = modules.setdefault(key.module, {})
         if key.part in parts:
             raise AdapterError(f"{file.path}: two keys are the {key.part} of {key.module}; one is {name}.")
-        check_values(file.path, name, file.tensors[name])
-        parts[key.part] = file.tensors[name]
+        # Converters write alpha as they count it, as an integer.
+        tensor = file.tensors[name].float() if key.part == "alpha" else file.tensors[name]
+        check_values(file.path, name, tensor)
+        parts[key.part] = tensor
     if not any(part not in ("weight", "bias", "parameter") for parts in modules.values() for part in parts):
         raise AdapterError(f"{file.path}: holds full weights ({', '.join(list(keys)[:3])}), no adapter. "
                            "Load a fine-tuned checkpoint with Load RLG Checkpoint Pair.")

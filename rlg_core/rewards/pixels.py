@@ -19,10 +19,10 @@ def _resized(pictures: Tensor, height: int, width: int) -> Tensor:
 
 
 def crop(pictures: Tensor, size: int) -> Tensor:
-    """Bytes [n, 3, h, w] with the shorter side to `size`, then the middle: the way of CLIP and most others."""
+    """Bytes [n, 3, h, w] with the shorter side to `size`, then the middle: the way of CLIP and most others, which round the
+    longer side down."""
     height, width = pictures.shape[-2:]
-    factor = size / min(height, width)
-    scaled = _resized(pictures, max(size, round(height * factor)), max(size, round(width * factor)))
+    scaled = _resized(pictures, size * height // min(height, width), size * width // min(height, width))
     top, left = (scaled.shape[-2] - size) // 2, (scaled.shape[-1] - size) // 2
     return scaled[..., top : top + size, left : left + size]
 

@@ -160,6 +160,7 @@ def test_order_of_alphas(tmp_path):
     assert scale(file(tmp_path, LORA, adapter_config=CONFIG)) == ALPHA / RANK
     assert scale(file(tmp_path, LORA, header)) == 10 / RANK
     assert scale(file(tmp_path, LORA | alpha, header)) == 12 / RANK
+    assert scale(file(tmp_path, LORA | {"query.alpha": torch.tensor(12)}, header)) == 12 / RANK  # converters write integers
     assert scale(file(tmp_path, LORA | alpha, header), alpha=1.0) == 1 / RANK
 
 

@@ -158,10 +158,11 @@ def test_real_ocr_reads_a_word():
 # Pictures as networks want them
 
 
-def test_pixels_are_those_of_the_transformers_processor():
+@pytest.mark.parametrize("size", [(60, 44), (64, 48), (48, 64)])  # 28 * 64 / 48 = 37.3 and 28 * 60 / 44 = 38.2, rounded down
+def test_pixels_are_those_of_the_transformers_processor(size):
     from transformers import CLIPImageProcessor
 
-    picture = to_tensor(Image.effect_mandelbrot((60, 44), (-2, -1.2, 1, 1.2), 40).convert("RGB"))[None]
+    picture = to_tensor(Image.effect_mandelbrot(size, (-2, -1.2, 1, 1.2), 40).convert("RGB"))[None]
     processor = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=28)
     expected = processor(to_picture(picture[0]), return_tensors="pt")["pixel_values"]
     assert (prepared(picture, 28, crop) - expected).abs().max() < 0.02  # a level of 8 bits

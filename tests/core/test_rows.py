@@ -223,6 +223,15 @@ def test_compiled_before_the_terms_came(backend):
     assert torch.equal(compiled(x), plain)
 
 
+def test_terms_of_several_dtypes_on_one_layer():
+    root, fine, x = root_of(Linear(8, 12)), low_rank(12, 8), random(2, 8)
+    coarse = LowRank(fine.up.to(torch.float8_e4m3fn), fine.down.to(torch.float8_e4m3fn), fine.scale)
+    plain, once = root.layer(x), changed(root.layer, [Placed("weight", fine)])(x)
+    with terms_on(root, [Placed("weight", coarse), Placed("weight", fine)]).attached([Assignment(1, 0, 2)], total=2):
+        twice = root.layer(x)
+    assert (twice - once - (once - plain)).norm() < 0.2 * (once - plain).norm()
+
+
 class Shifted(nn.Module):
     """A block that reads a parameter of its own, and one of a norm that it never calls."""
 

@@ -202,3 +202,19 @@ def test_implicit_reward_of_an_identical_pair_and_of_a_guided_model(host, sd3):
     guided = tiny.guided(host, model, rl_model, 1.5)
     with pytest.raises(ValueError, match="from before the RLG nodes"):
         run(host, "RLGImplicitReward", guided, rl_model, tiny.conditioning(11), {"samples": latents()}, 2, SEED)
+
+
+def test_a_reward_is_read_again_where_its_files_changed(host, tmp_path, monkeypatch):
+    rewards, loader = host.module("nodes.host.rewards"), host.classes["RLGRewardLoader"]
+    monkeypatch.setattr(rewards.folder_paths, "get_folder_paths", lambda _: [str(tmp_path)])
+    (tmp_path / "head").mkdir()
+    (tmp_path / "head" / "model.safetensors").write_bytes(b"first")
+    before = loader.fingerprint_inputs(reward="PickScore", folder="head")
+    assert before == loader.fingerprint_inputs(reward="PickScore", folder="head") != loader.fingerprint_inputs(reward="x", folder="none")
+    (tmp_path / "head" / "model.safetensors").write_bytes(b"another")
+    assert loader.fingerprint_inputs(reward="PickScore", folder="head") != before
+
+
+def test_demo_models_are_offered_where_the_demo_is(host):
+    demo = Path(host.pack.__file__).parent / "demo"
+    assert ("rlg-demo-base.safetensors" in host.folder_paths.get_filename_list("diffusion_models")) == (demo / "models").is_dir()
