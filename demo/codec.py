@@ -162,8 +162,14 @@ def block(weights: Weights, name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def vae_file(encoder: Weights) -> Weights:
-    """State dict of the file for `models/vae`, half precision; scale and shift undo SD3's latent format."""
+    """State dict of the file for `models/vae`; scale and shift undo SD3's latent format."""
     file = {f"taesd_encoder.{k}": v for k, v in encoder.items()}
     file |= {f"taesd_decoder.{k}": v for k, v in decoder_weights().items()}
-    file = {k: v.detach().half().contiguous() for k, v in file.items()}
+    file = {k: compact(v.detach()).contiguous() for k, v in file.items()}
     return file | {"vae_scale": torch.tensor(SCALE), "vae_shift": torch.tensor(SHIFT)}
+
+
+def compact(weight: torch.Tensor) -> torch.Tensor:
+    """Eight bits where they hold every value exactly, as they do for what is set by hand; else half precision."""
+    eight = weight.to(torch.float8_e4m3fn)
+    return eight if torch.equal(eight.float(), weight.float()) else weight.half()

@@ -39,7 +39,6 @@ class Settings:
     updates: int = 5
     learning_rate: float = 5e-4
     clip: float = 1e-3
-    shared_noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,7 @@ def log_density(x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch
 @torch.no_grad()
 def rollout(policy, captions: base.Captions, settings: Settings, generator: torch.Generator) -> Rollout:
     """Sample a group of pictures for each of a few random prompts and score them."""
-    pick = torch.randperm(captions.open_rows, generator=generator)[: settings.prompts].repeat_interleave(settings.group)
-    prompts, conditioning = [captions.prompts[i] for i in pick], captions.rows(1 + pick)
+    prompts, conditioning = draw_prompts(captions, settings, generator)
     levels = model.sigmas(settings.steps)
     states = [starting_noise(settings, generator)]
     log_probs = []
@@ -91,11 +89,15 @@ def rollout(policy, captions: base.Captions, settings: Settings, generator: torc
     return Rollout(torch.stack(states), torch.stack(log_probs), conditioning, prompts, scores, float(correct.mean()))
 
 
+def draw_prompts(captions: base.Captions, settings: Settings, generator: torch.Generator):
+    """A few random prompts, each repeated for its group, and their conditioning."""
+    pick = torch.randperm(captions.open_rows, generator=generator)[: settings.prompts].repeat_interleave(settings.group)
+    return [captions.prompts[i] for i in pick], captions.rows(1 + pick)
+
+
 def starting_noise(settings: Settings, generator: torch.Generator) -> torch.Tensor:
-    """Noise (B, 16, h, w), where asked the same for a group (DanceGRPO, arXiv 2505.07818): only steps then differ."""
-    draws = settings.prompts if settings.shared_noise else settings.prompts * settings.group
-    noise = torch.randn(draws, scenes.CHANNELS, scenes.GRID, scenes.GRID, generator=generator)
-    return noise.repeat_interleave(settings.group, 0) if settings.shared_noise else noise
+    """Noise (B, 16, h, w), its own for each picture."""
+    return torch.randn(settings.prompts * settings.group, scenes.CHANNELS, scenes.GRID, scenes.GRID, generator=generator)
 
 
 def group_spread(scores: torch.Tensor, group: int) -> float:

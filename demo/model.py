@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from . import text
 from .scenes import CHANNELS, USED_CHANNELS
 
-DEPTH = 2
+DEPTH = 3
 POSITIONS = 16  # patches a side that have a position: pictures up to 256 px
 HEAD_DIM = 64  # the host reads the depth off the width: width = 64 * depth
 SHIFT = 3.0  # SD3's flow shift, the host's default

@@ -37,7 +37,7 @@ PALETTE = {
 COLOURS = tuple(PALETTE)
 RADII = {"circle": (10.0, 13.5), "square": (9.0, 12.0), "triangle": (13.5, 17.0)}  # of free scenes
 GRID_RADII = {"circle": 12.0, "square": 10.5, "triangle": 15.0}
-PLACES = {"board": (16.0, 48.0, 80.0), "lattice": (16.0, 32.0, 48.0, 64.0, 80.0)}  # in whole patches of the transformer
+PLACES = (16.0, 48.0, 80.0)  # whole patches of the transformer
 REACH = {"circle": 1.0, "square": 1.2, "triangle": 1.0}
 CLEARANCE = 6.5
 MARGIN = 5.0
@@ -75,8 +75,8 @@ def parse(text: str) -> Prompt:
 def latents(prompts: list[Prompt], generator: torch.Generator, layout: str = "board") -> torch.Tensor:
     """Random scenes for `prompts`, (B, 16, 12, 12). Grounds left open are drawn at random.
 
-    Layouts: `board` (objects of one size on a 3 x 3 board: what the base model shows), `lattice` (the same on 5 x 5
-    places) and `free` (a range of sizes, anywhere).
+    Layouts: `board` (objects of one size on a 3 x 3 board: what the base model shows) and `free` (a range of sizes,
+    anywhere: what the encoder learns).
     """
     out = torch.zeros(len(prompts), CHANNELS, GRID, GRID)
     open_grounds = torch.randint(len(GROUNDS), (len(prompts),), generator=generator)
@@ -143,7 +143,7 @@ def merged(fields: torch.Tensor) -> torch.Tensor:
 
 def place(prompts: list[Prompt], layout: str, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Centres (B, 3, 2) and radii (B, 3) in pixels."""
-    return place_free(prompts, generator) if layout == "free" else place_at(prompts, PLACES[layout], generator)
+    return place_free(prompts, generator) if layout == "free" else place_on_board(prompts, generator)
 
 
 def place_free(prompts: list[Prompt], generator: torch.Generator, tries: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -155,10 +155,10 @@ def place_free(prompts: list[Prompt], generator: torch.Generator, tries: int = 6
     return first_apart(prompts, centres, radii)
 
 
-def place_at(prompts: list[Prompt], places: tuple[float, ...], generator: torch.Generator, tries: int = 64):
-    """Centres at random `places` on both axes; triangles moved down so that their bounding box is centred."""
+def place_on_board(prompts: list[Prompt], generator: torch.Generator, tries: int = 64):
+    """Centres at random places of the board; triangles moved down so that their bounding box is centred."""
     radii = torch.tensor([GRID_RADII[p.shape] for p in prompts]).view(-1, 1, 1).expand(-1, tries, 3)
-    centres = torch.tensor(places)[torch.randint(len(places), (len(prompts), tries, 3, 2), generator=generator)]
+    centres = torch.tensor(PLACES)[torch.randint(len(PLACES), (len(prompts), tries, 3, 2), generator=generator)]
     centres[..., 1] += radii / 4 * torch.tensor([p.shape == "triangle" for p in prompts]).view(-1, 1, 1)
     return first_apart(prompts, centres, radii)
 

@@ -3,7 +3,7 @@
     python demo/train.py text                       the text encoder's file (no training)
     python demo/train.py base                       the base model
     python demo/train.py codec                      the VAE: decoder set by hand, encoder trained
-    python demo/train.py rl brightness --seed 0     a PEFT adapter by Flow-GRPO
+    python demo/train.py rl brightness --seed 0     a PEFT adapter by RL
     python demo/train.py full                       the RL-tuned full checkpoint
     python demo/train.py all                        everything that is shipped
 """
@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo import base, codec, evaluate, flow_grpo, model, text
+from demo import base, codec, evaluate, flow_grpo, model, nft, text
 
 HERE = Path(__file__).resolve().parent
 MODELS, LOGS = HERE / "models", HERE / "logs"
@@ -35,14 +35,15 @@ FULL = MODELS / "diffusion_models" / "rlg-demo-full-rl.safetensors"
 ADAPTERS = MODELS / "loras"
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
 RUNS = {
-    "brightness": flow_grpo.Settings("brightness", beta=0.2, iterations=30),
+    "brightness": flow_grpo.Settings("brightness", beta=0.2, iterations=40),
     "jpeg": flow_grpo.Settings("jpeg", beta=0.2),
-    "composition": flow_grpo.Settings(
-        "composition", beta=0.02, iterations=50, settled=4, trained_steps=6, updates=6, learning_rate=1e-3, shared_noise=True
-    ),
+    "composition": nft.Settings("composition", beta=0.2, iterations=50, learning_rate=2e-4),
 }
+METHODS = {flow_grpo.Settings: flow_grpo.train, nft.Settings: nft.train}
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
-COUNT = 54  # pictures a scale for the sweep in a log
+CFGS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
+COUNTS = {"composition": 432}  # pictures a scale for the sweep in a log: a verdict of nearly yes or no takes more
+COUNT = 54
 
 
 def write_log(name: str, settings: dict, rows: list[dict], seconds: float, **results) -> None:
@@ -57,24 +58,21 @@ def run_text(args: argparse.Namespace) -> None:
 
 
 def run_base(args: argparse.Namespace) -> None:
-    """Train the base model in its phases; `--start` takes up after the first from a file."""
-    first = 1 if args.start else 0
+    settings = base.Settings(seed=args.seed)
     torch.manual_seed(args.seed)
-    net = model.load(args.start) if args.start else model.build()
-    for number, phase in list(enumerate(base.PHASES))[first:]:
-        rows, start = [], time.time()
-        for step, loss, average in base.train_base(net.train(), phase, args.seed + number):
-            rows.append({"step": step, "loss": round(loss, 4), "seconds": round(time.time() - start)})
-            if step % 500 == 0:
-                rows[-1] |= evaluate.validity(average.eval(), count=54, cfgs=(1.0, 3.0))
-                model.save(average, args.out or BASE)
-            print(rows[-1], flush=True)
-        net = average
-        write_log(f"base-phase{number + 1}", asdict(phase) | {"seed": args.seed + number}, rows, time.time() - start)
+    net, rows, start = model.build(), [], time.time()
+    for step, loss, average in base.train_base(net.train(), settings):
+        rows.append({"step": step, "loss": round(loss, 4), "seconds": round(time.time() - start)})
+        if step % 1000 == 0:
+            rows[-1] |= evaluate.validity(average.eval(), count=108, cfgs=(1.0, 3.0))
+            model.save(average, args.out or BASE)
+        print(rows[-1], flush=True)
+    seconds = time.time() - start
+    write_log("base", asdict(settings), rows, seconds, **evaluate.validity(average.eval(), count=216, cfgs=CFGS, seed=3))
 
 
 def run_codec(args: argparse.Namespace) -> None:
-    settings = {"steps": 1000, "batch": 24, "peak": 2e-3, "seed": args.seed}
+    settings = {"steps": 2500, "batch": 24, "peak": 2e-3, "seed": args.seed}
     start = time.time()
     encoder, rows = base.train_encoder(**settings)
     VAE.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +93,7 @@ def run_rl(args: argparse.Namespace) -> None:
     name = run_name(args)
     if args.out or args.seed == 0:
         save_adapter(policy, args.out or ADAPTERS / f"rl-{name}")
-    sweep = evaluate.sweep(model.load(BASE), policy.eval(), SCALES, 1.0, COUNT)
+    sweep = evaluate.sweep(model.load(BASE), policy.eval(), SCALES, 1.0, COUNTS.get(args.reward, COUNT))
     write_log(f"rl-{name}", asdict(settings), rows, seconds, sweep=sweep)
 
 
@@ -116,11 +114,11 @@ def run_name(args: argparse.Namespace) -> str:
     return args.reward + beta + (f"-seed{args.seed}" if args.seed else "")
 
 
-def learn(policy, reference, settings: flow_grpo.Settings) -> tuple[list[dict], float]:
-    """Run Flow-GRPO on what of `policy` asks for gradients, printing as it goes; log rows and seconds."""
+def learn(policy, reference, settings: flow_grpo.Settings | nft.Settings) -> tuple[list[dict], float]:
+    """Run the settings' RL on what of `policy` asks for gradients, printing as it goes; log rows and seconds."""
     rows, start = [], time.time()
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    for row in flow_grpo.train(policy, reference, parameters, settings):
+    for row in METHODS[type(settings)](policy, reference, parameters, settings):
         rows.append(row)
         print(row, flush=True)
     return rows, time.time() - start
@@ -143,7 +141,7 @@ def run_all(args: argparse.Namespace) -> None:
         main(f"{command} --threads {args.threads}".split())
 
 
-ALL = ("text", "base", "codec", *(f"rl {r} --seed {s}" for r in RUNS for s in range(3)), "rl brightness --beta 0.1 --iterations 45", "full")
+ALL = ("text", "base", "codec", *(f"rl {r} --seed {s}" for r in RUNS for s in range(3)), "rl brightness --beta 0.1", "full")
 COMMANDS = {"all": run_all, "rl": run_rl, "full": run_full, "text": run_text, "base": run_base, "codec": run_codec}
 
 
@@ -155,7 +153,6 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--iterations", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--start", type=Path)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(words)
     torch.set_num_threads(args.threads)

@@ -7,6 +7,9 @@ from .measure import CORRECT, SHIFT
 from .page import DIVERSITY, TITLES, WORDS, listed, read, signed, told, yes
 from .statistics import crossing
 
+JUDGED = "composition"
+"""The reward that is a program's verdict: at most 1, and nearly yes or no for a single picture."""
+
 BROKEN = 0.1
 """A scale counts as broken where this much fewer scenes are right than at w = 0, beyond the interval."""
 
@@ -18,8 +21,8 @@ def at(rows: list[dict], scale: float) -> dict | None:
 def sentences(adapter: dict, cfg: list[dict]) -> list[str]:
     """What the rows say, each sentence computed."""
     reward, rows = adapter["reward"], adapter["rows"]
-    found = [_monotone(reward, rows), *_instead(reward, rows), *_interpolation(reward, rows), _extrapolation(reward, rows), _breaking(rows)]
-    found += [_others(reward, rows), _diversity(rows)]
+    found = [_monotone(reward, rows), *_ceiling(reward, rows), *_instead(reward, rows), *_interpolation(reward, rows)]
+    found += [_extrapolation(reward, rows), _breaking(rows), _others(reward, rows), _diversity(rows)]
     if at(rows, -1.0):
         change = at(rows, -1.0)["over_base"][reward]
         found.append(f"At w = -1 the reward is {WORDS[read(change).sign]} (against the base {signed(change)}).")
@@ -28,12 +31,33 @@ def sentences(adapter: dict, cfg: list[dict]) -> list[str]:
     return [*found, _against_cfg(reward, rows, cfg)]
 
 
+def rises(reward: str, rows: list[dict]) -> bool:
+    """Whether the reward rises from w = 0 to 1 and from 1 to 2, each beyond its error, and falls nowhere between."""
+    steps = [row["over_previous"][reward]["mean"] for row in rows if 0 < row["scale"] <= 2]
+    return min(steps) > 0 and all(read(at(rows, w)["over_one_less"][reward]).sign == 1 for w in (1.0, 2.0))
+
+
 def _monotone(reward: str, rows: list[dict]) -> str:
-    steps = [row for row in rows if 0 < row["scale"] <= 2]
-    flat = [number(row["scale"]) for row in steps if read(row["over_previous"][reward]).sign != 1]
-    start, end = at(rows, 0.0)["rlg"][reward], steps[-1]["rlg"][reward]
+    flat = [number(row["scale"]) for row in rows if 0 < row["scale"] <= 2 and read(row["over_previous"][reward]).sign != 1]
+    start, end = (told(at(rows, w)["rlg"][reward]) for w in (0.0, 2.0))
+    first, second = (signed(at(rows, w)["over_one_less"][reward]) for w in (1.0, 2.0))
     but = f"; not beyond error on the way to w = {listed(flat)}" if flat else ""
-    return f"Rises at every step from w = 0 to 2, each step beyond its error bar: {yes(not flat)} ({told(start)} to {told(end)}{but})."
+    return (
+        f"Rises from w = 0 past 1 to 2, beyond error, and falls nowhere between: {yes(rises(reward, rows))} ({start} to {end}: "
+        f"{first} to w = 1, {second} from there{but})."
+    )
+
+
+def _ceiling(reward: str, rows: list[dict]) -> list[str]:
+    """How much of what the base misses is made up, where a reward has a highest value."""
+    if reward != JUDGED:
+        return []
+    base, one, two = (at(rows, w)["rlg"][reward]["mean"] for w in (0.0, 1.0, 2.0))
+    share_of_one, share_of_two = ((score - base) / (1 - base) for score in (one, two))
+    return [
+        f"The score cannot exceed 1: of the {number(1 - base)} that the base misses, the RL model makes up {share_of_one:.0%}, "
+        f"w = 2 {share_of_two:.0%}; the nearer to 1, the fewer pictures are left to tell scales apart."
+    ]
 
 
 def _instead(reward: str, rows: list[dict]) -> list[str]:

@@ -13,7 +13,7 @@ from rlg_core.plots import number
 
 from . import auto, experts, findings, implicit, kl, scales, schedules
 from .measure import CORRECT, Bench, OutOfTime
-from .page import TITLES, Figures, listed, read, table, told, yes
+from .page import TITLES, Figures, listed, table, told, yes
 from .pair import SAMPLER, SCHEDULER, Pair
 from .sizes import Sizes
 from .ways import MODELS, find_experts
@@ -84,8 +84,9 @@ What the scale does, measured on the demo pair in ComfyUI with this pack's nodes
 its plots and the numbers in `evidence/*.json`. Every sentence with a result is computed from those numbers.
 
 - ComfyUI {version}, {sampler}, {scheduler}, {steps} steps, CFG 1 (as in RL training) where nothing else is said.
-- {prompts} prompts, {seeds} pictures each in the sweep over w ({pictures} a scale), {few} elsewhere. All ways of sampling start
-  from the same noise, so differences are taken picture by picture.
+- {prompts} prompts, {seeds} pictures each in the sweep over w ({pictures} a scale; {judged} and {judged_pictures} for composition,
+  whose verdicts are nearly yes or no), {few} elsewhere. All ways of sampling start from the same noise, so differences are
+  taken picture by picture.
 - Values are means with 95 % confidence intervals. *Beyond error*: the interval of the difference leaves out zero.
 - Brightness is mean luma; compressibility minus the kilobytes of a JPEG at quality 95; composition a program's dense score of
   number, colour and shape; *fully correct* its yes or no. Diversity is the mean distance of a prompt's pictures, shift the
@@ -96,8 +97,8 @@ its plots and the numbers in `evidence/*.json`. Every sentence with a result is 
 
 
 def head(data: dict) -> list[str]:
-    pictures = data["prompts"] * data["sizes"]["seeds"]
-    facts = {**data["sizes"], **data, "pictures": pictures, "sampler": SAMPLER, "scheduler": SCHEDULER}
+    pictures, judged = (data["prompts"] * data["sizes"][name] for name in ("seeds", "judged"))
+    facts = {**data["sizes"], **data, "pictures": pictures, "judged_pictures": judged, "sampler": SAMPLER, "scheduler": SCHEDULER}
     return [HEAD.format(**facts)]
 
 
@@ -106,8 +107,7 @@ def verdicts(data: dict) -> list[str]:
     rows = []
     for name, adapter in data["adapters"].items():
         reward, found = adapter["reward"], adapter["rows"]
-        steps = [row for row in found if 0 < row["scale"] <= 2]
-        rising = all(read(row["over_previous"][reward]).sign == 1 for row in steps)
+        rising = findings.rises(reward, found)
         cells = [row["rlg"] for w in (0.0, 1.0, 2.0) if (row := findings.at(found, w))]
         best = max(found, key=lambda row: row["rlg"][reward]["mean"])
         rewards, correct = (told(cell[reward]) for cell in cells), (told(cell[CORRECT], 2) for cell in cells[::2])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlg_core.plots import Panel, captioned, contact_sheet, number, to_picture
 
-from .findings import sentences
+from .findings import JUDGED, sentences
 from .measure import CORRECT, Bench, Outcome
 from .page import DIVERSITY, PLUS_MINUS, TITLES, Figures, curve, level, signed, summary, table, told
 from .pair import SEED
@@ -30,9 +30,11 @@ def measure(bench: Bench, sizes: Sizes) -> dict:
     adapters = {}
     for expert in bench.pair.experts.values():
         if expert.is_main or expert.is_checkpoint:
-            outcomes = [bench(rlg(expert.name, w), sizes.seeds) for w in sizes.scales]
-            scaled = [None if expert.is_checkpoint else bench(lora(expert.name, w), sizes.seeds) for w in sizes.scales]
-            rows = [_row(*row, base, expert.reward) for row in zip(sizes.scales, outcomes, [None, *outcomes], scaled)]
+            count = sizes.judged if expert.reward == JUDGED else sizes.seeds
+            outcomes = {w: bench(rlg(expert.name, w), count) for w in sizes.scales}
+            scaled = [None if expert.is_checkpoint else bench(lora(expert.name, w), count) for w in sizes.scales]
+            before = [None, *outcomes.values()]
+            rows = [_row(w, outcomes, *row, expert.reward) for w, *row in zip(sizes.scales, before, scaled)]
             adapters[expert.name] = {"reward": expert.reward, "beta": expert.beta, "rows": rows}
     cfg = [_cfg_row(cfg, bench(Way(cfg=cfg), sizes.seeds), base) for cfg in sizes.cfgs]
     both = {name: _with_cfg(bench, sizes, name, adapter["reward"]) for name, adapter in adapters.items()}
@@ -53,7 +55,9 @@ def _with_cfg(bench: Bench, sizes: Sizes, name: str, reward: str) -> dict:
     return {"reward": reward, "steps": steps, "values": [summary(o) for o in outcomes]}
 
 
-def _row(scale: float, now: Outcome, before: Outcome | None, scaled: Outcome | None, base: Outcome, reward: str) -> dict:
+def _row(scale: float, outcomes: dict[float, Outcome], before: Outcome | None, scaled: Outcome | None, reward: str) -> dict:
+    now, base = outcomes[scale], outcomes[0.0]
+
     def difference(other: Outcome | None, names: Sequence[str]) -> dict | None:
         return other and {name: asdict(paired(now.values[name], other.values[name])) for name in names}
 
@@ -62,6 +66,7 @@ def _row(scale: float, now: Outcome, before: Outcome | None, scaled: Outcome | N
         "rlg": summary(now),
         "lora": scaled and summary(scaled),
         "over_previous": difference(before, [reward]),
+        "over_one_less": difference(outcomes.get(scale - 1), [reward]),
         "over_base": difference(base, list(now.values)),
         "over_lora": difference(scaled, [reward, CORRECT]),
         "diversity_over_base": asdict(paired(now.diversity, base.diversity)),

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sizes:
-    """`prompts` of the 54; pictures a prompt: `seeds` in the sweep over w, `few` elsewhere.
+    """`prompts` of the 54; pictures a prompt: `seeds` in the sweep over w (`judged` where the reward is a judge's verdict,
+    nearly yes or no, which takes more pictures to tell), `few` elsewhere.
 
     Implicit reward: `ranked` pictures a prompt, `draws` each. Auto scale: `searched` prompts, `images` a prompt and scale.
     """
 
     prompts: int = 54
     seeds: int = 5
+    judged: int = 20
     few: int = 2
     steps: int = 10
     scales: tuple[float, ...] = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -20,13 +22,13 @@ class Sizes:
     grid: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0)
     ranked: int = 16
     draws: int = 16
-    searched: int = 8
-    images: int = 2
+    searched: int = 27
+    images: int = 4
     evaluations: int = 12
 
 
 FULL = Sizes()
 QUICK = Sizes(
-    prompts=4, seeds=2, steps=4, scales=(0.0, 1.0, 2.0), cfgs=(1.0, 3.0), grid=(0.0, 1.0), ranked=4, draws=2,
+    prompts=4, seeds=2, judged=2, steps=4, scales=(0.0, 1.0, 2.0), cfgs=(1.0, 3.0), grid=(0.0, 1.0), ranked=4, draws=2,
     searched=1, images=1, evaluations=2,
 )  # fmt: skip

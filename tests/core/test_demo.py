@@ -9,7 +9,7 @@ import torch.nn.functional as F
 pytest.importorskip("diffusers")
 pytest.importorskip("PIL")
 
-from demo import codec, flow_grpo, judge, model, rewards, scenes, text
+from demo import codec, flow_grpo, judge, model, nft, rewards, scenes, text
 from demo.scenes import Prompt
 
 
@@ -124,3 +124,18 @@ def test_policy_gradient_moves_towards_the_better_half():
     loss.backward()
     assert kl.item() == 0.0
     assert bias.grad.item() > 0  # dt is negative: a lower velocity makes the higher next state likelier
+
+
+@pytest.mark.parametrize(("optimality", "sign"), [(1.0, -1), (0.5, 0), (0.0, 1)])
+def test_nft_moves_towards_good_pictures_and_away_from_bad_ones(optimality, sign):
+    """At v = old = 0 and target 1 the gradient's sign says where v goes; channels that scenes leave unused have none."""
+    v = torch.zeros(2, 16, 3, 3, requires_grad=True)
+    nft.nft_loss(v, torch.zeros_like(v), torch.ones_like(v), torch.full((2,), optimality), 1.0).backward()
+    used, unused = v.grad[:, : scenes.USED_CHANNELS], v.grad[:, scenes.USED_CHANNELS :]
+    assert (used.sign() == sign).all() and not unused.any()
+
+
+def test_hand_set_weights_are_kept_in_eight_bits():
+    kinds = {codec.compact(weight).dtype for weight in codec.decoder_weights().values()}
+    assert kinds == {torch.float8_e4m3fn}
+    assert codec.compact(torch.tensor([0.3])).dtype == torch.float16

@@ -1,4 +1,5 @@
 """What a user sees of the dial: over HTTP, in the pictures' pixels."""
+import numpy as np
 import pytest
 from graphs import changed, forget, load, pixels, without_guidance
 
@@ -62,3 +63,42 @@ def test_a_graph_without_an_rl_model_is_refused_before_it_runs(server):
     del next(node for node in graph.values() if node["class_type"] == "RLGApply")["inputs"]["rl_model"]
     with pytest.raises(RunFailed, match="rl_model"):
         server.run(graph)
+
+
+def edited(scale, denoise, half=False):
+    """The shipped graph with a second sampler, which starts from the base's picture by way of pixels; with `half` it paints
+    the right half alone. Saves that picture's own way through the VAE where denoise is 0."""
+    graph = changed(load(), "RLGApply", scale=scale)
+    sampler, first = graph["9"], {**graph["9"]["inputs"], "model": ["1", 0]}
+    graph["20"] = {"class_type": "KSampler", "inputs": first}
+    graph["21"] = {"class_type": "VAEDecode", "inputs": {"samples": ["20", 0], "vae": ["3", 0]}}
+    graph["22"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["21", 0], "vae": ["3", 0]}}
+    graph["23"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 96, "height": 96}}
+    graph["24"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 48, "height": 96}}
+    where = {"destination": ["23", 0], "source": ["24", 0], "x": 48, "y": 0, "operation": "add"}
+    graph["25"] = {"class_type": "MaskComposite", "inputs": where}
+    graph["26"] = {"class_type": "SetLatentNoiseMask", "inputs": {"samples": ["22", 0], "mask": ["25", 0]}}
+    sampler["inputs"] |= {"latent_image": ["26" if half else "22", 0], "denoise": denoise, "seed": 8}
+    if denoise == 0:
+        graph["10"]["inputs"]["samples"] = ["22", 0]
+    return graph
+
+
+def luma(picture, columns):
+    """Mean brightness of some columns of RGB bytes, 96 x 96."""
+    rows = np.frombuffer(picture, np.uint8).reshape(96, 96, 3)
+    return float(rows[:, columns].mean())
+
+
+def test_image_to_image(server):
+    start, base, guided = (pixels(server, edited(scale, denoise)) for scale, denoise in ((0, 0), (0, 0.8), (3, 0.8)))
+    assert len({start, base, guided}) == 3
+    assert luma(guided, slice(None)) > luma(base, slice(None)) + 5
+
+
+def test_inpainting_leaves_the_rest_alone(server):
+    start, base, guided = (pixels(server, edited(scale, denoise, half=True)) for scale, denoise in ((0, 0), (0, 1), (3, 1)))
+    kept, painted = slice(0, 40), slice(56, 96)
+    for picture in (base, guided):
+        assert luma(picture, kept) == pytest.approx(luma(start, kept), abs=0.5)
+    assert luma(guided, painted) > luma(base, painted) + 5
