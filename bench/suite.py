@@ -36,7 +36,7 @@ class Plan:
 
 FULL = Plan(
     large=(SD3_LIKE, FLUX_LIKE), rounds=5, rounds_of_large=3, sides=(8, 16, 32), batches=(1, 2, 4),
-    scales=(2.0, 4.0), seeds=3, imports=3, profiled=PROFILED, remembered=REMEMBERED,
+    scales=(2.0, 4.0), seeds=8, imports=3, profiled=PROFILED, remembered=REMEMBERED,
 )
 QUICK = Plan(
     large=(), rounds=1, rounds_of_large=0, sides=(8, 16), batches=(1, 2), scales=(2.0,), seeds=1, imports=1,

@@ -92,7 +92,7 @@ BUDGETS = (
     budget("base every 2nd step", refresh_every=2),
     budget("base every 3rd step", refresh_every=3),
     budget("base every 4th step", refresh_every=4),
-    budget("tolerance 0.01", tolerance=0.01, refresh_every=4),
+    budget("tolerance 0.02", tolerance=0.02, refresh_every=4),
     budget("linearised", evaluate="linearised"),
 )
 TWO_CHECKPOINTS = Way("RLG, two checkpoints", two_checkpoints)
