@@ -53,8 +53,8 @@ def linearised_statement(entries: Sequence[TraceEntry]) -> str | None:
         return None
     worst = max(checked, key=lambda entry: entry.linearised_error)
     would_do = worst.linearised_error <= LINEARISED_TOLERANCE
-    verdict = "plain LoRA strength would do" if would_do else "plain LoRA strength would differ"
-    return f"linearised is {worst.linearised_error:.1%} off at step {worst.step}: {verdict}"
+    verdict = "would do" if would_do else "would differ"
+    return f"a LoRA strength {verdict} ({worst.linearised_error:.1%} off at step {worst.step})"
 
 
 def root_mean_square(rows: Tensor) -> Tensor:

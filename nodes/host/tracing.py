@@ -17,13 +17,13 @@ from .regions import Regions
 class RunTrace:
     """One run's trace. Calls on a part of the latent (areas, windows) or of more than one step are passed over.
 
-    `compared` are the sigmas at which base and RL model both run. At the middle one of them the linearised model is
-    evaluated too: the only evaluation a trace adds.
+    `compared` are the sigmas at which base and RL model both run. A third of the way through them, where guidance tends
+    to be strongest, the linearised model is evaluated too: the only evaluation a trace adds.
     """
 
     def __init__(self, log: TraceLog, guider: Any, sigmas: Sequence[float], clock: Any, compared: Sequence[float]):
         self.log, self.guider, self.sigmas, self.clock = log, guider, sigmas, clock
-        self.checked = compared[len(compared) // 2] if compared else None
+        self.checked = compared[len(compared) // 3] if compared else None
         self.is_flow = isinstance(guider.model_patcher.get_model_object("model_sampling"), CONST)
         self.pending: dict[str, tuple] = {}
         self.step = -1

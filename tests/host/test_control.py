@@ -315,7 +315,7 @@ def test_trace_measures_with_one_evaluation_more(host, pair):
     latent = {"samples": settings.run(host, watched)}
     with tiny.counted_calls(watched) as rows:
         settings.run(host, watched)
-    assert rows == [8] * 4 + [4] + [8] * 4  # the linearised model at the middle step
+    assert rows == [8] * 2 + [4] + [8] * 6  # the linearised model, a third of the way through
     plot, text, after = node(host, "RLGTracePlot", trace, latent)
     entries = json.loads(text)
     assert after is latent and plot.ndim == 4
