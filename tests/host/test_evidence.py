@@ -106,7 +106,7 @@ def row(scale, step, correct=0.0):
     lost = {"mean": correct, "half": 0.01, "n": 9}
     values = {"jpeg": value | {"mean": scale}, "correct": value | {"mean": 0.9 + correct}, "diversity": value}
     return {
-        "scale": scale, "rlg": values, "lora": None, "over_previous": {"jpeg": change},
+        "scale": scale, "rlg": values, "lora": None, "over_previous": {"jpeg": change}, "over_one_less": {"jpeg": change},
         "over_base": {"jpeg": value | {"mean": scale}, "correct": lost}, "diversity_over_base": change,
     }  # fmt: skip
 
@@ -116,9 +116,20 @@ def test_sentences_follow_the_numbers(step, rises):
     rows = [row(0.0, 0.0), row(0.5, 0.2), row(1.0, 0.2), row(2.0, step, -0.3)]
     cfg = [{"cfg": c, "values": {"jpeg": {"mean": mean, "half": 0.1, "n": 9}}} for c, mean in ((1.0, 0.5), (3.0, 0.75))]
     text = "\n".join(findings.sentences({"reward": "jpeg", "rows": rows}, cfg))
-    assert f"each step beyond its error bar: {rises}" in text
+    assert f"beyond error, and falls nowhere between: {rises}" in text
     assert "w = 0.5 has 50% of what the RL model gains" in text
     assert "Where it breaks: at w = 2" in text and "RLG reaches that at w = 0.75" in text
+
+
+def test_a_verdict_says_how_much_is_left_to_gain():
+    rows = [row(w, 0.1) for w in (0.0, 1.0, 2.0)]
+    for found, score in zip(rows, (0.6, 0.8, 0.9)):
+        found["rlg"]["composition"] = {"mean": score, "half": 0.1, "n": 9}
+        found["over_previous"]["composition"] = found["over_one_less"]["composition"] = {"mean": 0.1, "half": 0.05, "n": 9}
+        found["over_base"]["composition"] = {"mean": score - 0.6, "half": 0.1, "n": 9}
+    cfg = [{"cfg": 1.0, "values": {"composition": {"mean": 0.6, "half": 0.1, "n": 9}}}]
+    text = "\n".join(findings.sentences({"reward": "composition", "rows": rows}, cfg))
+    assert "of the 0.4 that the base misses, the RL model makes up 50%, w = 2 75%" in text
 
 
 def test_statistics():
