@@ -271,8 +271,8 @@ class RowTerms:
     """The terms of several experts, by the expert's number and the module's name, for one model.
 
     `device` is where parameters go that have to be swapped; None leaves them where they are. `applied` counts the
-    applications since the last `attached`: a caller that expects some and finds none knows that the model ran without
-    its terms.
+    applications since the last `attached`, which put terms on the forwards of `waiting` modules: a caller that finds none
+    applied where some were waiting knows that the model ran without its terms.
     """
 
     def __init__(self, root: nn.Module, experts: Mapping[int, Mapping[str, nn.Module]], device: torch.device | None = None):
@@ -283,6 +283,7 @@ class RowTerms:
         self.device = device
         self.assignments: Sequence[Assignment] = ()
         self.total = 0
+        self.waiting = 0
         self.applied = 0
 
     def rows(self, name: str, given: int, returned: int) -> list[tuple[Assignment, slice]]:
@@ -316,6 +317,7 @@ class RowTerms:
                 own = [rows for rows in assignments if rows.expert in forward.experts]
                 for name, value in forward.swapped(own, total, self.device).items():
                     swapped.append((forward, name, _exchange(forward.module, name, value)))
+            self.waiting = len(attached)
             yield
         finally:
             for forward, name, value in reversed(swapped):
@@ -333,10 +335,6 @@ class RowTerms:
         for forward in found:
             forward.read_directly = True
         return [forward.name for forward in found]
-
-    @property
-    def has_swaps(self) -> bool:
-        return any(forward.read_directly for forward in self.forwards)
 
 
 def _exchange(module: nn.Module, name: str, value: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class SharedPasses:
             exact = (self.banks, kind, self.object_patches, call.patches())
             if exact not in known:
                 reason, predictions = self._verified(call, parts)
-                if self.terms.applied or self.terms.has_swaps:
+                if reason is not None or self.terms.applied:
                     known[exact] = self.verdicts[kind] = reason
                 return predictions
             self.verdicts[kind] = known[exact]
@@ -136,10 +136,10 @@ class SharedPasses:
     def _count(self, kind: tuple, applied: int) -> None:
         """Terms that never ran would leave the base's picture under the RL model's name.
 
-        None at all is right only where a cache of another node answered for the whole model, after a call that ran, and
-        for terms that are all in swapped parameters.
+        None at all is right only where none were waiting (all are in swapped parameters), or where a cache of another node
+        answered for the whole model, after a call that ran.
         """
-        if applied == 0 and (any(self.applications.values()) or self.terms.has_swaps):
+        if applied == 0 and (not self.terms.waiting or any(self.applications.values())):
             return
         expected = self.applications.setdefault(kind, applied)
         if applied not in (0, expected) or expected == 0:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...rlg_core.errors import RLGError
 from ...rlg_core.rewards import KINDS, Kind, ScoreCache, batches
+from .demo import DEMO
 
 FOLDER = "rlg_rewards"
 NO_FOLDER = "none"
@@ -25,10 +26,6 @@ ACTIVATIONS = BATCH * 64 * 2**20
 
 CLIP_TOKENIZER = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
 """CLIP's tokenizer, which the host carries and all CLIPs share."""
-
-DEMO = Path(__file__).resolve().parents[2] / "demo"
-for models in sorted((DEMO / "models").glob("*")):  # so that the templates run as they are
-    folder_paths.add_model_folder_path(models.name, str(models))
 
 folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
 

@@ -379,6 +379,20 @@ def test_parameters_of_blocks_beside_layers(wan):
     wan.check(wan.model, rl, wan.patched(wan.with_weights({key: delta}), *others))
 
 
+@pytest.mark.parametrize("with_parameter", [False, True])
+def test_layers_that_never_run_are_an_error(wan, with_parameter):
+    """A model whose forward another node replaces would sample the base, or half of the RL model, under RLG's name."""
+    from comfy.patcher_extension import WrappersMP
+
+    linear, key = "diffusion_model.blocks.0.self_attn.q.weight", "diffusion_model.blocks.0.modulation"
+    patches = [{linear: lora(wan.host, wan.shapes[linear])}]
+    patches += [{key: ("diff", (random(*wan.shapes[key]),))}] if with_parameter else []
+    guided = tiny.guided(wan.host, wan.model, wan.patched(wan.model, *patches), 2.0)
+    guided.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", lambda executor, x, *args, **kwargs: torch.zeros_like(x))
+    with pytest.raises(ValueError, match="0 terms of the RL model were applied"):
+        wan.settings.run(wan.host, guided)
+
+
 def test_norms_whose_weights_the_host_reads_itself(host):
     """0.30 fuses the norms of queries and keys of Z-Image and Lumina with the rotation, and never calls them."""
     from comfy.ldm.flux.layers import EmbedND
