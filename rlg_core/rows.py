@@ -328,10 +328,13 @@ class RowTerms:
     def passed_by(self) -> list[str]:
         """Names of norms whose forward did not run in the last call: what is around them may have read their parameters.
 
-        From here on those parameters are swapped.
+        From here on those parameters are swapped. None where no layer ran either: then the whole model was passed by.
         """
-        found = [f for f in self.forwards if f.on_parameters and not f.read_directly and not f.entered]
-        found = [f for f in found if any(rows.expert in f.experts for rows in self.assignments)]
+        wanted = {rows.expert for rows in self.assignments}
+        waiting = [f for f in self.forwards if not f.read_directly and wanted & f.experts.keys()]
+        if not self.applied and not all(f.on_parameters for f in waiting):
+            return []
+        found = [f for f in waiting if f.on_parameters and not f.entered]
         for forward in found:
             forward.read_directly = True
         return [forward.name for forward in found]

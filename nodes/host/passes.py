@@ -128,7 +128,7 @@ class SharedPasses:
     def _run(self, call: ModelCall, assignments: Sequence[Assignment], passes: tuple) -> Tensor:
         with self.terms.attached(assignments, call.rows):
             prediction = call.run()
-        if self.terms.applied and self.terms.passed_by():
+        if self.terms.passed_by():
             return self._run(call, assignments, passes)
         self._count((passes, call.signature()), self.terms.applied)
         return prediction

@@ -109,7 +109,7 @@ class Run:
         return mean
 
     def _checks(self, call: ModelCall, parts: Sequence[int]) -> bool:
-        return self.trace is not None and call.sigma == self.trace.checked and len(parts) > 1
+        return self.trace is not None and len(parts) > 1 and self.trace.checks(call, self.weights.regions)
 
     @staticmethod
     def _terms(weights: Sequence[Weight], parts: Sequence[int]) -> dict[int, Weight]:

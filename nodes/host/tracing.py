@@ -29,10 +29,17 @@ class RunTrace:
         self.step = -1
         log.entries.clear()
 
+    def checks(self, call: ModelCall, regions: Regions) -> bool:
+        """Whether the linearised model is to be evaluated beside this call."""
+        return call.sigma == self.checked and self._watches(call, regions)
+
+    def _watches(self, call: ModelCall, regions: Regions) -> bool:
+        return call.sigma in self.sigmas[:-1] and tuple(call.x.shape[2:]) == tuple(regions.latent_shape[2:])
+
     def observe(self, call: ModelCall, regions: Regions, predictions: dict[int, Tensor], weights: Sequence[Weight], mean: Tensor,
                 skipped: bool, linearised: Tensor | None) -> None:
         """Adds one call; the step's entries are written once both prompts, or the only one, are in."""
-        if call.sigma not in self.sigmas[:-1] or tuple(call.x.shape[2:]) != tuple(regions.latent_shape[2:]):
+        if not self._watches(call, regions):
             return
         step = self.sigmas.index(call.sigma)
         if step != self.step:
@@ -42,7 +49,7 @@ class RunTrace:
         rl = predictions[experts[0]] if experts else base
         evaluated = tuple("base" if part == BASE else f"rl {part}" for part in sorted(predictions) if part != BASE or not skipped)
         items = regions.items(call)
-        scales = rows_of(weights[experts[0] - 1] if experts else 0.0, call.rows)
+        scales = _of_rows(weights[experts[0] - 1] if experts else 0.0, call.rows)
         off = None if linearised is None else root_mean_square(linearised - mean) / root_mean_square(call.x - mean)
         errors = [None] * call.rows if off is None else off.tolist()
         for k, (name, *rows) in enumerate(zip(regions.prompts(call), *(p.split(items) for p in (call.x, base, rl, mean)))):
@@ -82,7 +89,7 @@ class RunTrace:
         self.pending = {}
 
 
-def rows_of(weight: Weight, rows: int) -> list[float]:
+def _of_rows(weight: Weight, rows: int) -> list[float]:
     """The scale of each row, averaged over its region."""
     if not isinstance(weight, Tensor):
         return [weight] * rows

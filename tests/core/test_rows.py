@@ -272,6 +272,20 @@ def test_a_norm_that_is_passed_by_is_swapped_from_then_on():
     assert bank.passed_by() == [] and root.layer.norm.weight is weight
 
 
+def test_norms_are_not_blamed_where_no_layer_ran():
+    """A cache of another node answered for the whole model."""
+    root = root_of(nn.Sequential(Linear(4, 4), LayerNorm(4)))
+    layer = module_terms(root.layer[0], [Placed("weight", low_rank(4, 4))], torch.float32)
+    norm = module_terms(root.layer[1], [Placed("weight", Delta(random(4)))], torch.float32)
+    bank = RowTerms(root, {1: {"layer.0": layer, "layer.1": norm}})
+    with bank.attached([Assignment(1, 0, 2)], total=2):
+        pass
+    assert bank.passed_by() == []
+    with bank.attached([Assignment(1, 0, 2)], total=2):
+        root.layer[0](random(2, 4))
+    assert bank.passed_by() == ["layer.1"]
+
+
 def test_several_experts_add_up_in_a_swapped_parameter():
     root, first, second = root_of(Shifted()), random(1, 4), random(1, 4)
     bank = terms_on(root, [Placed("shift", Delta(first))], [Placed("shift", Delta(second))])

@@ -350,3 +350,15 @@ def test_another_size_of_the_architecture_is_refused(host, folders, pair_files):
     message = refusal(host, pair_files[0], deeper)
     assert "base.safetensors and deeper.safetensors" in message and "differ in weights" in message
     assert "differ in weights" in refusal(host, pair_files[0], deeper, compress="low-rank")
+
+
+def test_weights_that_the_host_never_uses_may_be_missing(host):
+    """Z-Image files lack a norm that 0.3.75 makes and never calls; a quantised file's absent scale is 1."""
+    import logging
+
+    whole = host.module("nodes.host.checkpoints")._whole_weights
+    with whole("z-image.safetensors"):
+        logging.warning("unet missing: ['norm_final.weight', 'layers.0.feed_forward.w1.scale_weight']")
+    with pytest.raises(ValueError, match=r"z-image.safetensors: 1 weights are missing, first layers.0.attention.qkv.weight"), \
+            whole("z-image.safetensors"):
+        logging.warning("unet missing: ['norm_final.weight', 'layers.0.attention.qkv.weight']")

@@ -359,6 +359,22 @@ def test_trace_checks_nothing_where_one_strength_cannot_stand_for_guidance(host,
     assert len(trace.entries) == 3 and all(entry.linearised_error is None for entry in trace.entries)
 
 
+def test_trace_evaluates_nothing_for_calls_it_passes_over(host, pair):
+    """Prompts with areas: every call is on a part of the latent."""
+    area = {"area": (4, 8, 2, 0), "strength": 1.0}
+    prompts = [[[text, extra | area] for text, extra in tiny.conditioning(seed)] for seed in (11, 12)]
+    settings = tiny.Sampling(steps=3, positive=prompts[0], negative=prompts[1])
+    guided = guide(host, pair[1], pair[2], 2.0)
+    watched, trace = node(host, "RLGTrace", guided)
+    settings.run(host, guided)  # the first run verifies its batched calls
+    counts = []
+    for model in (guided, watched):
+        with tiny.counted_calls(model) as rows:
+            settings.run(host, model)
+        counts.append(rows)
+    assert counts[0] == counts[1] and len(counts[0]) > 0 and trace.entries == []
+
+
 def test_trace_tells_the_positive_prompts_scale(host, pair):
     branch = node(host, "RLGBranch", 0.0, 1.5, 0.5)[0]
     watched, trace = node(host, "RLGTrace", guide(host, pair[1], pair[2], 2.0, branch=branch))

@@ -411,7 +411,7 @@ def test_norms_whose_weights_the_host_reads_itself(host):
         return network["attention"](x, None, angles)
 
     expected = copy.deepcopy(root)
-    expected["attention"].q_norm.weight += delta
+    expected["attention"].q_norm.weight += delta  # the only change: no layer's terms tell that the model ran
     term = rows.module_terms(root["attention"].q_norm, [rows.Placed("weight", terms.Delta(delta))], torch.float32)
     bank = rows.RowTerms(root, {1: {"attention.q_norm": term}})
     for _ in range(2):  # the second pass knows what the first one found
