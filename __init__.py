@@ -1,4 +1,5 @@
 """ComfyUI-RLG: Reinforcement Learning Guidance for ComfyUI (arXiv 2508.21016)."""
+
 from .nodes import comfy_entrypoint
 
 WEB_DIRECTORY = "./web"

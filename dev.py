@@ -11,6 +11,7 @@ Needs Python 3.10 or newer (`test`, `bench` and `evidence` 3.11) and pip's usual
 makes lies in `.rlg/` (or in the folder RLG_HOME names) and can be deleted. COMFYUI_PATH=<folder> uses that ComfyUI, with its
 own Python, instead.
 """
+
 import os
 import subprocess
 import sys
@@ -23,7 +24,9 @@ COMMANDS = {
     "evidence": "demo.evidence",
 }
 # `python -m`, for Pythons that do not look into the current folder (those of ComfyUI's portable builds)
-START = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module(sys.argv.pop(1), None, '__main__', True)"
+START = (
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module(sys.argv.pop(1), None, '__main__', True)"
+)
 ON_THE_HOST_ALONE = {"demo", "ui"}  # these run in a user's own ComfyUI as it is
 
 
@@ -42,7 +45,9 @@ def main(arguments):
 
     command = arguments[0]
     if command not in ON_THE_HOST_ALONE and sys.version_info < (3, 11):
-        print(f"dev.py {command} needs Python 3.11 or newer, as diffusers does; this is Python " + sys.version.split()[0])
+        print(
+            f"dev.py {command} needs Python 3.11 or newer, as diffusers does; this is Python " + sys.version.split()[0]
+        )
         return 2
     try:
         python, environment = provision(everything=command not in ON_THE_HOST_ALONE)

@@ -1,4 +1,5 @@
 """The bars that the pack sets itself, against what was measured."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -59,7 +60,9 @@ def attaching(compared: Compared) -> float:
 def streamed(results: Results) -> Iterator[Row]:
     bar = "exact RLG at most 1.25 x plain CFG where weights are streamed"
     found = [
-        (key, timings) for key, timings in results.gpu.items() if "card" not in key[1].split(",")[0] and not isinstance(timings, str)
+        (key, timings)
+        for key, timings in results.gpu.items()
+        if "card" not in key[1].split(",")[0] and not isinstance(timings, str)
     ]
     if not found:
         yield bar, NOT_MEASURED, NOT_MEASURED

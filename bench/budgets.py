@@ -1,4 +1,5 @@
 """What each budget costs and how far its result is from the exact one, over seeds, scales and adapters of the demo pair."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -55,4 +56,3 @@ def run(pairs: Sequence[Pair], scales: Sequence[float], seeds: int) -> dict[floa
                 found[scale][mode].cost.append(sum(rows) / (2 * STEPS))
                 found[scale][mode].error.append(relative_error(latent, reference))
     return found
-

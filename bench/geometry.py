@@ -1,4 +1,5 @@
 """The models that are measured: diffusers classes make the weights, as the paper's code runs them; the host loads them."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -52,9 +53,19 @@ def sd3(depth: int, text: int, pooled: int, dual: int = 0) -> nn.Module:
     from diffusers import SD3Transformer2DModel
 
     return SD3Transformer2DModel(
-        sample_size=128, patch_size=2, in_channels=16, out_channels=16, num_layers=depth, attention_head_dim=64,
-        num_attention_heads=depth, joint_attention_dim=text, caption_projection_dim=64 * depth, pooled_projection_dim=pooled,
-        pos_embed_max_size=96, dual_attention_layers=tuple(range(dual)), qk_norm="rms_norm" if dual else None,
+        sample_size=128,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=depth,
+        attention_head_dim=64,
+        num_attention_heads=depth,
+        joint_attention_dim=text,
+        caption_projection_dim=64 * depth,
+        pooled_projection_dim=pooled,
+        pos_embed_max_size=96,
+        dual_attention_layers=tuple(range(dual)),
+        qk_norm="rms_norm" if dual else None,
     )
 
 
@@ -63,26 +74,71 @@ def flux(double: int, single: int, heads: int, text: int, pooled: int) -> nn.Mod
     from diffusers import FluxTransformer2DModel
 
     return FluxTransformer2DModel(
-        in_channels=64, num_layers=double, num_single_layers=single, attention_head_dim=128, num_attention_heads=heads,
-        joint_attention_dim=text, pooled_projection_dim=pooled, guidance_embeds=True, axes_dims_rope=(16, 56, 56),
+        in_channels=64,
+        num_layers=double,
+        num_single_layers=single,
+        attention_head_dim=128,
+        num_attention_heads=heads,
+        joint_attention_dim=text,
+        pooled_projection_dim=pooled,
+        guidance_embeds=True,
+        axes_dims_rope=(16, 56, 56),
     )
 
 
 # The ranks keep the share of Flow-GRPO's adapters: 32 at width 1536 and 64 at width 3072 are 1/48 of the width.
-SMALL = Geometry("small SD3 stack (width 256)", "sd3", lambda: sd3(4, 768, 768), 6, SD3_TARGETS, 4.5, (1, 16, 16, 16), 768, 768, 12)
+SMALL = Geometry(
+    "small SD3 stack (width 256)", "sd3", lambda: sd3(4, 768, 768), 6, SD3_TARGETS, 4.5, (1, 16, 16, 16), 768, 768, 12
+)
 SD3_LIKE = Geometry(
-    "SD3.5-M-like (width 512, 8 blocks)", "sd3", lambda: sd3(8, 1024, 768, dual=4), 11, SD3_TARGETS, 4.5, (1, 16, 16, 16), 1024, 768, 77
+    "SD3.5-M-like (width 512, 8 blocks)",
+    "sd3",
+    lambda: sd3(8, 1024, 768, dual=4),
+    11,
+    SD3_TARGETS,
+    4.5,
+    (1, 16, 16, 16),
+    1024,
+    768,
+    77,
 )
 FLUX_LIKE = Geometry(
-    "FLUX-like (width 768, 2 + 4 blocks)", "flux", lambda: flux(2, 4, 6, 1024, 768), 16, FLUX_TARGETS, 1.0, (1, 16, 16, 16), 1024, 768, 77
+    "FLUX-like (width 768, 2 + 4 blocks)",
+    "flux",
+    lambda: flux(2, 4, 6, 1024, 768),
+    16,
+    FLUX_TARGETS,
+    1.0,
+    (1, 16, 16, 16),
+    1024,
+    768,
+    77,
 )
 SD3_FULL = Geometry(
-    "SD3.5-M (2.2 billion weights, 1024 px)", "sd3", lambda: sd3(24, 4096, 2048, dual=13), 32, SD3_TARGETS, 4.5, (1, 16, 128, 128),
-    4096, 2048, 154, torch.bfloat16,
+    "SD3.5-M (2.2 billion weights, 1024 px)",
+    "sd3",
+    lambda: sd3(24, 4096, 2048, dual=13),
+    32,
+    SD3_TARGETS,
+    4.5,
+    (1, 16, 128, 128),
+    4096,
+    2048,
+    154,
+    torch.bfloat16,
 )
 FLUX_FULL = Geometry(
-    "FLUX.1 (12 billion weights, 1024 px)", "flux", lambda: flux(19, 38, 24, 4096, 768), 64, FLUX_TARGETS, 1.0, (1, 16, 128, 128),
-    4096, 768, 512, torch.bfloat16,
+    "FLUX.1 (12 billion weights, 1024 px)",
+    "flux",
+    lambda: flux(19, 38, 24, 4096, 768),
+    64,
+    FLUX_TARGETS,
+    1.0,
+    (1, 16, 128, 128),
+    4096,
+    768,
+    512,
+    torch.bfloat16,
 )
 
 
@@ -94,9 +150,18 @@ def demo_transformer() -> nn.Module:
     weights = {name: value.float() for name, value in load_file(DEMO_BASE).items()}
     width = weights["proj_out.weight"].shape[1]
     model = SD3Transformer2DModel(
-        sample_size=12, patch_size=2, in_channels=16, out_channels=16, num_layers=width // 64, attention_head_dim=64,
-        num_attention_heads=width // 64, joint_attention_dim=4096, caption_projection_dim=width, pooled_projection_dim=2048,
-        pos_embed_max_size=16, qk_norm="rms_norm",
+        sample_size=12,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=width // 64,
+        attention_head_dim=64,
+        num_attention_heads=width // 64,
+        joint_attention_dim=4096,
+        caption_projection_dim=width,
+        pooled_projection_dim=2048,
+        pos_embed_max_size=16,
+        qk_norm="rms_norm",
     )
     model.load_state_dict(weights)
     return model
@@ -106,8 +171,18 @@ def demo_geometries() -> list[Geometry]:
     """The demo pair with each of its adapters."""
     return [
         Geometry(
-            f"the demo pair ({folder.name})", "sd3", demo_transformer, 0, "", 2.0, (1, 16, 12, 12), 4096, 2048, 12,
-            adapter=folder, prompts=DEMO_PROMPTS,
+            f"the demo pair ({folder.name})",
+            "sd3",
+            demo_transformer,
+            0,
+            "",
+            2.0,
+            (1, 16, 12, 12),
+            4096,
+            2048,
+            12,
+            adapter=folder,
+            prompts=DEMO_PROMPTS,
         )
         for folder in sorted((DEMO / "loras").glob("*/"))
     ]
@@ -145,7 +220,10 @@ def lora_file(wrapped: nn.Module) -> dict[str, Tensor]:
     import peft
 
     alpha = float(wrapped.peft_config["default"].lora_alpha)
-    named = {k.replace("base_model.model", "transformer"): v.clone() for k, v in peft.get_peft_model_state_dict(wrapped).items()}
+    named = {
+        k.replace("base_model.model", "transformer"): v.clone()
+        for k, v in peft.get_peft_model_state_dict(wrapped).items()
+    }
     alphas = {k.replace("lora_A.weight", "alpha"): torch.tensor(alpha) for k in named if "lora_A" in k}
     return named | alphas
 
@@ -168,7 +246,9 @@ class Pair:
 
     def __init__(self, host: SimpleNamespace, geometry: Geometry):
         self.host, self.geometry = host, geometry
-        self.positive, self.negative = demo_prompts(host, *geometry.prompts) if geometry.prompts else random_prompts(geometry)
+        self.positive, self.negative = (
+            demo_prompts(host, *geometry.prompts) if geometry.prompts else random_prompts(geometry)
+        )
 
     def resized(self, geometry: Geometry) -> Pair:
         """The same models at another latent size."""
@@ -238,8 +318,13 @@ class Pair:
         guider.set_conds(self.positive, self.negative)
         guider.set_cfg(self.geometry.cfg)
         latent = guider.sample(
-            self.noise(job.seed), torch.zeros(self.geometry.latent), self.host.comfy.samplers.sampler_object("euler"),
-            self.sigmas(job.steps), callback=lambda *_: on_step(), seed=job.seed, disable_pbar=True,
+            self.noise(job.seed),
+            torch.zeros(self.geometry.latent),
+            self.host.comfy.samplers.sampler_object("euler"),
+            self.sigmas(job.steps),
+            callback=lambda *_: on_step(),
+            seed=job.seed,
+            disable_pbar=True,
         )
         return guider.model_patcher.model.process_latent_in(latent)
 

@@ -1,4 +1,5 @@
 """Full SD3.5-M and FLUX geometry in bfloat16 on a GPU: all on the card, and with the weights streamed from RAM."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -51,7 +52,9 @@ def modes() -> tuple[Mode, ...]:
     return (
         Mode("all on the card", False, {"highvram": True}, (*WAYS, PAPER)),
         Mode("--lowvram, 6 GiB of the card", True, {"lowvram": True, "disable_dynamic_vram": True, **reserved}),
-        Mode("dynamic VRAM, 6 GiB of the card", True, {"enable_dynamic_vram": True, **reserved}, prepare=use_dynamic_vram),
+        Mode(
+            "dynamic VRAM, 6 GiB of the card", True, {"enable_dynamic_vram": True, **reserved}, prepare=use_dynamic_vram
+        ),
     )
 
 

@@ -1,4 +1,5 @@
 """The real ComfyUI in this process, started as the tests start it."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,5 @@
 """Opening an adapter file: seconds and memory beside reading its bytes once. `python -m bench.loading [megabytes]`."""
+
 from __future__ import annotations
 
 import sys
@@ -46,7 +47,10 @@ def copied(path: Path) -> dict[str, torch.Tensor]:
 
 READ, WHOLE = "read the bytes", "open and check the adapter"
 WAYS: dict[str, Callable[[Path], object]] = {
-    READ: read_bytes, "open the header": open_tensors, WHOLE: read_adapter, "copy the tensors": copied,
+    READ: read_bytes,
+    "open the header": open_tensors,
+    WHOLE: read_adapter,
+    "copy the tensors": copied,
 }
 
 
@@ -55,7 +59,9 @@ def write_adapter(path: Path, megabytes: int) -> None:
     tensors = {}
     pair_bytes = 2 * 2 * RANK * WIDTH
     for index in range(max(1, megabytes * 2**20 // pair_bytes)):
-        layer = f"base_model.model.transformer_blocks.{index // 4}.attn.{('to_q', 'to_k', 'to_v', 'to_out.0')[index % 4]}"
+        layer = (
+            f"base_model.model.transformer_blocks.{index // 4}.attn.{('to_q', 'to_k', 'to_v', 'to_out.0')[index % 4]}"
+        )
         tensors[f"{layer}.lora_A.weight"] = torch.randn(RANK, WIDTH, dtype=torch.bfloat16)
         tensors[f"{layer}.lora_B.weight"] = torch.randn(WIDTH, RANK, dtype=torch.bfloat16)
         tensors[f"{layer}.alpha"] = torch.tensor(2.0 * RANK)
@@ -78,7 +84,9 @@ def opening(way: str, path: Path) -> Opening:
 
 def own_bytes() -> int:
     """This process's memory without pages of mapped files; all of it where the system does not tell them apart."""
-    return device_bytes("RssAnon") if sys.platform == "linux" and not torch.cuda.is_available() else device_bytes("VmRSS")
+    return (
+        device_bytes("RssAnon") if sys.platform == "linux" and not torch.cuda.is_available() else device_bytes("VmRSS")
+    )
 
 
 def measure(megabytes: int = 700) -> tuple[int, dict[str, Opening]]:
@@ -92,10 +100,16 @@ def measure(megabytes: int = 700) -> tuple[int, dict[str, Opening]]:
 def table(size: int, openings: dict[str, Opening]) -> str:
     """The ratios as a Markdown table."""
     floor = openings[READ].seconds
-    lines = [f"Opening a {size / 2**20:.0f} MB adapter, its file in the system's cache:", "",
-             "| | processor seconds | over reading the bytes | own memory / file |", "| --- | --- | --- | --- |"]
-    lines += [f"| {way} | {one.seconds:.3f} | {one.seconds / floor:.2f}x | {one.own_bytes / size:.2f} |"
-              for way, one in openings.items()]
+    lines = [
+        f"Opening a {size / 2**20:.0f} MB adapter, its file in the system's cache:",
+        "",
+        "| | processor seconds | over reading the bytes | own memory / file |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {way} | {one.seconds:.3f} | {one.seconds / floor:.2f}x | {one.own_bytes / size:.2f} |"
+        for way, one in openings.items()
+    ]
     return "\n".join(lines)
 
 

@@ -1,4 +1,5 @@
 """Time, model evaluations and results of the ways, interleaved so that what else the machine does hits all alike."""
+
 from __future__ import annotations
 
 import time
@@ -104,7 +105,9 @@ def _warm(sample: Sample, job: Job, timing: Timing) -> None:
     timing.step.append(sum(following) / len(following))
 
 
-def _count_and_check(pair: Pair, ways: Sequence[Way], samples: dict[str, Sample], timings: dict[str, Timing], steps: int) -> None:
+def _count_and_check(
+    pair: Pair, ways: Sequence[Way], samples: dict[str, Sample], timings: dict[str, Timing], steps: int
+) -> None:
     """Rows a step, and the distance of the result from the exact one, relative to it; in a run of its own.
 
     Raises `RuntimeError` where a way that claims to be exact is not: it would be another computation's time.
@@ -119,7 +122,9 @@ def _count_and_check(pair: Pair, ways: Sequence[Way], samples: dict[str, Sample]
     for way in ways:
         timings[way.name].error = relative_error(latents[way.name], exact)
         if way.exact and timings[way.name].error > allowed:
-            raise RuntimeError(f"{way.name} is {timings[way.name].error:.1e} off the exact result, expected {allowed:.0e}.")
+            raise RuntimeError(
+                f"{way.name} is {timings[way.name].error:.1e} off the exact result, expected {allowed:.0e}."
+            )
 
 
 def relative_error(latent: Tensor, exact: Tensor) -> float:

@@ -1,4 +1,5 @@
 """Memory of one way: bytes of all tensors alive, and the peak of the process, each in a child process of its own."""
+
 from __future__ import annotations
 
 import ctypes
@@ -75,7 +76,11 @@ def live_bytes() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors if not tensor.is_meta}
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in tensors
+        if not tensor.is_meta
+    }
     return sum(storages.values())
 
 

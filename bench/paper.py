@@ -1,4 +1,5 @@
 """The loop of the paper's own code (arXiv 2508.21016): diffusers and PEFT, the adapter switched on and off each step."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -12,7 +13,10 @@ from .geometry import Job, Pair
 def sd3_velocity(model: nn.Module, x: Tensor, sigma: Tensor, text: Tensor, pooled: Tensor) -> Tensor:
     """SD3's prediction for latents x [rows, 16, height, width]."""
     return model(
-        hidden_states=x, timestep=(sigma * 1000).expand(x.shape[0]), encoder_hidden_states=text, pooled_projections=pooled,
+        hidden_states=x,
+        timestep=(sigma * 1000).expand(x.shape[0]),
+        encoder_hidden_states=text,
+        pooled_projections=pooled,
         return_dict=False,
     )[0]
 
@@ -24,9 +28,14 @@ def flux_velocity(model: nn.Module, x: Tensor, sigma: Tensor, text: Tensor, pool
     image_ids = nn.functional.pad(grid.reshape(-1, 2), (1, 0)).to(x)
     packed = nn.functional.pixel_unshuffle(x, 2).flatten(2).transpose(1, 2)
     velocity = model(
-        hidden_states=packed, timestep=sigma.expand(rows).to(x), guidance=torch.full((rows,), 3.5).to(x),
-        encoder_hidden_states=text, pooled_projections=pooled, img_ids=image_ids,
-        txt_ids=torch.zeros(text.shape[1], 3).to(x), return_dict=False,
+        hidden_states=packed,
+        timestep=sigma.expand(rows).to(x),
+        guidance=torch.full((rows,), 3.5).to(x),
+        encoder_hidden_states=text,
+        pooled_projections=pooled,
+        img_ids=image_ids,
+        txt_ids=torch.zeros(text.shape[1], 3).to(x),
+        return_dict=False,
     )[0]
     return nn.functional.pixel_shuffle(velocity.transpose(1, 2).reshape(rows, channels * 4, height // 2, width // 2), 2)
 

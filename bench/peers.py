@@ -1,4 +1,5 @@
 """Guiders as two-model packs and core write them. Import it after the host has started."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -46,7 +47,14 @@ class CopiesGuider(comfy.samplers.CFGGuider):
     def guided(self, model: Any, x: Tensor, timestep: Tensor, model_options: dict, seed: int | None = None) -> Tensor:
         conds = self.conds
         return comfy.samplers.sampling_function(
-            model, x, timestep, conds.get("negative"), conds.get("positive"), self.cfg, model_options=model_options, seed=seed
+            model,
+            x,
+            timestep,
+            conds.get("negative"),
+            conds.get("positive"),
+            self.cfg,
+            model_options=model_options,
+            seed=seed,
         )
 
 
@@ -60,5 +68,13 @@ class CoreShapeGuider(CopiesGuider):
             return conditional
         unconditional = comfy.samplers.calc_cond_batch(model, [negative], x, timestep, model_options)[0]
         return comfy.samplers.cfg_function(
-            model, conditional, unconditional, self.cfg, x, timestep, model_options=model_options, cond=positive, uncond=negative
+            model,
+            conditional,
+            unconditional,
+            self.cfg,
+            x,
+            timestep,
+            model_options=model_options,
+            cond=positive,
+            uncond=negative,
         )

@@ -1,4 +1,5 @@
 """The plots beside RESULTS.md."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,13 @@ def cost_growth(sweeps: Sequence[Sweep], path: Path) -> None:
         for name, seconds in sweep.seconds.items():
             axes[0][column].plot(sweep.values, [1000 * s for s in seconds], marker="o", label=name)
             if name != PLAIN.name:
-                axes[1][column].plot(sweep.values, sweep.ratios(name), marker="o", label=name, color=f"C{list(sweep.seconds).index(name)}")
+                axes[1][column].plot(
+                    sweep.values,
+                    sweep.ratios(name),
+                    marker="o",
+                    label=name,
+                    color=f"C{list(sweep.seconds).index(name)}",
+                )
         for axis in axes[:, column]:
             axis.set_xscale("log", base=2)
             axis.set_xticks(sweep.values, [str(value) for value in sweep.values])
@@ -43,7 +50,9 @@ def cost_growth(sweeps: Sequence[Sweep], path: Path) -> None:
 
 def error_against_cost(budgets: Mapping[float, Mapping[str, Errors]], path: Path) -> None:
     """Median error (dot) and 90th percentile (bar) of each mode against its cost; a panel a scale."""
-    figure, axes = plt.subplots(1, len(budgets), figsize=(4.6 * len(budgets), 5), squeeze=False, sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(budgets), figsize=(4.6 * len(budgets), 5), squeeze=False, sharey=True, layout="constrained"
+    )
     for axis, (scale, modes) in zip(axes[0], budgets.items()):
         for number, (mode, errors) in enumerate(modes.items()):
             median, tail = max(errors.median, LEAST), max(errors.tail, LEAST)

@@ -1,4 +1,5 @@
 """Where the time of a step goes, and how far it is from what the arithmetic alone would take."""
+
 from __future__ import annotations
 
 import cProfile

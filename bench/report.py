@@ -1,4 +1,5 @@
 """RESULTS.md, written from the numbers of one run."""
+
 from __future__ import annotations
 
 import platform
@@ -23,7 +24,9 @@ image. *First step* is from loaded files and unloaded models to the end of the f
 it, once per model and shape); *new scale* is the first step of a run after the scale was changed; both in plain steps.
 *Weights* are all tensors alive between runs, *peak* those plus what a run adds; each in a process of its own."""
 
-CLOCK_CPU = "Time is processor time of the process with {threads} thread: on an idle machine that is the time of the clock."
+CLOCK_CPU = (
+    "Time is processor time of the process with {threads} thread: on an idle machine that is the time of the clock."
+)
 CLOCK_GPU = "Time is the clock's, the GPU synchronised at every step."
 
 LIMITS = """What bounds each way. *Plain CFG*: its own arithmetic. *Exact RLG, batched*: twice that arithmetic plus the terms (a few
@@ -90,15 +93,33 @@ def spread(values: Sequence[float]) -> str:
 
 def _comparison(compared: Compared) -> str:
     floor, plain_memory = compared.timings[PLAIN.name], compared.memory[PLAIN.name]
-    head = ("way", "ms a step", "x plain CFG", "rows", "first step", "new scale", "weights MB (x)", "peak MB", "off exact")
-    return table(head, [
-        (
-            name, f"{1000 * quartiles(timing.step)[0]:.1f}", spread(timing.ratios(floor, "step")), f"{timing.rows:.2g}",
-            f"{quartiles(timing.ratios(floor, 'first'))[0]:.1f}", f"{quartiles(timing.ratios(floor, 'changed'))[0]:.1f}",
-            *_remembered(compared.memory.get(name), plain_memory), f"{timing.error:.0e}",
-        )
-        for name, timing in compared.timings.items()
-    ])
+    head = (
+        "way",
+        "ms a step",
+        "x plain CFG",
+        "rows",
+        "first step",
+        "new scale",
+        "weights MB (x)",
+        "peak MB",
+        "off exact",
+    )
+    return table(
+        head,
+        [
+            (
+                name,
+                f"{1000 * quartiles(timing.step)[0]:.1f}",
+                spread(timing.ratios(floor, "step")),
+                f"{timing.rows:.2g}",
+                f"{quartiles(timing.ratios(floor, 'first'))[0]:.1f}",
+                f"{quartiles(timing.ratios(floor, 'changed'))[0]:.1f}",
+                *_remembered(compared.memory.get(name), plain_memory),
+                f"{timing.error:.0e}",
+            )
+            for name, timing in compared.timings.items()
+        ],
+    )
 
 
 def _remembered(memory: Memory | None, plain: Memory) -> tuple[str, str]:
@@ -109,7 +130,15 @@ def _remembered(memory: Memory | None, plain: Memory) -> tuple[str, str]:
 
 def _profiles(compared: Compared) -> str:
     kinds = list(next(iter(compared.profiles.values())).seconds)
-    head = ("a step of", "GFLOP", "at peak, ms", "measured, ms", *(f"{kind}, ms" for kind in kinds), f"{PYTHON}, ms", "torch calls")
+    head = (
+        "a step of",
+        "GFLOP",
+        "at peak, ms",
+        "measured, ms",
+        *(f"{kind}, ms" for kind in kinds),
+        f"{PYTHON}, ms",
+        "torch calls",
+    )
     return table(head, [_profile(name, p, compared.timings[name]) for name, p in compared.profiles.items()])
 
 
@@ -117,8 +146,12 @@ def _profile(name: str, profile: Profile, timing: Timing) -> tuple[str, ...]:
     measured = quartiles(timing.step)[0]
     operators = sum(profile.seconds.values())
     return (
-        name, f"{profile.flops / 1e9:.1f}", f"{1000 * profile.limit:.1f}", f"{1000 * measured:.1f}",
-        *(f"{1000 * seconds:.1f}" for seconds in profile.seconds.values()), f"{1000 * max(0.0, measured - operators):.1f}",
+        name,
+        f"{profile.flops / 1e9:.1f}",
+        f"{1000 * profile.limit:.1f}",
+        f"{1000 * measured:.1f}",
+        *(f"{1000 * seconds:.1f}" for seconds in profile.seconds.values()),
+        f"{1000 * max(0.0, measured - operators):.1f}",
         f"{profile.calls:.0f}",
     )
 
@@ -147,7 +180,13 @@ def _budgets(budgets: Mapping[float, Mapping[str, Errors]]) -> str:
     count = len(next(iter(next(iter(budgets.values())).values())).error)
     head = ("mode", *(f"w = {scale:g}: x cost, median, 90th percentile" for scale in budgets))
     rows = [
-        (mode, *(f"{e[mode].median_cost:.2f}, {100 * e[mode].median:.2f} %, {100 * e[mode].tail:.2f} %" for e in budgets.values()))
+        (
+            mode,
+            *(
+                f"{e[mode].median_cost:.2f}, {100 * e[mode].median:.2f} %, {100 * e[mode].tail:.2f} %"
+                for e in budgets.values()
+            ),
+        )
         for mode in next(iter(budgets.values()))
     ]
     return (
@@ -168,7 +207,16 @@ def _gpu_part(geometry: str, mode: str, timings: Mapping[str, Timing] | str) -> 
     if isinstance(timings, str):
         return f"{title}Not measured: {timings}"
     floor = timings[PLAIN.name]
-    return title + table(("way", "ms a step", "x plain CFG", "rows", "off exact"), [
-        (name, f"{1000 * quartiles(t.step)[0]:.1f}", spread(t.ratios(floor, "step")), f"{t.rows:.2g}", f"{t.error:.0e}")
-        for name, t in timings.items()
-    ])
+    return title + table(
+        ("way", "ms a step", "x plain CFG", "rows", "off exact"),
+        [
+            (
+                name,
+                f"{1000 * quartiles(t.step)[0]:.1f}",
+                spread(t.ratios(floor, "step")),
+                f"{t.rows:.2g}",
+                f"{t.error:.0e}",
+            )
+            for name, t in timings.items()
+        ],
+    )

@@ -1,4 +1,5 @@
 """All measurements in one run, in the order that keeps each from disturbing the next."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -35,12 +36,28 @@ class Plan:
 
 
 FULL = Plan(
-    large=(SD3_LIKE, FLUX_LIKE), rounds=5, rounds_of_large=3, sides=(8, 16, 32), batches=(1, 2, 4),
-    scales=(2.0, 4.0), seeds=8, imports=3, profiled=PROFILED, remembered=REMEMBERED,
+    large=(SD3_LIKE, FLUX_LIKE),
+    rounds=5,
+    rounds_of_large=3,
+    sides=(8, 16, 32),
+    batches=(1, 2, 4),
+    scales=(2.0, 4.0),
+    seeds=8,
+    imports=3,
+    profiled=PROFILED,
+    remembered=REMEMBERED,
 )
 QUICK = Plan(
-    large=(), rounds=1, rounds_of_large=0, sides=(8, 16), batches=(1, 2), scales=(2.0,), seeds=1, imports=1,
-    profiled=(PLAIN, EXACT_BATCHED), remembered=(PLAIN, EXACT_BATCHED, PAPER),
+    large=(),
+    rounds=1,
+    rounds_of_large=0,
+    sides=(8, 16),
+    batches=(1, 2),
+    scales=(2.0,),
+    seeds=1,
+    imports=1,
+    profiled=(PLAIN, EXACT_BATCHED),
+    remembered=(PLAIN, EXACT_BATCHED, PAPER),
 )
 
 
@@ -72,7 +89,9 @@ def run(plan: Plan) -> Iterator[Results]:
 
     def compare(geometry: Geometry, ways: Sequence[Way], rounds: int, steps: int) -> None:
         say(f"time and memory of each way: {geometry.name}")
-        results.compared[geometry.name] = compared(plan, Pair(started, geometry), ways, rounds, steps, results.peak_flops)
+        results.compared[geometry.name] = compared(
+            plan, Pair(started, geometry), ways, rounds, steps, results.peak_flops
+        )
 
     compare((demo or [SMALL])[0], WAYS, plan.rounds, STEPS)
     yield results
@@ -91,6 +110,8 @@ def run(plan: Plan) -> Iterator[Results]:
 
 
 def compared(plan: Plan, pair: Pair, ways: Sequence[Way], rounds: int, steps: int, peak: float) -> Compared:
-    timings = measure.compare(pair, (PLAIN, *(way for way in ways if way is not PLAIN)), rounds, steps, cold_rounds=1 if rounds < 5 else 2)
+    timings = measure.compare(
+        pair, (PLAIN, *(way for way in ways if way is not PLAIN)), rounds, steps, cold_rounds=1 if rounds < 5 else 2
+    )
     profiled = profiles.of_ways(pair, plan.profiled, peak)
     return Compared(timings, profiled, memory.of_ways(pair.geometry, plan.remembered), profiles.attach_seconds(pair))

@@ -1,4 +1,5 @@
 """How the cost of a step grows with resolution and with batch."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
 """The ways of sampling that are compared, one line each in `WAYS`."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

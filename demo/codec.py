@@ -157,7 +157,9 @@ def block(weights: Weights, name: str, x: torch.Tensor) -> torch.Tensor:
     """TAESD's residual block."""
     y = x
     for i in (0, 2, 4):
-        y = F.conv2d(y if i == 0 else y.relu(), weights[f"{name}.conv.{i}.weight"], weights[f"{name}.conv.{i}.bias"], padding=1)
+        y = F.conv2d(
+            y if i == 0 else y.relu(), weights[f"{name}.conv.{i}.weight"], weights[f"{name}.conv.{i}.bias"], padding=1
+        )
     return (y + x).relu()
 
 

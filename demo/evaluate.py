@@ -12,7 +12,9 @@ def pictures(predict, prompts: list[scenes.Prompt], seed: int, steps: int = 20) 
     """Pictures (B, 3, 96, 96) in [0, 1] for `prompts`; `predict(x, sigma, positive, negative)` is a velocity."""
     captions = base.Captions()
     positive, negative = captions.of(prompts), captions.of([None] * len(prompts))
-    noise = torch.randn(len(prompts), scenes.CHANNELS, scenes.GRID, scenes.GRID, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(
+        len(prompts), scenes.CHANNELS, scenes.GRID, scenes.GRID, generator=torch.Generator().manual_seed(seed)
+    )
     return codec.decode(model.sample(lambda x, sigma: predict(x, sigma, positive, negative), noise, steps))
 
 
@@ -41,7 +43,10 @@ def sweep(base_net, rl_net, scales: tuple[float, ...], cfg: float, count: int, s
 def validity(net, count: int, cfgs: tuple[float, ...], seed: int = 1) -> dict[str, float]:
     """Share of fully correct scenes over `count` prompts (54 are all), for each CFG scale."""
     prompts = (scenes.all_prompts() * (count // 54 + 1))[:count]
-    return {f"correct_cfg{cfg:g}": round(scores(pictures(single(net, cfg), prompts, seed), prompts)["correct"], 3) for cfg in cfgs}
+    return {
+        f"correct_cfg{cfg:g}": round(scores(pictures(single(net, cfg), prompts, seed), prompts)["correct"], 3)
+        for cfg in cfgs
+    }
 
 
 def scores(images: torch.Tensor, prompts: list[scenes.Prompt]) -> dict[str, float]:

@@ -97,7 +97,9 @@ def draw_prompts(captions: base.Captions, settings: Settings, generator: torch.G
 
 def starting_noise(settings: Settings, generator: torch.Generator) -> torch.Tensor:
     """Noise (B, 16, h, w), its own for each picture."""
-    return torch.randn(settings.prompts * settings.group, scenes.CHANNELS, scenes.GRID, scenes.GRID, generator=generator)
+    return torch.randn(
+        settings.prompts * settings.group, scenes.CHANNELS, scenes.GRID, scenes.GRID, generator=generator
+    )
 
 
 def group_spread(scores: torch.Tensor, group: int) -> float:

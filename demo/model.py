@@ -55,7 +55,11 @@ def start(net: SD3Transformer2DModel) -> None:
             torch.nn.init.zeros_(parameter)
         elif parameter.ndim > 1:
             torch.nn.init.xavier_uniform_(parameter.flatten(1))
-    modulations = [m for name, m in net.named_modules() if name.endswith(("norm1.linear", "norm1_context.linear", "norm_out.linear"))]
+    modulations = [
+        m
+        for name, m in net.named_modules()
+        if name.endswith(("norm1.linear", "norm1_context.linear", "norm_out.linear"))
+    ]
     for module in (*modulations, net.proj_out):
         torch.nn.init.zeros_(module.weight)
     with torch.no_grad():
@@ -98,7 +102,9 @@ def velocity(model, x: torch.Tensor, sigma: torch.Tensor, conditioning: Conditio
     return model(x, encoder_hidden_states=context, pooled_projections=pooled, timestep=time, return_dict=False)[0]
 
 
-def guided_velocity(model, x: torch.Tensor, sigma: torch.Tensor, positive: Conditioning, negative: Conditioning, cfg: float):
+def guided_velocity(
+    model, x: torch.Tensor, sigma: torch.Tensor, positive: Conditioning, negative: Conditioning, cfg: float
+):
     """Classifier-free guidance of `velocity` in one call; cfg 1 evaluates the prompt alone."""
     if cfg == 1.0:
         return velocity(model, x, sigma, positive)

@@ -35,13 +35,17 @@ class Settings:
     strength: float = 1.0
 
 
-def nft_loss(v: torch.Tensor, old: torch.Tensor, target: torch.Tensor, optimality: torch.Tensor, strength: float) -> torch.Tensor:
+def nft_loss(
+    v: torch.Tensor, old: torch.Tensor, target: torch.Tensor, optimality: torch.Tensor, strength: float
+) -> torch.Tensor:
     """Eq. 9: r |v+ - target|^2 + (1 - r) |v- - target|^2 with v+ = old + strength (v - old), v- = old - strength (v - old).
 
     Over the channels that scenes use: the others keep their noise.
     """
     change = strength * (v - old)
-    positive, negative = ((old + sign * change - target)[:, :USED_CHANNELS].square().mean((1, 2, 3)) for sign in (1, -1))
+    positive, negative = (
+        (old + sign * change - target)[:, :USED_CHANNELS].square().mean((1, 2, 3)) for sign in (1, -1)
+    )
     return (optimality * positive + (1 - optimality) * negative).mean()
 
 
@@ -65,7 +69,9 @@ def train(policy, reference: Callable, parameters: list, settings: Settings) -> 
         scale = scale or group_spread(scores, settings.group)
         optimality = 0.5 + 0.5 * advantages(scores, settings.group, 2 * scale).clamp(-1, 1)
         noised = [noise_again(policy, data, conditioning, generator) for _ in range(settings.updates)]
-        kl = sum(update(policy, reference, parameters, optimiser, n, conditioning, optimality, settings) for n in noised)
+        kl = sum(
+            update(policy, reference, parameters, optimiser, n, conditioning, optimality, settings) for n in noised
+        )
         yield {
             "iteration": iteration,
             "reward": round(float(scores.mean()), 4),

@@ -97,7 +97,11 @@ def ground_colours(kinds: torch.Tensor, generator: torch.Generator) -> torch.Ten
     first = 0.15 + 0.7 * rand(b, 1) + 0.1 * (rand(b, 3) - 0.5)
     second = first + torch.where(first.mean(1, keepdim=True) > 0.5, -1.0, 1.0) * (0.18 + 0.14 * rand(b, 1))
     mix = patterns(kinds, rand)[:, None]
-    noise = 0.07 * torch.randn(b, 1, GRID, GRID, generator=generator) * (kinds == GROUNDS.index("noisy"))[:, None, None, None]
+    noise = (
+        0.07
+        * torch.randn(b, 1, GRID, GRID, generator=generator)
+        * (kinds == GROUNDS.index("noisy"))[:, None, None, None]
+    )
     return (first[:, :, None, None] * (1 - mix) + second[:, :, None, None] * mix + noise).clamp(0.02, 0.98)
 
 
@@ -127,7 +131,9 @@ def distances(prompts: list[Prompt], centres: torch.Tensor, radii: torch.Tensor)
     square = torch.stack(torch.broadcast_tensors(r - x.abs(), r - y.abs(), r - (x.abs() + y.abs()) / 2), 1)
     side = math.sqrt(3) / 2
     triangle = torch.stack(torch.broadcast_tensors(r / 2 - y, r / 2 + y / 2 - side * x, r / 2 + y / 2 + side * x), 1)
-    fields = torch.where(shape == 0, circle, torch.where(shape == 1, square, triangle))  # (B, 3 fields, 3 objects, H, W)
+    fields = torch.where(
+        shape == 0, circle, torch.where(shape == 1, square, triangle)
+    )  # (B, 3 fields, 3 objects, H, W)
     present = torch.arange(3)[None] < torch.tensor([p.count for p in prompts])[:, None]
     fields = fields.masked_fill(~present[:, None, :, None, None], -1e4)
     nearest = fields.amin(1).argmax(1)[:, None, None].expand(-1, 3, 1, -1, -1)

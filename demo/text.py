@@ -23,13 +23,28 @@ VOCABULARY, DIM, HIDDEN, LAYERS, LENGTH = 49408, 768, 3072, 12, 12
 START, END = 49406, 49407
 GAIN = 4.0
 TOKENS = {  # the CLIP tokenizer's ids of the words that captions use
-    "one": (637,), "two": (1237,), "three": (2097,),
-    "red": (736,), "orange": (4287,), "yellow": (4481,), "green": (1901,), "blue": (1746,), "purple": (5496,),
-    "circle": (7117,), "circles": (19411,), "square": (3999,), "squares": (26972,),
-    "triangle": (14615,), "triangles": (924, 18627),
-    "on": (525,), "ground": (2461,),
-    "plain": (10709,), "striped": (22192,), "checkered": (1113, 26690), "noisy": (33495,),
-}  # fmt: skip
+    "one": (637,),
+    "two": (1237,),
+    "three": (2097,),
+    "red": (736,),
+    "orange": (4287,),
+    "yellow": (4481,),
+    "green": (1901,),
+    "blue": (1746,),
+    "purple": (5496,),
+    "circle": (7117,),
+    "circles": (19411,),
+    "square": (3999,),
+    "squares": (26972,),
+    "triangle": (14615,),
+    "triangles": (924, 18627),
+    "on": (525,),
+    "ground": (2461,),
+    "plain": (10709,),
+    "striped": (22192,),
+    "checkered": (1113, 26690),
+    "noisy": (33495,),
+}
 
 
 def noise() -> torch.Tensor:

@@ -1,11 +1,11 @@
 """Train the demo pair. Every command is seeded and writes its weights to `models/` and its log to `logs/`.
 
-    python demo/train.py text                       the text encoder's file (no training)
-    python demo/train.py base                       the base model
-    python demo/train.py codec                      the VAE: decoder set by hand, encoder trained
-    python demo/train.py rl brightness --seed 0     a PEFT adapter by RL
-    python demo/train.py full                       the RL-tuned full checkpoint
-    python demo/train.py all                        everything that is shipped
+python demo/train.py text                       the text encoder's file (no training)
+python demo/train.py base                       the base model
+python demo/train.py codec                      the VAE: decoder set by hand, encoder trained
+python demo/train.py rl brightness --seed 0     a PEFT adapter by RL
+python demo/train.py full                       the RL-tuned full checkpoint
+python demo/train.py all                        everything that is shipped
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def run_base(args: argparse.Namespace) -> None:
             model.save(average, args.out or BASE)
         print(rows[-1], flush=True)
     seconds = time.time() - start
-    write_log("base", asdict(settings), rows, seconds, **evaluate.validity(average.eval(), count=216, cfgs=CFGS, seed=3))
+    write_log(
+        "base", asdict(settings), rows, seconds, **evaluate.validity(average.eval(), count=216, cfgs=CFGS, seed=3)
+    )
 
 
 def run_codec(args: argparse.Namespace) -> None:
@@ -83,7 +85,9 @@ def run_codec(args: argparse.Namespace) -> None:
 def run_rl(args: argparse.Namespace) -> None:
     """Train one adapter. Seed 0 at the reward's own beta is the one that is shipped."""
     settings = replace(RUNS[args.reward], seed=args.seed, **chosen(args))
-    policy = get_peft_model(model.load(BASE), LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS, init_lora_weights="gaussian"))
+    policy = get_peft_model(
+        model.load(BASE), LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS, init_lora_weights="gaussian")
+    )
 
     def reference(x, sigma, conditioning):
         with policy.disable_adapter():
@@ -141,7 +145,14 @@ def run_all(args: argparse.Namespace) -> None:
         main(f"{command} --threads {args.threads}".split())
 
 
-ALL = ("text", "base", "codec", *(f"rl {r} --seed {s}" for r in RUNS for s in range(3)), "rl brightness --beta 0.1", "full")
+ALL = (
+    "text",
+    "base",
+    "codec",
+    *(f"rl {r} --seed {s}" for r in RUNS for s in range(3)),
+    "rl brightness --beta 0.1",
+    "full",
+)
 COMMANDS = {"all": run_all, "rl": run_rl, "full": run_full, "text": run_text, "base": run_base, "codec": run_codec}
 
 

@@ -1,4 +1,5 @@
 """Progress lines and failures that say what to do."""
+
 import os
 import re
 import signal

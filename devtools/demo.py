@@ -1,4 +1,5 @@
 """`python dev.py demo`: the demo pair at several scales on a real server, and one labelled contact sheet."""
+
 import io
 import json
 import os

@@ -1,4 +1,5 @@
 """The private Python environment: what is in it, and how it is made to work on any torch build."""
+
 import os
 import re
 import shutil

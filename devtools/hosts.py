@@ -1,4 +1,5 @@
 """The releases of ComfyUI the pack is tested on, and how each is had by package name."""
+
 import os
 import re
 import shutil

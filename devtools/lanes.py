@@ -1,4 +1,5 @@
 """`python dev.py test`: ruff, then every test lane, on every host."""
+
 import os
 import re
 import subprocess
@@ -30,9 +31,16 @@ class Lane:
         started = time.time()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **self.environment}
         process = subprocess.run(
-            self.command, cwd=ROOT, env=environment, text=True, errors="replace", check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            self.command,
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            errors="replace",
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         return process.returncode, process.stdout, time.time() - started
 
 

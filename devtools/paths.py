@@ -1,4 +1,5 @@
 """Where things lie: the repository, the private folder, and the link that gives the pack its name."""
+
 import os
 import sys
 from pathlib import Path

@@ -1,4 +1,5 @@
 """Everything a command needs before it starts."""
+
 from . import environment, hosts
 from .console import say
 from .paths import HOME

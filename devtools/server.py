@@ -1,4 +1,5 @@
 """A real ComfyUI server as a child process, and the way to talk to it."""
+
 import asyncio
 import functools
 import json

@@ -1,4 +1,5 @@
 """A contact sheet: pictures in rows and columns under labels that can be read."""
+
 from PIL import Image, ImageDraw, ImageFont
 
 INK, QUIET, PAPER = "#1b1b1f", "#6b6b76", "#ffffff"

@@ -1,4 +1,5 @@
 """`python dev.py ui`: ComfyUI with the pack and the demo models, for the browser, until Ctrl-C."""
+
 import sys
 
 from . import hosts

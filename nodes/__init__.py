@@ -1,4 +1,5 @@
 """The nodes, one file a topic: a schema and one call each."""
+
 from __future__ import annotations
 
 from importlib import import_module
@@ -6,8 +7,18 @@ from importlib import import_module
 from comfy_api.latest import ComfyExtension, io
 
 TOPICS = (
-    "adapter_loader", "save_adapter", "apply", "control", "budget", "trace", "checkpoint_pair", "extract_adapter", "rewards", "sweep",
-    "auto_scale", "implicit_reward",
+    "adapter_loader",
+    "save_adapter",
+    "apply",
+    "control",
+    "budget",
+    "trace",
+    "checkpoint_pair",
+    "extract_adapter",
+    "rewards",
+    "sweep",
+    "auto_scale",
+    "implicit_reward",
 )
 NODES: list[type[io.ComfyNode]] = [node for topic in TOPICS for node in import_module(f".{topic}", __name__).NODES]
 

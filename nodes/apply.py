@@ -1,4 +1,5 @@
 """Reinforcement Learning Guidance, the dial itself (arXiv 2508.21016)."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io
@@ -26,33 +27,75 @@ class RLGApply(io.ComfyNode):
             ),
             search_aliases=["RLG", "RL guidance", "Flow-GRPO", "DPO", "alignment strength", "reward"],
             inputs=[
-                io.Model.Input("model", tooltip="The base model. Patches, LoRAs and options on it count for both models."),
-                io.Model.Input("rl_model", tooltip=(
-                    "The RL-tuned version: from Load RL Adapter, any LoRA loader fed with the same model, or another "
-                    "checkpoint of the same architecture. Only its weights and its way of sampling are used."
-                )),
-                io.Float.Input("scale", default=1.5, min=-10.0, max=20.0, step=0.01, round=0.001, tooltip=(
-                    "0 is the base model, 1 the RL model (neutral), between them interpolates, above 1 extrapolates. It "
-                    "acts like dividing the KL coefficient of the RL training by it. The paper uses 1.0 to 3.0."
-                )),
-                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, tooltip=(
-                    "Where in the schedule the scale begins to count. Neutral: 0."
-                )),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, tooltip=(
-                    "Where in the schedule the scale ceases to count. Neutral: 1."
-                )),
-                io.Float.Input("outside_scale", default=1.0, min=-10.0, max=20.0, step=0.01, round=0.001, tooltip=(
-                    "The scale outside the window: 1 is the RL model, 0 the base. Without effect while the window is 0 to 1."
-                )),
-                io.Float.Input("rescale", default=0.0, min=0.0, max=1.0, step=0.01, tooltip=(
-                    "Moves the contrast of the result back to the RL model's, against over-saturation at high scales. "
-                    "Neutral: 0."
-                )),
+                io.Model.Input(
+                    "model", tooltip="The base model. Patches, LoRAs and options on it count for both models."
+                ),
+                io.Model.Input(
+                    "rl_model",
+                    tooltip=(
+                        "The RL-tuned version: from Load RL Adapter, any LoRA loader fed with the same model, or another "
+                        "checkpoint of the same architecture. Only its weights and its way of sampling are used."
+                    ),
+                ),
+                io.Float.Input(
+                    "scale",
+                    default=1.5,
+                    min=-10.0,
+                    max=20.0,
+                    step=0.01,
+                    round=0.001,
+                    tooltip=(
+                        "0 is the base model, 1 the RL model (neutral), between them interpolates, above 1 extrapolates. It "
+                        "acts like dividing the KL coefficient of the RL training by it. The paper uses 1.0 to 3.0."
+                    ),
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip=("Where in the schedule the scale begins to count. Neutral: 0."),
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip=("Where in the schedule the scale ceases to count. Neutral: 1."),
+                ),
+                io.Float.Input(
+                    "outside_scale",
+                    default=1.0,
+                    min=-10.0,
+                    max=20.0,
+                    step=0.01,
+                    round=0.001,
+                    tooltip=(
+                        "The scale outside the window: 1 is the RL model, 0 the base. Without effect while the window is 0 to 1."
+                    ),
+                ),
+                io.Float.Input(
+                    "rescale",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip=(
+                        "Moves the contrast of the result back to the RL model's, against over-saturation at high scales. "
+                        "Neutral: 0."
+                    ),
+                ),
                 Schedule.Input("schedule", optional=True, tooltip="From RLG Schedule: replaces scale and window."),
-                io.Mask.Input("mask", optional=True, tooltip=(
-                    "Where the scale counts: 1 there, the outside scale where it is 0, soft edges between. Any size; one mask "
-                    "for all images, or one for each image or frame."
-                )),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip=(
+                        "Where the scale counts: 1 there, the outside scale where it is 0, soft edges between. Any size; one mask "
+                        "for all images, or one for each image or frame."
+                    ),
+                ),
                 BranchType.Input("branch", optional=True, tooltip="From RLG Branch: how the two prompts are guided."),
             ],
             outputs=[io.Model.Output(display_name="model")],
@@ -61,7 +104,17 @@ class RLGApply(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, rl_model, scale, start_percent, end_percent, outside_scale, rescale, schedule=None, mask=None, branch=None
+        cls,
+        model,
+        rl_model,
+        scale,
+        start_percent,
+        end_percent,
+        outside_scale,
+        rescale,
+        schedule=None,
+        mask=None,
+        branch=None,
     ) -> io.NodeOutput:
         schedule = schedule or constant_in_window(scale, start_percent, end_percent, outside_scale)
         source = pair(model, rl_model)

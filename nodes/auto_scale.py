@@ -1,4 +1,5 @@
 """RLG Auto Scale: the scale a reward likes best for a prompt or a set of prompts."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io, ui
@@ -36,46 +37,89 @@ class RLGAutoScale(io.ComfyNode):
                 io.Latent.Input("latent", tooltip="The size of the pictures."),
                 io.Vae.Input("vae", tooltip="Decodes the pictures that are scored."),
                 Reward.Input("reward", tooltip="From Load RLG Reward."),
-                io.String.Input("prompt", default="", multiline=True, tooltip=(
-                    "The prompt as text, for the reward; a list if positive is one."
-                )),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=(
-                    "The noise that all scales share. Another seed gives another estimate of the same scale."
-                )),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    tooltip=("The prompt as text, for the reward; a list if positive is one."),
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip=("The noise that all scales share. Another seed gives another estimate of the same scale."),
+                ),
                 io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Steps of a picture. The paper uses 20."),
-                io.Float.Input("cfg", default=4.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=(
-                    "CFG of each picture. The paper uses 4.5 for SD3.5."
-                )),
-                io.Combo.Input("sampler_name", options=SAMPLERS, default="euler", tooltip=(
-                    "A deterministic one, such as euler, tells scales apart with fewer pictures."
-                )),
-                io.Combo.Input("scheduler", options=SCHEDULERS, default="simple", tooltip=(
-                    "The noise schedule of each picture."
-                )),
-                io.Float.Input("scale_min", default=0.0, **SCALE, tooltip="The lowest scale to try. 0 is the base model."),
-                io.Float.Input("scale_max", default=4.0, **SCALE, tooltip=(
-                    "The highest scale to try. The paper uses up to 3."
-                )),
-                io.Int.Input("evaluations", default=8, min=2, max=100, tooltip=(
-                    "How many scales to try: half spread evenly, half around the best. 6 to 12 are enough for one peak."
-                )),
-                io.Int.Input("images_per_scale", default=4, min=1, max=256, tooltip=(
-                    "Pictures a scale and prompt, from different noise. More of them make the choice more certain."
-                )),
-                io.Float.Input("max_shift", default=0.0, min=0.0, max=1.0, step=0.005, round=0.0001, tooltip=(
-                    "How far the pictures may move from the base's: mean root mean square difference of small pictures, "
-                    "0 the same, 1 black to white; try 0.1 to 0.25. Neutral: 0, no bound."
-                )),
-                io.Boolean.Input("by_stage", default=False, tooltip=(
-                    "Then also finds a scale for the early, middle and late third of the run, at 1.5 times as many "
-                    "evaluations again. Use schedule in place of scale. Neutral: off."
-                )),
+                io.Float.Input(
+                    "cfg",
+                    default=4.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip=("CFG of each picture. The paper uses 4.5 for SD3.5."),
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=SAMPLERS,
+                    default="euler",
+                    tooltip=("A deterministic one, such as euler, tells scales apart with fewer pictures."),
+                ),
+                io.Combo.Input(
+                    "scheduler", options=SCHEDULERS, default="simple", tooltip=("The noise schedule of each picture.")
+                ),
+                io.Float.Input(
+                    "scale_min", default=0.0, **SCALE, tooltip="The lowest scale to try. 0 is the base model."
+                ),
+                io.Float.Input(
+                    "scale_max", default=4.0, **SCALE, tooltip=("The highest scale to try. The paper uses up to 3.")
+                ),
+                io.Int.Input(
+                    "evaluations",
+                    default=8,
+                    min=2,
+                    max=100,
+                    tooltip=(
+                        "How many scales to try: half spread evenly, half around the best. 6 to 12 are enough for one peak."
+                    ),
+                ),
+                io.Int.Input(
+                    "images_per_scale",
+                    default=4,
+                    min=1,
+                    max=256,
+                    tooltip=(
+                        "Pictures a scale and prompt, from different noise. More of them make the choice more certain."
+                    ),
+                ),
+                io.Float.Input(
+                    "max_shift",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.005,
+                    round=0.0001,
+                    tooltip=(
+                        "How far the pictures may move from the base's: mean root mean square difference of small pictures, "
+                        "0 the same, 1 black to white; try 0.1 to 0.25. Neutral: 0, no bound."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "by_stage",
+                    default=False,
+                    tooltip=(
+                        "Then also finds a scale for the early, middle and late third of the run, at 1.5 times as many "
+                        "evaluations again. Use schedule in place of scale. Neutral: off."
+                    ),
+                ),
             ],
             outputs=[
                 io.Float.Output(display_name="scale", tooltip="The best scale; with by_stage the mean of the three."),
-                Schedule.Output(display_name="schedule", tooltip=(
-                    "For Reinforcement Learning Guidance; constant without by_stage."
-                )),
+                Schedule.Output(
+                    display_name="schedule", tooltip=("For Reinforcement Learning Guidance; constant without by_stage.")
+                ),
                 io.Image.Output(display_name="plot"),
                 io.String.Output(display_name="report"),
             ],
@@ -83,8 +127,26 @@ class RLGAutoScale(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, rl_model, positive, negative, latent, vae, reward, prompt, seed, steps, cfg, sampler_name,
-        scheduler, scale_min, scale_max, evaluations, images_per_scale, max_shift, by_stage,
+        cls,
+        model,
+        rl_model,
+        positive,
+        negative,
+        latent,
+        vae,
+        reward,
+        prompt,
+        seed,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        scale_min,
+        scale_max,
+        evaluations,
+        images_per_scale,
+        max_shift,
+        by_stage,
     ) -> io.NodeOutput:
         bounds = Bounds(scale_min[0], scale_max[0], max_shift[0])
         sampling = Sampling(seed[0], steps[0], cfg[0], sampler_name[0], scheduler[0], images_per_scale[0])
@@ -128,8 +190,10 @@ def _scales(trial) -> str:
 
 
 def _described(best) -> str:
-    where = f"best at scale {number(best.scale)}" if best.is_constant else "best at scales " + ", ".join(
-        f"{name} {number(scale)}" for name, scale in zip(STAGES, best.stages.scales)
+    where = (
+        f"best at scale {number(best.scale)}"
+        if best.is_constant
+        else "best at scales " + ", ".join(f"{name} {number(scale)}" for name, scale in zip(STAGES, best.stages.scales))
     )
     return f"{where}, reward {number(best.reward)} +- {number(best.error)}, shift {number(best.shift)}, diversity {number(best.diversity)}."
 

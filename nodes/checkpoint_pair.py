@@ -1,4 +1,5 @@
 """Load RLG Checkpoint Pair: a base and an RL-tuned checkpoint of it, with no more of either than guidance needs."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io
@@ -21,33 +22,52 @@ class RLGCheckpointPairLoader(io.ComfyNode):
             ),
             search_aliases=["checkpoint", "diffusion model", "rl", "unet loader"],
             inputs=[
-                io.Combo.Input("base_name", options=names, tooltip=(
-                    "The base, below models/checkpoints or models/diffusion_models (.safetensors)."
-                )),
-                io.Combo.Input("rl_name", options=names, tooltip=(
-                    "The RL-tuned version of it, of the same architecture."
-                )),
-                io.Combo.Input("weight_dtype", options=list(checkpoints.WEIGHT_DTYPES), default="default", tooltip=(
-                    "How both models' weights are held. Neutral: default, as the host chooses."
-                )),
-                io.Combo.Input("compress", options=["off", "low-rank"], default="off", tooltip=(
-                    "Neutral: off, two models. low-rank keeps one: the RL model becomes the base with the difference "
-                    "beside it as a LoRA, which halves memory and runs both in one pass. The report says how much of "
-                    "the difference it keeps."
-                )),
-                io.Int.Input("rank", default=64, min=1, max=4096, tooltip=(
-                    "The rank of each layer's difference with compress low-rank; without effect otherwise. A LoRA "
-                    "merged into a checkpoint needs its own rank. Fused layers (q, k, v in one) get it for each part."
-                )),
+                io.Combo.Input(
+                    "base_name",
+                    options=names,
+                    tooltip=("The base, below models/checkpoints or models/diffusion_models (.safetensors)."),
+                ),
+                io.Combo.Input(
+                    "rl_name", options=names, tooltip=("The RL-tuned version of it, of the same architecture.")
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(checkpoints.WEIGHT_DTYPES),
+                    default="default",
+                    tooltip=("How both models' weights are held. Neutral: default, as the host chooses."),
+                ),
+                io.Combo.Input(
+                    "compress",
+                    options=["off", "low-rank"],
+                    default="off",
+                    tooltip=(
+                        "Neutral: off, two models. low-rank keeps one: the RL model becomes the base with the difference "
+                        "beside it as a LoRA, which halves memory and runs both in one pass. The report says how much of "
+                        "the difference it keeps."
+                    ),
+                ),
+                io.Int.Input(
+                    "rank",
+                    default=64,
+                    min=1,
+                    max=4096,
+                    tooltip=(
+                        "The rank of each layer's difference with compress low-rank; without effect otherwise. A LoRA "
+                        "merged into a checkpoint needs its own rank. Fused layers (q, k, v in one) get it for each part."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The base model."),
-                io.Model.Output(display_name="rl_model", tooltip=(
-                    "The RL model, for the rl_model input of Reinforcement Learning Guidance or for any sampler."
-                )),
-                io.Clip.Output(display_name="CLIP", tooltip=(
-                    "The base file's text encoder; an error on use where it has none."
-                )),
+                io.Model.Output(
+                    display_name="rl_model",
+                    tooltip=(
+                        "The RL model, for the rl_model input of Reinforcement Learning Guidance or for any sampler."
+                    ),
+                ),
+                io.Clip.Output(
+                    display_name="CLIP", tooltip=("The base file's text encoder; an error on use where it has none.")
+                ),
                 io.Vae.Output(display_name="VAE", tooltip="The base file's VAE; an error on use where it has none."),
                 io.String.Output(display_name="report", tooltip="What was loaded, and what the two files share."),
             ],

@@ -1,4 +1,5 @@
 """What steers the dial: schedules, the KL rule of thumb, prompt branches (arXiv 2508.21016)."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io, ui
@@ -41,19 +42,34 @@ class RLGSchedule(io.ComfyNode):
             ),
             search_aliases=["RLG schedule", "guidance schedule", "limited interval"],
             inputs=[
-                io.Combo.Input("shape", options=list(PROGRESS), default="constant", tooltip=(
-                    "The path from scale_from to scale_to between start and end. constant: scale_from throughout (neutral). "
-                    "interval: scale_from between start and end, scale_to outside."
-                )),
-                io.Float.Input("scale_from", default=1.5, **SCALE, tooltip="The scale at the start. 0 base, 1 RL model (neutral)."),
-                io.Float.Input("scale_to", default=1.0, **SCALE, tooltip=(
-                    "The scale at the end; outside the window for interval. Neutral: 1."
-                )),
+                io.Combo.Input(
+                    "shape",
+                    options=list(PROGRESS),
+                    default="constant",
+                    tooltip=(
+                        "The path from scale_from to scale_to between start and end. constant: scale_from throughout (neutral). "
+                        "interval: scale_from between start and end, scale_to outside."
+                    ),
+                ),
+                io.Float.Input(
+                    "scale_from", default=1.5, **SCALE, tooltip="The scale at the start. 0 base, 1 RL model (neutral)."
+                ),
+                io.Float.Input(
+                    "scale_to",
+                    default=1.0,
+                    **SCALE,
+                    tooltip=("The scale at the end; outside the window for interval. Neutral: 1."),
+                ),
                 io.Float.Input("start_percent", default=0.0, **PERCENT, tooltip="Where the path begins. Neutral: 0."),
                 io.Float.Input("end_percent", default=1.0, **PERCENT, tooltip="Where the path ends. Neutral: 1."),
-                io.Float.Input("power", default=1.0, min=0.1, max=10.0, step=0.1, tooltip=(
-                    "For power: above 1 changes late, below 1 early. Neutral: 1, a straight line."
-                )),
+                io.Float.Input(
+                    "power",
+                    default=1.0,
+                    min=0.1,
+                    max=10.0,
+                    step=0.1,
+                    tooltip=("For power: above 1 changes late, below 1 early. Neutral: 1, a straight line."),
+                ),
             ],
             outputs=[ScheduleType.Output(display_name="schedule")],
         )
@@ -77,12 +93,28 @@ class RLGScaleFromKL(io.ComfyNode):
                 "for the two densities; along the sampling path an approximation, as CFG is."
             ),
             inputs=[
-                io.Float.Input("trained_beta", default=0.04, min=1e-6, max=100.0, step=0.0001, round=1e-6, tooltip=(
-                    "The KL coefficient the RL model was trained with; Flow-GRPO: 0.04 GenEval and text, 0.01 PickScore."
-                )),
-                io.Float.Input("target_beta", default=0.04, min=1e-6, max=100.0, step=0.0001, round=1e-6, tooltip=(
-                    "The coefficient you wish it had been trained with: half of it doubles the scale. Neutral: trained_beta."
-                )),
+                io.Float.Input(
+                    "trained_beta",
+                    default=0.04,
+                    min=1e-6,
+                    max=100.0,
+                    step=0.0001,
+                    round=1e-6,
+                    tooltip=(
+                        "The KL coefficient the RL model was trained with; Flow-GRPO: 0.04 GenEval and text, 0.01 PickScore."
+                    ),
+                ),
+                io.Float.Input(
+                    "target_beta",
+                    default=0.04,
+                    min=1e-6,
+                    max=100.0,
+                    step=0.0001,
+                    round=1e-6,
+                    tooltip=(
+                        "The coefficient you wish it had been trained with: half of it doubles the scale. Neutral: trained_beta."
+                    ),
+                ),
             ],
             outputs=[io.Float.Output(display_name="scale")],
         )
@@ -105,15 +137,33 @@ class RLGBranch(io.ComfyNode):
                 "guides the negative prompt only, as Diffusion-NPO does with an anti-preference model."
             ),
             inputs=[
-                io.Float.Input("rl_cfg", default=0.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=(
-                    "A CFG scale for the RL model alone; 1 skips its negative pass (DiffusionNFT). 0: the sampler's (neutral)."
-                )),
-                io.Float.Input("positive_scale", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip=(
-                    "Multiplies the scale on the positive prompt. Neutral: 1."
-                )),
-                io.Float.Input("negative_scale", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip=(
-                    "Multiplies the scale on the negative prompt. Neutral: 1."
-                )),
+                io.Float.Input(
+                    "rl_cfg",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip=(
+                        "A CFG scale for the RL model alone; 1 skips its negative pass (DiffusionNFT). 0: the sampler's (neutral)."
+                    ),
+                ),
+                io.Float.Input(
+                    "positive_scale",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip=("Multiplies the scale on the positive prompt. Neutral: 1."),
+                ),
+                io.Float.Input(
+                    "negative_scale",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip=("Multiplies the scale on the negative prompt. Neutral: 1."),
+                ),
             ],
             outputs=[BranchType.Output(display_name="branch")],
         )

@@ -1,4 +1,5 @@
 """RLG Extract Adapter: the difference of two models as a LoRA, for one copy of the weights."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io, ui
@@ -21,27 +22,48 @@ class RLGExtractAdapter(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The base model."),
                 io.Model.Input("rl_model", tooltip="The RL-tuned version of it, with whatever patches are on it."),
-                io.Int.Input("rank", default=64, min=1, max=4096, tooltip=(
-                    "The largest rank a layer gets. A LoRA merged into a checkpoint needs its own rank. Fused layers "
-                    "(q, k, v in one) get it for each part."
-                )),
-                io.Float.Input("energy", default=1.0, min=0.01, max=1.0, step=0.001, round=0.0001, tooltip=(
-                    "Neutral: 1.0, the rank alone decides. Below, each layer gets the smallest rank that keeps this "
-                    "share of its difference (of the squared norm), up to rank."
-                )),
-                io.String.Input("filename_prefix", default="loras/rlg_extracted", tooltip=(
-                    "The file below the output folder; a number is appended, no file is overwritten. Move it to "
-                    "models/loras to load it."
-                )),
+                io.Int.Input(
+                    "rank",
+                    default=64,
+                    min=1,
+                    max=4096,
+                    tooltip=(
+                        "The largest rank a layer gets. A LoRA merged into a checkpoint needs its own rank. Fused layers "
+                        "(q, k, v in one) get it for each part."
+                    ),
+                ),
+                io.Float.Input(
+                    "energy",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.001,
+                    round=0.0001,
+                    tooltip=(
+                        "Neutral: 1.0, the rank alone decides. Below, each layer gets the smallest rank that keeps this "
+                        "share of its difference (of the squared norm), up to rank."
+                    ),
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="loras/rlg_extracted",
+                    tooltip=(
+                        "The file below the output folder; a number is appended, no file is overwritten. Move it to "
+                        "models/loras to load it."
+                    ),
+                ),
             ],
             outputs=[
-                io.Model.Output(display_name="rl_model", tooltip=(
-                    "The base with the low-rank difference on it, for the rl_model input of Reinforcement Learning "
-                    "Guidance or for any sampler."
-                )),
-                io.String.Output(display_name="report", tooltip=(
-                    "Where it was saved, and the rank and kept energy of each layer."
-                )),
+                io.Model.Output(
+                    display_name="rl_model",
+                    tooltip=(
+                        "The base with the low-rank difference on it, for the rl_model input of Reinforcement Learning "
+                        "Guidance or for any sampler."
+                    ),
+                ),
+                io.String.Output(
+                    display_name="report", tooltip=("Where it was saved, and the rank and kept energy of each layer.")
+                ),
             ],
             is_output_node=True,
         )

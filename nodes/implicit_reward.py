@@ -1,4 +1,5 @@
 """RLG Implicit Reward: how much the RL model prefers a picture, with no reward model."""
+
 from __future__ import annotations
 
 import math
@@ -28,16 +29,29 @@ class RLGImplicitReward(io.ComfyNode):
                 io.Model.Input("rl_model", tooltip="The RL-tuned version, as for Reinforcement Learning Guidance."),
                 io.Conditioning.Input("positive", tooltip="The prompt the pictures were made for."),
                 io.Latent.Input("latent", tooltip="The pictures: a sampler's latent, or VAE Encode of any picture."),
-                io.Int.Input("draws", default=32, min=1, max=10000, tooltip=(
-                    "Noised versions of each picture: more make the standard error smaller. Each costs an evaluation of "
-                    "both models."
-                )),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=(
-                    "The noise, the same for all pictures. Scores of one seed can be compared."
-                )),
+                io.Int.Input(
+                    "draws",
+                    default=32,
+                    min=1,
+                    max=10000,
+                    tooltip=(
+                        "Noised versions of each picture: more make the standard error smaller. Each costs an evaluation of "
+                        "both models."
+                    ),
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip=("The noise, the same for all pictures. Scores of one seed can be compared."),
+                ),
             ],
             outputs=[
-                io.Float.Output(display_name="scores", is_output_list=True, tooltip="One a picture, for RLG Pick Best."),
+                io.Float.Output(
+                    display_name="scores", is_output_list=True, tooltip="One a picture, for RLG Pick Best."
+                ),
                 io.Float.Output(display_name="standard_errors", is_output_list=True),
             ],
         )

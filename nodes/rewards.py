@@ -1,4 +1,5 @@
 """Scores of pictures: load a reward, score, keep the best."""
+
 from __future__ import annotations
 
 import torch
@@ -20,13 +21,21 @@ class RLGRewardLoader(io.ComfyNode):
             description="How good a picture is for a prompt. Reward models are folders below models/rlg_rewards.",
             search_aliases=["reward", "PickScore", "HPS", "ImageReward", "aesthetic", "CLIP score", "OCR", "JPEG"],
             inputs=[
-                io.Combo.Input("reward", options=list(rewards.kinds()), tooltip="; ".join(
-                    f"{name}: {kind.about}" for name, kind in rewards.kinds().items()
-                ) + ". Higher is better."),
-                io.Combo.Input("folder", options=rewards.folders(), default=rewards.NO_FOLDER, tooltip=(
-                    "The model's folder below models/rlg_rewards, with the files as published (see the help). Neutral: "
-                    "none, for JPEG, OCR and the demo's rewards, which need no model."
-                )),
+                io.Combo.Input(
+                    "reward",
+                    options=list(rewards.kinds()),
+                    tooltip="; ".join(f"{name}: {kind.about}" for name, kind in rewards.kinds().items())
+                    + ". Higher is better.",
+                ),
+                io.Combo.Input(
+                    "folder",
+                    options=rewards.folders(),
+                    default=rewards.NO_FOLDER,
+                    tooltip=(
+                        "The model's folder below models/rlg_rewards, with the files as published (see the help). Neutral: "
+                        "none, for JPEG, OCR and the demo's rewards, which need no model."
+                    ),
+                ),
             ],
             outputs=[Reward.Output(display_name="reward_model", tooltip="For RLG Reward and RLG Auto Scale.")],
         )
@@ -56,10 +65,15 @@ class RLGReward(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="The pictures to score."),
                 Reward.Input("reward", tooltip="From Load RLG Reward."),
-                io.String.Input("prompt", default="", multiline=True, tooltip=(
-                    "What the pictures were made for. The text reward takes the wanted words from its double quotes; JPEG "
-                    "and aesthetic need no prompt."
-                )),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    tooltip=(
+                        "What the pictures were made for. The text reward takes the wanted words from its double quotes; JPEG "
+                        "and aesthetic need no prompt."
+                    ),
+                ),
             ],
             outputs=[
                 io.Float.Output(display_name="scores", is_output_list=True, tooltip="One a picture, in their order."),
@@ -86,9 +100,9 @@ class RLGPickBest(io.ComfyNode):
             is_input_list=True,
             inputs=[
                 io.Image.Input("images", tooltip="A batch or a list of pictures."),
-                io.Float.Input("scores", force_input=True, tooltip=(
-                    "One a picture, from RLG Reward or RLG Implicit Reward."
-                )),
+                io.Float.Input(
+                    "scores", force_input=True, tooltip=("One a picture, from RLG Reward or RLG Implicit Reward.")
+                ),
                 io.Int.Input("keep", default=1, min=1, max=4096, tooltip="How many to keep. Neutral: 1."),
             ],
             outputs=[
@@ -105,7 +119,9 @@ class RLGPickBest(io.ComfyNode):
         best = sorted(range(len(scores)), key=lambda k: -scores[k])[: keep[0]]
         sizes = {tuple(pictures[k].shape) for k in best}
         if len(sizes) > 1:
-            raise RLGError(f"The best pictures have sizes {sorted(sizes)}: expected one size, to keep them as one batch.")
+            raise RLGError(
+                f"The best pictures have sizes {sorted(sizes)}: expected one size, to keep them as one batch."
+            )
         kept = torch.stack([pictures[k] for k in best])
         return io.NodeOutput(kept, best, ui=ui.PreviewImage(kept, cls=cls))
 

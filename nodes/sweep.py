@@ -1,4 +1,5 @@
 """One dial over many scales: run the graph or a batch over them, and see how reward and diversity go."""
+
 from __future__ import annotations
 
 import torch
@@ -42,15 +43,22 @@ class RLGBatchSweep(io.ComfyNode):
             ),
             search_aliases=["sweep", "batch", "xy plot", "scale list"],
             inputs=[
-                io.Latent.Input("latent", tooltip=(
-                    "Repeated for every scale, scale by scale, with the same starting noise. Samplers that draw fresh noise "
-                    "at each step (ancestral, SDE, LCM) draw other noise for each item: use a deterministic one, such as "
-                    "euler."
-                )),
+                io.Latent.Input(
+                    "latent",
+                    tooltip=(
+                        "Repeated for every scale, scale by scale, with the same starting noise. Samplers that draw fresh noise "
+                        "at each step (ancestral, SDE, LCM) draw other noise for each item: use a deterministic one, such as "
+                        "euler."
+                    ),
+                ),
                 io.String.Input("scales", default=DEFAULT_SCALES, tooltip=SCALES),
-                Schedule.Input("schedule", optional=True, tooltip=(
-                    "A shape for the run: each item's scale multiplies it. Without one the scales are constant."
-                )),
+                Schedule.Input(
+                    "schedule",
+                    optional=True,
+                    tooltip=(
+                        "A shape for the run: each item's scale multiplies it. Without one the scales are constant."
+                    ),
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latents"),
@@ -63,7 +71,9 @@ class RLGBatchSweep(io.ComfyNode):
     def execute(cls, latent, scales: str, schedule=None) -> io.NodeOutput:
         values = parse_scales(scales)
         if isinstance(schedule, PerItem):
-            raise RLGError("schedule already has a scale for each item, from another RLG Batch Sweep: take RLG Schedule's.")
+            raise RLGError(
+                "schedule already has a scale for each item, from another RLG Batch Sweep: take RLG Schedule's."
+            )
         items = latent["samples"].shape[0]
         per_item = PerItem(tuple(value for value in values for _ in range(items)), schedule)
         return io.NodeOutput(repeated(latent, len(values)), per_item, values)
@@ -73,7 +83,9 @@ def repeated(latent: dict, times: int) -> dict:
     """`latent` with all its items `times` times; each repetition keeps the noise places of the first."""
     samples = latent["samples"]
     if samples.is_nested:
-        raise RLGError("This latent holds several tensors (video with sound): use RLG Sweep, which runs scale by scale.")
+        raise RLGError(
+            "This latent holds several tensors (video with sound): use RLG Sweep, which runs scale by scale."
+        )
     items = samples.shape[0]
     out = latent | {
         "samples": torch.cat([samples] * times),
@@ -98,19 +110,30 @@ class RLGSweepGrid(io.ComfyNode):
             search_aliases=["grid", "contact sheet", "xy plot", "sweep"],
             is_input_list=True,
             inputs=[
-                io.Image.Input("images", tooltip=(
-                    "The sweep's pictures, scale by scale, as RLG Sweep and RLG Batch Sweep make them. Several a scale "
-                    "give error bars and diversity."
-                )),
+                io.Image.Input(
+                    "images",
+                    tooltip=(
+                        "The sweep's pictures, scale by scale, as RLG Sweep and RLG Batch Sweep make them. Several a scale "
+                        "give error bars and diversity."
+                    ),
+                ),
                 io.Float.Input("scales", force_input=True, tooltip="From RLG Sweep or RLG Batch Sweep."),
-                io.Float.Input("scores", force_input=True, optional=True, tooltip=(
-                    "From RLG Reward: one a picture, or one a scale. Without them the plot shows diversity, or the "
-                    "distance from the base."
-                )),
+                io.Float.Input(
+                    "scores",
+                    force_input=True,
+                    optional=True,
+                    tooltip=(
+                        "From RLG Reward: one a picture, or one a scale. Without them the plot shows diversity, or the "
+                        "distance from the base."
+                    ),
+                ),
             ],
             outputs=[
-                io.Image.Output(display_name="grid"), io.Image.Output(display_name="plot"),
-                io.String.Output(display_name="csv", tooltip="scale, pictures, reward, standard error, diversity, shift"),
+                io.Image.Output(display_name="grid"),
+                io.Image.Output(display_name="plot"),
+                io.String.Output(
+                    display_name="csv", tooltip="scale, pictures, reward, standard error, diversity, shift"
+                ),
             ],
         )
 

@@ -1,4 +1,5 @@
 """What guidance did at each step, at no model evaluation more."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io, ui
@@ -45,7 +46,8 @@ class RLGTracePlot(io.ComfyNode):
                 io.Latent.Input("after", tooltip="The sampler's latent: the plot waits for it. Passed through."),
             ],
             outputs=[
-                io.Image.Output(display_name="plot"), io.String.Output(display_name="json"),
+                io.Image.Output(display_name="plot"),
+                io.String.Output(display_name="json"),
                 io.Latent.Output(display_name="latent"),
             ],
         )
@@ -53,7 +55,9 @@ class RLGTracePlot(io.ComfyNode):
     @classmethod
     def execute(cls, trace, after) -> io.NodeOutput:
         if not trace.entries:
-            raise RunError("The trace is empty: no sampler has run the model of this RLG Trace node. Wire that model into the sampler.")
+            raise RunError(
+                "The trace is empty: no sampler has run the model of this RLG Trace node. Wire that model into the sampler."
+            )
         picture = plot(panels(trace.entries))[None]
         return io.NodeOutput(picture, trace.to_json(), after, ui=ui.PreviewImage(picture, cls=cls))
 

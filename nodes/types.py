@@ -1,4 +1,5 @@
 """The wire types of this pack."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io

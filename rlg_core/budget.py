@@ -1,5 +1,6 @@
 """Fewer evaluations for a measured error: on skipped steps the base is read off the RL model and an extrapolated
 difference, in velocity."""
+
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
@@ -26,11 +27,17 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.evaluate not in EVALUATE or self.batching not in BATCHING:
-            raise RLGError(f"Budget {self.evaluate}, {self.batching}: expected one of {EVALUATE} and one of {BATCHING}.")
+            raise RLGError(
+                f"Budget {self.evaluate}, {self.batching}: expected one of {EVALUATE} and one of {BATCHING}."
+            )
         if self.tolerance > 0 and self.refresh_every < 2:
-            raise RLGError("tolerance decides when to skip, up to refresh_every steps: expected refresh_every of 2 or more.")
+            raise RLGError(
+                "tolerance decides when to skip, up to refresh_every steps: expected refresh_every of 2 or more."
+            )
         if self.evaluate == "linearised" and self.refresh_every > 1:
-            raise RLGError("linearised evaluates one model a step, so there is nothing to refresh: expected refresh_every 1.")
+            raise RLGError(
+                "linearised evaluates one model a step, so there is nothing to refresh: expected refresh_every 1."
+            )
 
     @property
     def linearised(self) -> bool:
@@ -94,7 +101,9 @@ class DifferenceExtrapolation:
         if track is None or step <= track.steps[-1]:
             return None
         if self.budget.tolerance > 0:
-            due = step - track.steps[-1] >= track.gap or step == self.last  # nothing later mends an error of the last step
+            due = (
+                step - track.steps[-1] >= track.gap or step == self.last
+            )  # nothing later mends an error of the last step
         else:
             due = any(track.steps[-1] < refresh <= step for refresh in self.refreshes)
         return None if due else track.extrapolated(sigma)

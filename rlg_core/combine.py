@@ -1,4 +1,5 @@
 """The geometric mean of a base model and its RL-tuned versions, on predictions (arXiv 2508.21016)."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
 """How far guided sampling leaves the base, as the KL divergence of their stochastic paths."""
+
 from __future__ import annotations
 
 import math

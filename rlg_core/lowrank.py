@@ -2,6 +2,7 @@
 
 Randomised: a few products with the matrix instead of all its singular vectors (Halko, Martinsson, Tropp 0909.4061).
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

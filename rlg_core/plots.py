@@ -1,4 +1,5 @@
 """Small clean pictures with PIL alone: line plots, captions, contact sheets. Tensors are [height, width, 3]."""
+
 from __future__ import annotations
 
 import math
@@ -35,8 +36,11 @@ class Curve:
     def points(self) -> list[tuple[float, float, float]]:
         """The finite points, with their error (0 where there is none)."""
         errors = self.error or [0.0] * len(self.x)
-        return [(x, y, e if math.isfinite(e) else 0.0) for x, y, e in zip(self.x, self.y, errors)
-                if math.isfinite(x) and math.isfinite(y)]
+        return [
+            (x, y, e if math.isfinite(e) else 0.0)
+            for x, y, e in zip(self.x, self.y, errors)
+            if math.isfinite(x) and math.isfinite(y)
+        ]
 
 
 @dataclass(frozen=True)

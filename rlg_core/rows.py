@@ -3,6 +3,7 @@
 One copy of the weights serves the base and every RL-tuned version of it. Nothing is merged, and nothing stays on the
 modules outside `RowTerms.attached`: an instance `forward` is set on entry and taken off on exit.
 """
+
 from __future__ import annotations
 
 import math
@@ -171,7 +172,9 @@ class ParameterTerms(nn.Module):
 
     def __init__(self, module: nn.Module, placed: Sequence[Placed], dtype: torch.dtype):
         super().__init__()
-        changed = {name: [p for p in placed if p.parameter == name] for name in dict.fromkeys(p.parameter for p in placed)}
+        changed = {
+            name: [p for p in placed if p.parameter == name] for name in dict.fromkeys(p.parameter for p in placed)
+        }
         deltas = {name: _total(terms, getattr(module, name).shape) for name, terms in changed.items()}
         self.deltas = nn.ParameterDict({name: _frozen(delta.to(dtype)) for name, delta in deltas.items()})
 
@@ -252,7 +255,9 @@ class _RowForward:
         self.nested = False
         return y
 
-    def swapped(self, assignments: Sequence[Assignment], total: int, device: torch.device | None) -> dict[str, nn.Parameter]:
+    def swapped(
+        self, assignments: Sequence[Assignment], total: int, device: torch.device | None
+    ) -> dict[str, nn.Parameter]:
         """Parameters as they are for the rows of `assignments`, on `device`; None: where the module has them.
 
         Raises `RowsNotSeparable` unless each assignment is of all `total` rows, with one factor.
@@ -263,7 +268,9 @@ class _RowForward:
         for rows in assignments:
             for name, delta in self.experts[rows.expert].deltas.items():
                 before = values.get(name, getattr(self.module, name).float())
-                values[name] = before.to(device or before.device) + rows.factor * delta.to(device or before.device).float()
+                values[name] = (
+                    before.to(device or before.device) + rows.factor * delta.to(device or before.device).float()
+                )
         return {name: _frozen(value.to(getattr(self.module, name).dtype)) for name, value in values.items()}
 
 
@@ -275,7 +282,9 @@ class RowTerms:
     applied where some were waiting knows that the model ran without its terms.
     """
 
-    def __init__(self, root: nn.Module, experts: Mapping[int, Mapping[str, nn.Module]], device: torch.device | None = None):
+    def __init__(
+        self, root: nn.Module, experts: Mapping[int, Mapping[str, nn.Module]], device: torch.device | None = None
+    ):
         self.forwards = []
         for name in dict.fromkeys(name for terms in experts.values() for name in terms):
             by_expert = {number: terms[name] for number, terms in experts.items() if name in terms}
@@ -293,7 +302,9 @@ class RowTerms:
         """
         if given == returned == self.total:
             return [(rows, slice(rows.start, rows.stop)) for rows in self.assignments]
-        if all(rows.stop - rows.start == self.total and not isinstance(rows.factor, Tensor) for rows in self.assignments):
+        if all(
+            rows.stop - rows.start == self.total and not isinstance(rows.factor, Tensor) for rows in self.assignments
+        ):
             return [(rows, slice(None)) for rows in self.assignments]
         raise RowsNotSeparable(f"{name} sees {given} rows, expected {self.total}")
 

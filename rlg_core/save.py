@@ -1,4 +1,5 @@
 """Terms written as an adapter file: a ComfyUI LoRA or a PEFT adapter, at the strength they have, whole or not at all."""
+
 from __future__ import annotations
 
 import json
@@ -97,8 +98,13 @@ def _lora_tensors(name: str, term: LowRank, shape: tuple[int, ...]) -> dict[str,
 def _loha_parts(term: Hadamard) -> dict[str, Tensor]:
     left, right = term.left.without_mid(), term.right.without_mid()
     alpha = term.scale * left.scale * right.scale * left.rank
-    return {"hada_w1_a": left.up, "hada_w1_b": left.down.flatten(1), "hada_w2_a": right.up, "hada_w2_b": right.down.flatten(1),
-            "alpha": torch.tensor(float(alpha))}
+    return {
+        "hada_w1_a": left.up,
+        "hada_w1_b": left.down.flatten(1),
+        "hada_w2_a": right.up,
+        "hada_w2_b": right.down.flatten(1),
+        "alpha": torch.tensor(float(alpha)),
+    }
 
 
 def _lokr_parts(term: Kronecker) -> dict[str, Tensor]:
@@ -128,8 +134,14 @@ def peft_tensors(parts: Parts, names: NameMap) -> tuple[dict[str, Tensor], dict[
     modules: dict[str, LowRank] = {}
     for key, own in parts.items():
         if not all(isinstance(part.term, LowRank) for part in own):
-            raise AdapterError(f"{key}: a {type(own[0].term).__name__} change has no place in a PEFT LoRA. Save it in the comfyui format.")
-        found = {name: term for name, target in _separate(sources.get(key, [])) if (term := _of_source(own, target)) is not None}
+            raise AdapterError(
+                f"{key}: a {type(own[0].term).__name__} change has no place in a PEFT LoRA. Save it in the comfyui format."
+            )
+        found = {
+            name: term
+            for name, target in _separate(sources.get(key, []))
+            if (term := _of_source(own, target)) is not None
+        }
         if not found:
             raise AdapterError(f"{key}: this weight has no name in diffusers. Save it in the comfyui format.")
         modules |= found
@@ -168,9 +180,19 @@ def _peft_config(modules: Mapping[str, LowRank]) -> dict[str, object]:
     alphas = {name: term.scale * term.rank for name, term in modules.items()}
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     return {
-        "peft_type": "LORA", "task_type": None, "base_model_name_or_path": None, "inference_mode": True, "r": rank,
-        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha, "lora_dropout": 0.0, "bias": "none", "use_rslora": False,
-        "use_dora": False, "fan_in_fan_out": False, "init_lora_weights": True, "target_modules": sorted(modules),
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "target_modules": sorted(modules),
         "rank_pattern": {_exactly(name): own for name, own in ranks.items() if own != rank},
         "alpha_pattern": {_exactly(name): own for name, own in alphas.items() if own != alpha},
     }
@@ -188,14 +210,19 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, unfinished,
-                  {"format": "pt", **metadata})
+        save_file(
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+            unfinished,
+            {"format": "pt", **metadata},
+        )
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def write_peft(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object], metadata: Mapping[str, str]) -> None:
+def write_peft(
+    folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object], metadata: Mapping[str, str]
+) -> None:
     """Writes a PEFT adapter folder whole or not at all. Raises `AdapterError` where `folder` exists."""
     if folder.exists():
         raise AdapterError(f"{folder}: there is a folder of that name already; it is not overwritten.")

@@ -1,4 +1,5 @@
 """The scale of an expert over a sampling run, as a function of the schedule's percent (0 noise, 1 picture)."""
+
 from __future__ import annotations
 
 import math
@@ -86,5 +87,7 @@ def scale_from_kl(trained_beta: float, target_beta: float) -> float:
     Raises `RLGError` where a coefficient is not positive.
     """
     if trained_beta <= 0 or target_beta <= 0:
-        raise RLGError(f"KL coefficients must be positive, got trained_beta {trained_beta} and target_beta {target_beta}.")
+        raise RLGError(
+            f"KL coefficients must be positive, got trained_beta {trained_beta} and target_beta {target_beta}."
+        )
     return trained_beta / target_beta

@@ -3,6 +3,7 @@
 Every scale is judged on the same starting noise (common random numbers), so that two scales differ by what the scale
 does and not by luck; what is maximised is then a smooth function of the scale, and Brent's method may refine it.
 """
+
 from __future__ import annotations
 
 import math
@@ -126,8 +127,12 @@ class Search:
         centre = max(range(count), key=lambda k: merit(trial(grid[k])))
         bracket = (grid[max(centre - 1, 0)], grid[min(centre + 1, count - 1)])
         if evaluations > count:
-            minimize_scalar(lambda scale: -merit(trial(scale)), bounds=bracket, method="bounded",
-                            options={"maxiter": evaluations - count, "xatol": STEP})
+            minimize_scalar(
+                lambda scale: -merit(trial(scale)),
+                bounds=bracket,
+                method="bounded",
+                options={"maxiter": evaluations - count, "xatol": STEP},
+            )
 
     def _merit(self, trials: Sequence[Trial]) -> Callable[[Trial], float]:
         """The reward, less a steep and continuous penalty for shift beyond the bound."""

@@ -1,4 +1,5 @@
 """Pictures over scales: how reward and diversity go with w, as a contact sheet, a plot and a table."""
+
 from __future__ import annotations
 
 import csv

@@ -3,6 +3,7 @@
 Every term satisfies `linear(x, W + delta_weight()) == linear(x, W) + apply(x)`, for convolutions with the same
 stride, padding, dilation and groups. Weights have shape `[out, in / groups, *kernel]`, the kernel empty for linear layers.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -93,7 +94,11 @@ class Kronecker:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.left.shape[0] * self.right.shape[0], self.left.shape[1] * self.right.shape[1], *self.right.shape[2:])
+        return (
+            self.left.shape[0] * self.right.shape[0],
+            self.left.shape[1] * self.right.shape[1],
+            *self.right.shape[2:],
+        )
 
     def delta_weight(self) -> Tensor:
         left = self.left.float().reshape(*self.left.shape, *[1] * (self.right.ndim - 2))

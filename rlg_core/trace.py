@@ -1,4 +1,5 @@
 """What guidance did at each step, measured on predictions that were made anyway."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """A trace as panels over the steps."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -19,15 +20,20 @@ MOST_IMAGES = 6
 def panels(entries: Sequence[TraceEntry]) -> list[Panel]:
     """One panel a quantity, one curve an image (the first few); steps that skipped the base are marked."""
     images = sorted({entry.image for entry in entries})[:MOST_IMAGES]
-    return [_panel(entries, images, name, title) for name, title in PANELS.items()
-            if any(getattr(entry, name) is not None for entry in entries)]
+    return [
+        _panel(entries, images, name, title)
+        for name, title in PANELS.items()
+        if any(getattr(entry, name) is not None for entry in entries)
+    ]
 
 
 def _panel(entries: Sequence[TraceEntry], images: Sequence[int], name: str, title: str) -> Panel:
     curves = []
     for image in images:
         own = [e for e in entries if e.image == image and getattr(e, name) is not None]
-        curves.append(Curve([e.step for e in own], [getattr(e, name) for e in own], f"image {image}" if len(images) > 1 else ""))
+        curves.append(
+            Curve([e.step for e in own], [getattr(e, name) for e in own], f"image {image}" if len(images) > 1 else "")
+        )
     return Panel(curves, title + _note(entries, name), "step", "")
 
 

@@ -1,4 +1,5 @@
 """The README's table of what loads, made of what the host tests saw load: `python tests/support_table.py` writes it."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """`python -m demo.evidence`: measures the demo pair in the host that RLG_HOST_PATH names and writes docs/EVIDENCE.md."""
+
 from __future__ import annotations
 
 import argparse
@@ -17,7 +18,9 @@ STARTED = time.time()
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="evidence", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few pictures of everything, to .rlg/evidence, in a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few pictures of everything, to .rlg/evidence, in a minute"
+    )
     parser.add_argument("--minutes", type=float, help="stop sampling after this long; the next run goes on from there")
     parser.add_argument("--parts", nargs="+", choices=run.PARTS, default=list(run.PARTS), help="measure these alone")
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")

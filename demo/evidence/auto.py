@@ -1,4 +1,5 @@
 """RLG Auto Scale against the optimum of the sweep."""
+
 from __future__ import annotations
 
 import math
@@ -68,12 +69,24 @@ def _search(bench: Bench, sizes: Sizes, expert: Expert, bound: float) -> float:
     pair = bench.pair
     chosen = range(0, len(pair.prompts), math.ceil(len(pair.prompts) / sizes.searched))
     inputs = {
-        "model": pair.base, "rl_model": pair.rl_model(expert.name), "negative": pair.empty, "vae": pair.vae,
+        "model": pair.base,
+        "rl_model": pair.rl_model(expert.name),
+        "negative": pair.empty,
+        "vae": pair.vae,
         "latent": {"samples": torch.zeros(1, scenes.CHANNELS, scenes.GRID, scenes.GRID)},
-        "reward": pair.node("RLGRewardLoader", KINDS[expert.reward], "none"), "seed": SEED, "steps": sizes.steps, "cfg": 1.0,
-        "sampler_name": SAMPLER, "scheduler": SCHEDULER, "scale_min": LOW, "scale_max": HIGH, "evaluations": sizes.evaluations,
-        "images_per_scale": sizes.images, "max_shift": bound, "by_stage": False,
-    }  # fmt: skip
+        "reward": pair.node("RLGRewardLoader", KINDS[expert.reward], "none"),
+        "seed": SEED,
+        "steps": sizes.steps,
+        "cfg": 1.0,
+        "sampler_name": SAMPLER,
+        "scheduler": SCHEDULER,
+        "scale_min": LOW,
+        "scale_max": HIGH,
+        "evaluations": sizes.evaluations,
+        "images_per_scale": sizes.images,
+        "max_shift": bound,
+        "by_stage": False,
+    }
     lists = {name: [value] for name, value in inputs.items()}
     lists |= {"positive": [pair.each[k] for k in chosen], "prompt": [str(pair.prompts[k]) for k in chosen]}
     with torch.inference_mode():
@@ -97,7 +110,9 @@ def report(data: dict, figures: Figures) -> list[str]:
         missed = [kind for kind in ("free", "bounded") if read(part[kind]["difference"]).sign == -1]
         kept = part["bounded"]["found_shift"]["mean"] <= part["bounded"]["bound"] * 1.001
         but = f" (worse: {' and '.join(missed)})" if missed else ""
-        said.append(f"- {name}: no worse than the swept optimum beyond error: {yes(not missed)}{but}. Bound kept: {yes(kept)}.")
+        said.append(
+            f"- {name}: no worse than the swept optimum beyond error: {yes(not missed)}{but}. Bound kept: {yes(kept)}."
+        )
     head = ["adapter", "bound", "found w", "best w of the sweep", "reward found", "reward swept", "difference"]
     head += ["share of the swept gain", "shift found"]
     return [*lines, *table(head, rows), *said]

@@ -1,4 +1,5 @@
 """Two experts at once, on a grid of weights: base + a (rl_1 - base) + b (rl_2 - base)."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -44,10 +45,7 @@ def _mixed(names: Sequence[str], weights: Sequence[float]) -> Way:
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Which points no other one beats in one coordinate without losing in the other; by the first coordinate."""
-    kept = [
-        k for k, (x, y) in enumerate(points)
-        if not any(u >= x and v >= y and (u, v) != (x, y) for u, v in points)
-    ]
+    kept = [k for k, (x, y) in enumerate(points) if not any(u >= x and v >= y and (u, v) != (x, y) for u, v in points)]
     return sorted(kept, key=lambda k: points[k])
 
 
@@ -59,7 +57,9 @@ def report(data: dict, figures: Figures) -> list[str]:
     points = [tuple(cell["values"][r]["mean"] for r in (first, second)) for cell in cells]
     best = front(points)
     head = [f"w of {one}", f"w of {two}", TITLES[first], TITLES[second], TITLES[CORRECT], TITLES[SHIFT]]
-    body = [[*cells[k]["weights"], *(told(cells[k]["values"][n]) for n in (first, second, CORRECT, SHIFT))] for k in best]
+    body = [
+        [*cells[k]["weights"], *(told(cells[k]["values"][n]) for n in (first, second, CORRECT, SHIFT))] for k in best
+    ]
     lines += [f"`{one}` and `{two}` on a grid of weights; the Pareto front of their two rewards:", *table(head, body)]
     lines += [f"- {sentence}" for sentence in _sentences(data, best)]
     panel = Panel(_curves(data, points, best), "every pair of weights", TITLES[first], TITLES[second])

@@ -1,4 +1,5 @@
 """What the rows of a sweep over w say: sentences, each computed from the numbers."""
+
 from __future__ import annotations
 
 from rlg_core.plots import number
@@ -38,7 +39,9 @@ def rises(reward: str, rows: list[dict]) -> bool:
 
 
 def _monotone(reward: str, rows: list[dict]) -> str:
-    flat = [number(row["scale"]) for row in rows if 0 < row["scale"] <= 2 and read(row["over_previous"][reward]).sign != 1]
+    flat = [
+        number(row["scale"]) for row in rows if 0 < row["scale"] <= 2 and read(row["over_previous"][reward]).sign != 1
+    ]
     start, end = (told(at(rows, w)["rlg"][reward]) for w in (0.0, 2.0))
     first, second = (signed(at(rows, w)["over_one_less"][reward]) for w in (1.0, 2.0))
     but = f"; not beyond error on the way to w = {listed(flat)}" if flat else ""
@@ -62,11 +65,16 @@ def _ceiling(reward: str, rows: list[dict]) -> list[str]:
 
 def _instead(reward: str, rows: list[dict]) -> list[str]:
     """Where the reward turns before w = 2: what goes on growing."""
-    best, two = max((row for row in rows if row["scale"] >= 0), key=lambda row: row["rlg"][reward]["mean"]), at(rows, 2.0)
+    best, two = (
+        max((row for row in rows if row["scale"] >= 0), key=lambda row: row["rlg"][reward]["mean"]),
+        at(rows, 2.0),
+    )
     if best["scale"] >= 2:
         return []
     names = [n for n in two["rlg"] if n not in (reward, CORRECT, SHIFT, DIVERSITY)]
-    moved = [f"{TITLES[n]} {number(best['rlg'][n]['mean'])} to {number(two['rlg'][n]['mean'])}" for n in (SHIFT, *names)]
+    moved = [
+        f"{TITLES[n]} {number(best['rlg'][n]['mean'])} to {number(two['rlg'][n]['mean'])}" for n in (SHIFT, *names)
+    ]
     return [f"It turns at w = {number(best['scale'])}; what goes on changing from there to w = 2: {listed(moved)}."]
 
 
@@ -75,7 +83,9 @@ def _interpolation(reward: str, rows: list[dict]) -> list[str]:
     if not half:
         return []
     if not read(one["over_base"][reward]).sign:
-        return [f"Interpolation: the RL model itself gains no more than its error over the base ({signed(one['over_base'][reward])})."]
+        return [
+            f"Interpolation: the RL model itself gains no more than its error over the base ({signed(one['over_base'][reward])})."
+        ]
     share = half["over_base"][reward]["mean"] / one["over_base"][reward]["mean"]
     gain = signed(one["over_base"][reward])
     return [f"Interpolation: w = 0.5 has {share:.0%} of what the RL model gains over the base ({gain})."]
@@ -141,5 +151,9 @@ def _against_cfg(reward: str, rows: list[dict], cfg: list[dict]) -> str:
     upward = [row for row in rows if row["scale"] >= 0]
     means = [row["rlg"][reward]["mean"] for row in upward]
     reached = crossing([row["scale"] for row in upward], means, best["values"][reward]["mean"])
-    where = f"RLG reaches that at w = {reached:.2f}" if reached == reached else "RLG does not cross that at any w from 0 on"
-    return f"Against CFG alone: the base's best is {told(best['values'][reward])}, at CFG {number(best['cfg'])}; {where}."
+    where = (
+        f"RLG reaches that at w = {reached:.2f}" if reached == reached else "RLG does not cross that at any w from 0 on"
+    )
+    return (
+        f"Against CFG alone: the base's best is {told(best['values'][reward])}, at CFG {number(best['cfg'])}; {where}."
+    )

@@ -1,4 +1,5 @@
 """Implicit reward (RLG Implicit Reward, no reward model) against the true reward."""
+
 from __future__ import annotations
 
 import math
@@ -48,7 +49,9 @@ def _ranked(bench: Bench, sizes: Sizes, expert: Expert, scales: tuple[float, ...
         true.append(score(pair.decoded(latents), asked)[expert.reward])
         with torch.inference_mode():
             models = (pair.base, pair.rl_model(expert.name))
-            implicit.append(pair.node("RLGImplicitReward", *models, conditioning, {"samples": latents}, sizes.draws, NOISE_SEED))
+            implicit.append(
+                pair.node("RLGImplicitReward", *models, conditioning, {"samples": latents}, sizes.draws, NOISE_SEED)
+            )
     return np.stack([np.array(true), np.array(implicit)], -1).swapaxes(0, 1).tolist()
 
 
@@ -70,7 +73,12 @@ def report(data: dict, figures: Figures) -> list[str]:
     if not panels:
         return [*lines, "", "Needs an adapter."]
     title = "implicit against true reward, a dot a picture, prompt means removed"
-    return [*lines, *table(["adapter", "prompts x pictures", *SOURCES], rows), *said, *figures.plot("implicit", title, panels)]
+    return [
+        *lines,
+        *table(["adapter", "prompts x pictures", *SOURCES], rows),
+        *said,
+        *figures.plot("implicit", title, panels),
+    ]
 
 
 def _panel(name: str, part: dict) -> Panel:

@@ -1,4 +1,5 @@
 """The theorem's prediction: RLG at w on a model trained with KL coefficient beta samples what beta / w aims at."""
+
 from __future__ import annotations
 
 from dataclasses import asdict
@@ -35,22 +36,34 @@ def _compared(bench: Bench, sizes: Sizes, main: Expert, other: Expert) -> dict:
     target, names = outcomes["other at 1"], (main.reward, CORRECT)
     sweep = [bench(rlg(main.name, w), sizes.seeds).of(main.reward) for w in sizes.scales]
     return {
-        "main": main.name, "other": other.name, "reward": main.reward, "betas": [main.beta, other.beta], "scale": scale,
+        "main": main.name,
+        "other": other.name,
+        "reward": main.reward,
+        "betas": [main.beta, other.beta],
+        "scale": scale,
         "iterations": [main.iterations, other.iterations],
         "values": {name: summary(o) for name, o in outcomes.items()},
-        "over_other": {name: {n: asdict(paired(o.values[n], target.values[n])) for n in names} for name, o in outcomes.items()},
-        "distance": bench.kept(f"distances {main.name} {other.name} {scale:g} x {sizes.few}", [main.name, other.name],
-                               lambda: _distances(bench.pair, ways, sizes.few)),
-        "scales": list(sizes.scales), "sweep": [asdict(e) for e in sweep],
+        "over_other": {
+            name: {n: asdict(paired(o.values[n], target.values[n])) for n in names} for name, o in outcomes.items()
+        },
+        "distance": bench.kept(
+            f"distances {main.name} {other.name} {scale:g} x {sizes.few}",
+            [main.name, other.name],
+            lambda: _distances(bench.pair, ways, sizes.few),
+        ),
+        "scales": list(sizes.scales),
+        "sweep": [asdict(e) for e in sweep],
         "same_reward_at": crossing(sizes.scales, [e.mean for e in sweep], target.of(main.reward).mean),
-    }  # fmt: skip
+    }
 
 
 def _distances(pair: Pair, ways: dict[str, Way], seeds: int) -> dict:
     """How far each way's pictures are from those of `other at 1`, same prompt and noise."""
     made = {name: [p.movedim(1, -1) for p in pair.pictures(way, seeds)] for name, way in ways.items()}
     target = made.pop("other at 1")
-    distances = {name: [d for a, b in zip(own, target) for d in picture_distance(a, b).tolist()] for name, own in made.items()}
+    distances = {
+        name: [d for a, b in zip(own, target) for d in picture_distance(a, b).tolist()] for name, own in made.items()
+    }
     return {name: asdict(estimate(values)) for name, values in distances.items()}
 
 
@@ -66,12 +79,18 @@ def report(data: dict, figures: Figures) -> list[str]:
 def _coefficient(part: dict, figures: Figures) -> list[str]:
     reward, (beta, other), scale = part["reward"], part["betas"], number(part["scale"])
     labels = {
-        "base": "base", "main at 1": f"beta {number(beta)}, w = 1", "main at w": f"beta {number(beta)}, w = {scale}",
+        "base": "base",
+        "main at 1": f"beta {number(beta)}, w = 1",
+        "main at w": f"beta {number(beta)}, w = {scale}",
         "other at 1": f"beta {number(other)}, w = 1",
-    }  # fmt: skip
+    }
     names = list(dict.fromkeys((reward, CORRECT, DIVERSITY)))
     body = [
-        [labels[name], *(told(values[n]) for n in names), told(part["distance"][name]) if name in part["distance"] else "-"]
+        [
+            labels[name],
+            *(told(values[n]) for n in names),
+            told(part["distance"][name]) if name in part["distance"] else "-",
+        ]
         for name, values in part["values"].items()
     ]
     head = ["", *(TITLES[n] for n in names), "distance to the last row's pictures"]
@@ -107,7 +126,13 @@ def _seeds(runs: list[dict]) -> list[str]:
         return ["", "No reward has logs of several training seeds here."]
     scales = [row["scale"] for row in runs[0]["sweep"]]
     body = [[run["reward"], run["seed"], *(f"{row[run['reward']]:.3f}" for row in run["sweep"])] for run in runs]
-    lines = ["", "### Other training seeds", "", SEEDS, *table(["reward", "seed", *(f"w = {number(w)}" for w in scales)], body)]
+    lines = [
+        "",
+        "### Other training seeds",
+        "",
+        SEEDS,
+        *table(["reward", "seed", *(f"w = {number(w)}" for w in scales)], body),
+    ]
     rising = [run for run in runs if _rises(run)]
     return [*lines, f"- The mean reward rises at every step from w = 0 to 2 in {len(rising)} of {len(runs)} trainings."]
 

@@ -1,4 +1,5 @@
 """What is measured of a way of sampling, and where it is kept so that no way is sampled twice."""
+
 from __future__ import annotations
 
 import hashlib
@@ -71,8 +72,15 @@ def _last(pictures: Tensor) -> Tensor:
 class Bench:
     """Measures ways on a pair, remembers them below `folder`, and says how far it is."""
 
-    def __init__(self, pair: Pair, folder: Path, say: Callable[[str], None], fresh: bool = False, models: Path = MODELS,
-                 until: float | None = None):
+    def __init__(
+        self,
+        pair: Pair,
+        folder: Path,
+        say: Callable[[str], None],
+        fresh: bool = False,
+        models: Path = MODELS,
+        until: float | None = None,
+    ):
         self.pair, self.folder, self.say, self.fresh, self.models, self.until = pair, folder, say, fresh, models, until
         self.outcomes: dict[tuple[Way, int], Outcome] = {}
         self.base_pictures: list[Tensor] = []
@@ -82,12 +90,16 @@ class Bench:
         """`way` over all prompts, `seeds` pictures each. The first pictures are the same for any number of seeds."""
         if (way, seeds) not in self.outcomes:
             names = [name for name, _ in way.experts]
-            self.outcomes[way, seeds] = self.kept(f"{_spelled(way)} x {seeds}", names, lambda: self._measure(way, seeds), Outcome)
+            self.outcomes[way, seeds] = self.kept(
+                f"{_spelled(way)} x {seeds}", names, lambda: self._measure(way, seeds), Outcome
+            )
         return self.outcomes[way, seeds]
 
     def kept(self, what: str, names: Sequence[str], make: Callable, kind: Callable = dict):
         """`make()`, kept as JSON below `folder` under a key of what it is and of all files it depends on."""
-        key = hashlib.sha256("\n".join([what, self.common, *(self._digest(name) for name in names)]).encode()).hexdigest()
+        key = hashlib.sha256(
+            "\n".join([what, self.common, *(self._digest(name) for name in names)]).encode()
+        ).hexdigest()
         path = self.folder / f"{key[:24]}.json"
         if path.is_file() and not self.fresh:
             return kind(**json.loads(path.read_text(encoding="utf-8"))["result"])

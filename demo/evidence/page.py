@@ -1,4 +1,5 @@
 """Text, tables and pictures of the page, made from numbers."""
+
 from __future__ import annotations
 
 import math

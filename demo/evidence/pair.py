@@ -1,4 +1,5 @@
 """The demo pair on the real host: loaders, RLG nodes and sampler of a graph, called in this process."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -25,8 +26,14 @@ SEED = 1000
 class Pair:
     """Samples scenes by any `Way` for `prompts`, from the same noise for every way."""
 
-    def __init__(self, host: SimpleNamespace, experts: Sequence[Expert], prompts: Sequence[scenes.Prompt], steps: int,
-                 models: Path = MODELS):
+    def __init__(
+        self,
+        host: SimpleNamespace,
+        experts: Sequence[Expert],
+        prompts: Sequence[scenes.Prompt],
+        steps: int,
+        models: Path = MODELS,
+    ):
         host.comfy.utils.set_progress_bar_enabled(False)
         for folder in FOLDERS:
             host.folder_paths.add_model_folder_path(folder, str(models / folder), is_default=True)
@@ -87,4 +94,3 @@ class Pair:
         with torch.inference_mode():
             stock = self.vae.decode(latents).movedim(-1, 1)
         return float((stock - self.decoded(latents)).abs().max())
-

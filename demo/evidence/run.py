@@ -1,4 +1,5 @@
 """Measures the parts, keeps their numbers as JSON beside the page, and writes the page from all numbers there are."""
+
 from __future__ import annotations
 
 import json
@@ -22,8 +23,18 @@ PARTS = {"scales": scales, "kl": kl, "experts": experts, "schedules": schedules,
 SETUP = "setup"
 
 
-def run(host: SimpleNamespace, version: str, sizes: Sizes, page: Path, kept: Path, parts: Sequence[str],
-        say: Callable[[str], None], until: float | None = None, fresh: bool = False, models: Path = MODELS) -> None:
+def run(
+    host: SimpleNamespace,
+    version: str,
+    sizes: Sizes,
+    page: Path,
+    kept: Path,
+    parts: Sequence[str],
+    say: Callable[[str], None],
+    until: float | None = None,
+    fresh: bool = False,
+    models: Path = MODELS,
+) -> None:
     """Measures `parts` until the time `until`, then writes `page` from them and from what is beside it."""
     found = find_experts(models, models.parent / "logs")
     if not found:
@@ -59,9 +70,12 @@ def rounded(data):
 
 def setup(pair: Pair, sizes: Sizes, version: str) -> dict:
     return {
-        "version": version, "sizes": asdict(sizes), "prompts": len(pair.prompts), "codec_error": pair.codec_error(),
+        "version": version,
+        "sizes": asdict(sizes),
+        "prompts": len(pair.prompts),
+        "codec_error": pair.codec_error(),
         "experts": [{"name": e.name, "reward": e.reward, "beta": e.beta} for e in pair.experts.values()],
-    }  # fmt: skip
+    }
 
 
 def written(figures: Figures) -> list[str]:
@@ -98,7 +112,14 @@ its plots and the numbers in `evidence/*.json`. Every sentence with a result is 
 
 def head(data: dict) -> list[str]:
     pictures, judged = (data["prompts"] * data["sizes"][name] for name in ("seeds", "judged"))
-    facts = {**data["sizes"], **data, "pictures": pictures, "judged_pictures": judged, "sampler": SAMPLER, "scheduler": SCHEDULER}
+    facts = {
+        **data["sizes"],
+        **data,
+        "pictures": pictures,
+        "judged_pictures": judged,
+        "sampler": SAMPLER,
+        "scheduler": SCHEDULER,
+    }
     return [HEAD.format(**facts)]
 
 
@@ -112,5 +133,15 @@ def verdicts(data: dict) -> list[str]:
         best = max(found, key=lambda row: row["rlg"][reward]["mean"])
         rewards, correct = (told(cell[reward]) for cell in cells), (told(cell[CORRECT], 2) for cell in cells[::2])
         rows.append([name, TITLES[reward], *rewards, yes(rising), number(best["scale"]), *correct])
-    columns = ["adapter", "its reward", "w = 0", "w = 1", "w = 2", "rises 0 to 2", "best w", "fully correct at 0", "at 2"]
+    columns = [
+        "adapter",
+        "its reward",
+        "w = 0",
+        "w = 1",
+        "w = 2",
+        "rises 0 to 2",
+        "best w",
+        "fully correct at 0",
+        "at 2",
+    ]
     return ["", "## In short", *table(columns, rows)]

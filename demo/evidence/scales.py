@@ -1,4 +1,5 @@
 """The dial: reward, validity and diversity over w, against LoRA strength scaled to w and against CFG alone."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -55,7 +56,9 @@ def _with_cfg(bench: Bench, sizes: Sizes, name: str, reward: str) -> dict:
     return {"reward": reward, "steps": steps, "values": [summary(o) for o in outcomes]}
 
 
-def _row(scale: float, outcomes: dict[float, Outcome], before: Outcome | None, scaled: Outcome | None, reward: str) -> dict:
+def _row(
+    scale: float, outcomes: dict[float, Outcome], before: Outcome | None, scaled: Outcome | None, reward: str
+) -> dict:
     now, base = outcomes[scale], outcomes[0.0]
 
     def difference(other: Outcome | None, names: Sequence[str]) -> dict | None:
@@ -146,15 +149,22 @@ def _cfg(rows: list[dict], adapters: dict) -> list[str]:
     lines += [f"- Most scenes are fully correct at CFG {number(best['cfg'])} ({told(best['values'][CORRECT])})."]
     for reward in dict.fromkeys(a["reward"] for a in adapters.values()):
         spread = max(rows, key=lambda row: abs(row["over_base"][reward]["mean"]))
-        lines.append(f"- The most CFG does to {TITLES[reward]}: {signed(spread['over_base'][reward])}, at CFG {number(spread['cfg'])}.")
+        lines.append(
+            f"- The most CFG does to {TITLES[reward]}: {signed(spread['over_base'][reward])}, at CFG {number(spread['cfg'])}."
+        )
     return lines
 
 
 def _both(data: dict) -> list[str]:
     head = ["adapter", "reward", "w = 0", "w = 1", "w = 2", "0 to 1", "1 to 2", "fully correct at 0", "at 2"]
     body = [
-        [name, part["reward"], *(told(v[part["reward"]]) for v in part["values"]), *map(signed, part["steps"]),
-         *(told(v[CORRECT]) for v in part["values"][::2])]
+        [
+            name,
+            part["reward"],
+            *(told(v[part["reward"]]) for v in part["values"]),
+            *map(signed, part["steps"]),
+            *(told(v[CORRECT]) for v in part["values"][::2]),
+        ]
         for name, part in data.items()
-    ]  # fmt: skip
+    ]
     return ["", f"### RLG and CFG {number(TOGETHER)} together", *table(head, body)]

@@ -1,4 +1,5 @@
 """A scale that changes over the run."""
+
 from __future__ import annotations
 
 from dataclasses import asdict
@@ -30,7 +31,10 @@ def measure(bench: Bench, sizes: Sizes) -> dict:
         if expert.is_main:
             outcomes = {title: bench(Way(((expert.name, dial),)), sizes.few) for title, dial in DIALS.items()}
             rl = outcomes[next(iter(DIALS))]
-            found[expert.name] = {"reward": expert.reward, "rows": [_row(title, o, rl) for title, o in outcomes.items()]}
+            found[expert.name] = {
+                "reward": expert.reward,
+                "rows": [_row(title, o, rl) for title, o in outcomes.items()],
+            }
     return found
 
 
@@ -40,7 +44,11 @@ def _row(title: str, outcome: Outcome, rl: Outcome) -> dict:
 
 
 def report(data: dict, figures: Figures) -> list[str]:
-    lines = ["## Schedules", "", "Halves and windows are in the schedule's percent; SD3's shift puts its middle at the noise level 0.75."]
+    lines = [
+        "## Schedules",
+        "",
+        "Halves and windows are in the schedule's percent; SD3's shift puts its middle at the noise level 0.75.",
+    ]
     for name, part in data.items():
         names = list(dict.fromkeys((part["reward"], CORRECT, DIVERSITY, SHIFT)))
         body = [[row["dial"], *(told(row["values"][n]) for n in names)] for row in part["rows"]]
@@ -62,9 +70,13 @@ def _sentences(part: dict) -> list[str]:
             f"the second half alone {shares[SECOND]:.0%}."
         )
     else:
-        said.append(f"Constant 2 changes the reward by no more than its error ({signed(whole)}): no half can be told to matter more.")
+        said.append(
+            f"Constant 2 changes the reward by no more than its error ({signed(whole)}): no half can be told to matter more."
+        )
     kept = [row for row in part["rows"] if read(row["over_rl"][reward]).sign >= 0]
     most = max(kept, key=lambda row: row["values"][CORRECT]["mean"])
     correct = told(most["values"][CORRECT])
-    said.append(f"Of those with no less reward than the RL model, {most['dial']} has the most fully correct scenes ({correct}).")
+    said.append(
+        f"Of those with no less reward than the RL model, {most['dial']} has the most fully correct scenes ({correct})."
+    )
     return said

@@ -1,4 +1,5 @@
 """How much is measured."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -29,6 +30,16 @@ class Sizes:
 
 FULL = Sizes()
 QUICK = Sizes(
-    prompts=4, seeds=2, judged=2, steps=4, scales=(0.0, 1.0, 2.0), cfgs=(1.0, 3.0), grid=(0.0, 1.0), ranked=4, draws=2,
-    searched=1, images=1, evaluations=2,
-)  # fmt: skip
+    prompts=4,
+    seeds=2,
+    judged=2,
+    steps=4,
+    scales=(0.0, 1.0, 2.0),
+    cfgs=(1.0, 3.0),
+    grid=(0.0, 1.0),
+    ranked=4,
+    draws=2,
+    searched=1,
+    images=1,
+    evaluations=2,
+)

@@ -1,4 +1,5 @@
 """Means with 95 % confidence intervals, differences picture by picture, and rank correlation."""
+
 from __future__ import annotations
 
 import math
@@ -55,7 +56,9 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
 def bootstrap(groups: Sequence, statistic: Callable[[list], float], seed: int = 0) -> Estimate:
     """`statistic(groups)` with the half width of its 95 % interval over resampled groups (prompts, say)."""
     generator = np.random.default_rng(seed)
-    drawn = [statistic([groups[k] for k in generator.integers(len(groups), size=len(groups))]) for _ in range(RESAMPLES)]
+    drawn = [
+        statistic([groups[k] for k in generator.integers(len(groups), size=len(groups))]) for _ in range(RESAMPLES)
+    ]
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return Estimate(statistic(list(groups)), float(high - low) / 2, len(groups))
 

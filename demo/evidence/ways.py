@@ -1,4 +1,5 @@
 """What is compared: ways of sampling, and the experts there are."""
+
 from __future__ import annotations
 
 import json
@@ -85,7 +86,9 @@ def find_experts(models: Path = MODELS, logs: Path = LOGS) -> list[Expert]:
     if full.is_file():
         found.append(_expert("full checkpoint", full, logs / "full-rl.json"))
     order = list(REWARDS)
-    return sorted((e for e in found if e.reward in order), key=lambda e: (e.is_checkpoint, order.index(e.reward), e.name))
+    return sorted(
+        (e for e in found if e.reward in order), key=lambda e: (e.is_checkpoint, order.index(e.reward), e.name)
+    )
 
 
 def _expert(name: str, path: Path, log: Path) -> Expert:

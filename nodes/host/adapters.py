@@ -1,4 +1,5 @@
 """An adapter put on a clone of a host model as host patches, and what stock loading would have made of it."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
@@ -35,8 +36,17 @@ class TermAdapter(WeightAdapterBase):
         self.loaded_keys = loaded_keys
         self.weights = weights
 
-    def calculate_weight(self, weight, key, strength, strength_model, offset, function, intermediate_dtype=torch.float32,
-                         original_weight=None):
+    def calculate_weight(
+        self,
+        weight,
+        key,
+        strength,
+        strength_model,
+        offset,
+        function,
+        intermediate_dtype=torch.float32,
+        original_weight=None,
+    ):
         # In place: where the patch has an offset, `weight` is a view of the rows it concerns.
         weights = [value.to(weight.device) if isinstance(value, Tensor) else value for value in self.weights]
         weight += function((strength * self.term(*weights).delta_weight(weight)).to(weight.dtype))
@@ -108,7 +118,12 @@ def _replace(term: Replace) -> Any:
 
 
 PATCHES: Mapping[type, Callable[[Any], Any]] = {
-    LowRank: _low_rank, Hadamard: _hadamard, Kronecker: _kronecker, Delta: _delta, Decomposed: _decomposed, Replace: _replace,
+    LowRank: _low_rank,
+    Hadamard: _hadamard,
+    Kronecker: _kronecker,
+    Delta: _delta,
+    Decomposed: _decomposed,
+    Replace: _replace,
 }
 """How each kind of term is a host patch: stock ones where the host has the same arithmetic."""
 
@@ -129,7 +144,9 @@ def with_patches(model: ModelPatcher, adapter: Adapter, matches: list[Match], st
         placed = clone.add_patches(layer, strength)
         if len(placed) != len(layer):
             missing = [key for key in layer if key not in placed]
-            raise AdapterError(f"{adapter.file.path}: the host took {len(placed)} of {len(layer)} changes, not {missing[:3]}.")
+            raise AdapterError(
+                f"{adapter.file.path}: the host took {len(placed)} of {len(layer)} changes, not {missing[:3]}."
+            )
     return clone
 
 

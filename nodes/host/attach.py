@@ -1,4 +1,5 @@
 """Puts RLG on a MODEL: the record, the models it needs loaded, and the wrapper that runs it."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -23,7 +24,9 @@ def with_budget(model: ModelPatcher, budget: Budget) -> ModelPatcher:
     """A clone of `model` that runs within `budget`. Raises `RunError` without RLG on it, or with a budget already."""
     record = _existing(model, "RLG Budget")
     if record.budget is not None:
-        raise RunError("This model has an RLG Budget already, and a second one would replace nothing. Remove one of the two.")
+        raise RunError(
+            "This model has an RLG Budget already, and a second one would replace nothing. Remove one of the two."
+        )
     return with_record(model, replace(record, budget=budget))
 
 

@@ -1,4 +1,5 @@
 """Judges scales by sampling with them: the same prompts and noise for every scale."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -52,8 +53,17 @@ class Case:
 class Judge:
     """Makes the pictures of each scale and scores them. `evaluations` are those expected, for the progress bar."""
 
-    def __init__(self, model: ModelPatcher, rl_model: ModelPatcher, vae: Any, latent: dict, cases: Sequence[Case],
-                 sampling: Sampling, reward: Reward, evaluations: int):
+    def __init__(
+        self,
+        model: ModelPatcher,
+        rl_model: ModelPatcher,
+        vae: Any,
+        latent: dict,
+        cases: Sequence[Case],
+        sampling: Sampling,
+        reward: Reward,
+        evaluations: int,
+    ):
         self.model, self.source, self.vae = model, pair(model, rl_model), vae
         if self.source is None:
             raise RunError("model and rl_model are identical (a bypassed LoRA loader?): no scale changes anything.")
@@ -84,9 +94,19 @@ class Judge:
         latent = comfy.sample.fix_empty_latent_channels(guided, self.latent["samples"], **ratios)
         latent = comfy.utils.repeat_to_batch_size(latent, settings.images)
         return comfy.sample.sample(
-            guided, comfy.sample.prepare_noise(latent, settings.seed), settings.steps, settings.cfg,
-            settings.sampler_name, settings.scheduler, case.positive, case.negative, latent,
-            noise_mask=self.latent.get("noise_mask"), callback=lambda *_: self.progress.update(1), disable_pbar=True, seed=settings.seed,
+            guided,
+            comfy.sample.prepare_noise(latent, settings.seed),
+            settings.steps,
+            settings.cfg,
+            settings.sampler_name,
+            settings.scheduler,
+            case.positive,
+            case.negative,
+            latent,
+            noise_mask=self.latent.get("noise_mask"),
+            callback=lambda *_: self.progress.update(1),
+            disable_pbar=True,
+            seed=settings.seed,
         )
 
     def _decoded(self, latent: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
 """One call of the model as `WrappersMP.APPLY_MODEL` sees it, and how it is repeated for base and experts."""
+
 from __future__ import annotations
 
 import inspect
@@ -72,7 +73,9 @@ class ModelCall:
 
     def on(self, model: BaseModel) -> ModelCall:
         """This call on another model, through the same wrappers of other nodes."""
-        executor = WrapperExecutor.new_class_executor(model._apply_model, model, self.executor.wrappers, self.executor.idx)
+        executor = WrapperExecutor.new_class_executor(
+            model._apply_model, model, self.executor.wrappers, self.executor.idx
+        )
         return replace(self, executor=executor)
 
     def signature(self) -> tuple:

@@ -1,4 +1,5 @@
 """Base and RL checkpoints from files: the diffusion model of either as the host loads it, the rest of the base only."""
+
 from __future__ import annotations
 
 import ast
@@ -30,8 +31,15 @@ WEIGHT_DTYPES: Mapping[str, Mapping[str, Any]] = {
     "fp8_e5m2": {"dtype": torch.float8_e5m2},
 }
 """The stock UNETLoader's choices and the host's options they stand for."""
-OTHER_PARTS = ("first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.", "text_encoder.", "vae.",
-               "pretransform.")
+OTHER_PARTS = (
+    "first_stage_model.",
+    "cond_stage_model.",
+    "conditioner.",
+    "text_encoders.",
+    "text_encoder.",
+    "vae.",
+    "pretransform.",
+)
 """Where a checkpoint keeps VAE and text encoders. What else is there may say how the model samples (`v_pred`)."""
 
 
@@ -43,8 +51,12 @@ def model_names() -> list[str]:
 
     The folder's name is always there: plain names would mean another file once both folders hold it.
     """
-    return sorted(f"{folder}/{PurePath(name.replace(chr(92), '/')).as_posix()}" for folder in FOLDERS
-                  for name in folder_paths.get_filename_list(folder) if PurePath(name).suffix.lower() in SAFETENSORS)
+    return sorted(
+        f"{folder}/{PurePath(name.replace(chr(92), '/')).as_posix()}"
+        for folder in FOLDERS
+        for name in folder_paths.get_filename_list(folder)
+        if PurePath(name).suffix.lower() in SAFETENSORS
+    )
 
 
 def model_path(name: str) -> Path:
@@ -172,7 +184,9 @@ def _whole_weights(path: str) -> Iterator[None]:
         root.removeHandler(ear)
     if ear.said:
         names = ", ".join(ear.said[:5])
-        raise AdapterError(f"{path}: {len(ear.said)} weights are missing, first {names}. The file is not whole; download or save it again.")
+        raise AdapterError(
+            f"{path}: {len(ear.said)} weights are missing, first {names}. The file is not whole; download or save it again."
+        )
 
 
 # CLIP and VAE of the base

@@ -1,4 +1,5 @@
 """The demo that lies beside the pack in its repository; a registry's copy has none."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,4 +1,5 @@
 """The difference of two MODELs as low-rank terms on one copy of the weights."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -87,7 +88,9 @@ def _comparable(model: ModelPatcher, rl_model: ModelPatcher) -> list[str]:
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:
     """Equal up to the coarser of both dtypes; the two may be on different devices."""
-    coarsest = max((t.dtype for t in (ours, theirs)), key=lambda dtype: torch.finfo(dtype).eps if dtype.is_floating_point else 0.0)
+    coarsest = max(
+        (t.dtype for t in (ours, theirs)), key=lambda dtype: torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+    )
     a, b = (t.detach().to("cpu", coarsest).double() for t in (ours, theirs))
     return torch.allclose(a, b, rtol=torch.finfo(coarsest).eps if coarsest.is_floating_point else 0.0, atol=0.0)
 
@@ -164,7 +167,9 @@ def report(model: ModelPatcher, found: Extraction) -> str:
     ]
     raw = [key for key in whole if any(True for _ in _owner(model, key)[0].children())]
     if raw:
-        lines.append(f"Kept exactly, of modules that are no layers: {', '.join(raw)}. Guidance takes a pass for each model there; "
-                     "without it, ComfyUI leaves patches on them out.")
+        lines.append(
+            f"Kept exactly, of modules that are no layers: {', '.join(raw)}. Guidance takes a pass for each model there; "
+            "without it, ComfyUI leaves patches on them out."
+        )
     lines += [f"{key}: rank {found.terms[key].rank}, kept {found.kept[key]:.4%}" for key in low_rank]
     return "\n".join(lines)

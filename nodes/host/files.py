@@ -1,4 +1,5 @@
 """Names in the loaders' lists <-> files in the host's model folders; the same names on every operating system."""
+
 from __future__ import annotations
 
 from pathlib import Path, PurePath
@@ -15,7 +16,10 @@ def adapter_names() -> list[str]:
     """The `lora_name` list: ordinary files, and each PEFT folder once, by the folder's name; `/` on every system."""
     names = {PurePath(name.replace("\\", "/")).as_posix() for name in folder_paths.get_filename_list(FOLDER)}
     folders = {PurePath(name).parent.as_posix() for name in names if PurePath(name).stem == STEM and "/" in name}
-    return sorted(names - {name for name in names if _is_in_peft_folder(name)} | {f for f in folders if not _has_parent(f, folders)})
+    return sorted(
+        names - {name for name in names if _is_in_peft_folder(name)}
+        | {f for f in folders if not _has_parent(f, folders)}
+    )
 
 
 def _is_in_peft_folder(name: str) -> bool:

@@ -1,4 +1,5 @@
 """The RL model's own preference for given pictures, with no reward model (Diffusion-DPO, 2311.12908, section 4)."""
+
 from __future__ import annotations
 
 import logging
@@ -51,8 +52,9 @@ class ErrorMeter(comfy.samplers.Sampler):
         self.draws, self.progress = noise, progress
         self.errors: list[Tensor] = []
 
-    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
-               disable_pbar=False):
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
         clean, sampling = latent_image, model_wrap.inner_model.model_sampling
         for sigma, draw in zip(sigmas[:-1], self.draws.to(clean)):
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -72,7 +74,9 @@ def implicit_reward(
     Noise levels and noise are the same for all pictures and both models.
     """
     if record_of(model) is not None:
-        raise RunError("RLG Implicit Reward compares the plain base with the RL model. Wire `model` from before the RLG nodes.")
+        raise RunError(
+            "RLG Implicit Reward compares the plain base with the RL model. Wire `model` from before the RLG nodes."
+        )
     source = pair(model, rl_model)
     if source is None:
         log.warning("RLG: model and rl_model are identical (a bypassed LoRA loader?): all scores are 0.")

@@ -1,4 +1,5 @@
 """Words for the user: in the log, and on the node where a browser shows it."""
+
 from __future__ import annotations
 
 import logging

@@ -1,4 +1,5 @@
 """A base and an RL-tuned version of it: one model with terms beside it, or two checkpoints."""
+
 from __future__ import annotations
 
 import uuid
@@ -16,7 +17,15 @@ from ...rlg_core.errors import PairError
 from ...rlg_core.rows import Placed, module_terms
 from .patches import Patch, changed_parameters, depends_on_weight, difference
 
-QUANTISATION = ("scaled_fp8", "scale_weight", "scale_input", "weight_scale", "weight_scale_2", "input_scale", "comfy_quant")
+QUANTISATION = (
+    "scaled_fp8",
+    "scale_weight",
+    "scale_input",
+    "weight_scale",
+    "weight_scale_2",
+    "input_scale",
+    "comfy_quant",
+)
 """What the hosts keep beside quantised weights."""
 
 UNUSED = ("norm_final.weight", "y_embedder.y_embedding")
@@ -78,7 +87,9 @@ def pair(model: ModelPatcher, rl_model: ModelPatcher) -> SharedWeights | TwoChec
     Raises `PairError` where they are not a base and an RL-tuned version of it, saying what differs.
     """
     if rl_model.attachments.get("rlg") is not None:
-        raise PairError("rl_model already has RLG on it. Give the plain RL model, and stack a second RLG node on `model`.")
+        raise PairError(
+            "rl_model already has RLG on it. Give the plain RL model, and stack a second RLG node on `model`."
+        )
     if rl_model.model is model.model:
         _refuse_unshared(model, rl_model)
         known = _shared.setdefault(rl_model, {})
@@ -142,7 +153,9 @@ def _refuse_unshared(model: ModelPatcher, rl_model: ModelPatcher) -> None:
 def sampling_facts(model_sampling: nn.Module) -> tuple:
     """What of a `model_sampling` changes a prediction: its kinds and its scalar settings."""
     kinds = tuple(kind.__name__ for kind in type(model_sampling).__mro__[1:3])
-    settings = sorted((k, v) for k, v in vars(model_sampling).items() if isinstance(v, (int, float)) and k != "training")
+    settings = sorted(
+        (k, v) for k, v in vars(model_sampling).items() if isinstance(v, (int, float)) and k != "training"
+    )
     return (*kinds, *settings)
 
 
@@ -157,7 +170,9 @@ def _refuse_strangers(model: ModelPatcher, rl_model: ModelPatcher) -> None:
     for fact, of in facts.items():
         ours, theirs = of(model), of(rl_model)
         if ours != theirs:
-            raise PairError(f"model and rl_model differ in {fact}: {_differing(ours, theirs)}. Expected one base and its RL-tuned version.")
+            raise PairError(
+                f"model and rl_model differ in {fact}: {_differing(ours, theirs)}. Expected one base and its RL-tuned version."
+            )
 
 
 def _weight_shapes(model: ModelPatcher) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,5 @@
 """A base and an RL checkpoint: two models that share what they can, or one with the difference beside it."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -35,8 +36,10 @@ def _load_both(base: Path, rl: Path, options: Mapping[str, Any]) -> tuple[ModelP
 def _two_models(base: Path, rl: Path, options: Mapping[str, Any]) -> Loaded:
     model, rl_model = _load_both(base, rl, options)
     shared, total = share_identical(model, rl_model)
-    lines = [f"{rl.name} on {base.name}: two {type(model.model).__name__} models.",
-             f"Weights: {total / 2**20:.1f} MB each, {shared / 2**20:.1f} MB of them the same in both and held once."]
+    lines = [
+        f"{rl.name} on {base.name}: two {type(model.model).__name__} models.",
+        f"Weights: {total / 2**20:.1f} MB each, {shared / 2**20:.1f} MB of them the same in both and held once.",
+    ]
     if shared == total:
         lines.append("Both files hold the same weights: guidance will change nothing.")
     return model, rl_model, "\n".join(lines)

@@ -2,6 +2,7 @@
 
 Batched is trusted only after it agreed with separate passes once, for the same shape, conditioning and patches.
 """
+
 from __future__ import annotations
 
 import logging
@@ -38,8 +39,9 @@ class SharedPasses:
         self.object_patches = tuple((name, mark(patch)) for name, patch in patcher.object_patches.items())
         self.verdicts: dict[tuple, str | None] = {}
         self.banks = tuple(source.bank.uid for source in sources.values())
-        self.terms = RowTerms(model, {part: source.bank.by_name() for part, source in sources.items()},
-                              patcher.load_device)
+        self.terms = RowTerms(
+            model, {part: source.bank.by_name() for part, source in sources.items()}, patcher.load_device
+        )
         self.applications: dict[tuple, int] = {}
         self.told = False
 
@@ -100,7 +102,9 @@ class SharedPasses:
     @staticmethod
     def _factor(weight: Weight) -> Weight:
         if isinstance(weight, Tensor) and weight.numel() != weight.shape[0]:
-            raise RunError("RLG Budget `linearised` takes one scale for the whole picture: remove the mask, or evaluate exactly.")
+            raise RunError(
+                "RLG Budget `linearised` takes one scale for the whole picture: remove the mask, or evaluate exactly."
+            )
         return weight.flatten() if isinstance(weight, Tensor) else weight
 
     def _batched(self, call: ModelCall, parts: Sequence[int]) -> dict[int, Tensor]:
@@ -159,8 +163,11 @@ class SharedPasses:
         free = getattr(patcher, "get_free_memory", comfy.model_management.get_free_memory)(call.x.device)
         if required >= free and not self.told:
             self.told = True
-            log.info("RLG: base and RL model run in separate passes: all rows at once need %.0f MB, %.0f MB are free.",
-                     required / 2**20, free / 2**20)
+            log.info(
+                "RLG: base and RL model run in separate passes: all rows at once need %.0f MB, %.0f MB are free.",
+                required / 2**20,
+                free / 2**20,
+            )
         return required < free
 
 

@@ -1,4 +1,5 @@
 """The host's weight patches read as terms: `rl.patches - base.patches`, without merging either into the weights."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -51,8 +52,11 @@ def _lokr(weights: Sequence[Any]) -> AdditiveTerm | None:
     if right is None and mid is not None:
         right = torch.einsum("ijkl,jr,ip->prkl", mid.float(), right_down.float(), right_up.float())
     scale = 1.0 if alpha is None or rank is None else alpha / rank
-    return Kronecker(left if left is not None else _product(left_up, left_down),
-                     right if right is not None else _product(right_up, right_down), scale)
+    return Kronecker(
+        left if left is not None else _product(left_up, left_down),
+        right if right is not None else _product(right_up, right_down),
+        scale,
+    )
 
 
 ADAPTERS = {"lora": _lora, "loha": _loha, "lokr": _lokr}
@@ -76,7 +80,9 @@ def _shaped(term: AdditiveTerm, key: str, shape: tuple[int, ...]) -> AdditiveTer
     if isinstance(term, Hadamard):
         term = Hadamard(_shaped(term.left, key, shape), _shaped(term.right, key, shape), term.scale)
     if tuple(term.shape) != shape:
-        raise PairError(f"{key}: a patch of shape {tuple(term.shape)} on a weight of shape {shape}. It is for another model.")
+        raise PairError(
+            f"{key}: a patch of shape {tuple(term.shape)} on a weight of shape {shape}. It is for another model."
+        )
     return term
 
 
@@ -180,9 +186,13 @@ def _applied(weight: Tensor, patches: Sequence[Patch], key: str) -> Tensor:
         weight = comfy.lora.calculate_weight([patch], weight, key)
         kind = getattr(patch[1], "name", type(patch[1]).__name__)
         if weight.shape != before.shape:
-            raise PairError(f"{key}: a patch ({kind}) makes it {tuple(weight.shape)}, expected {tuple(before.shape)} as the base.")
+            raise PairError(
+                f"{key}: a patch ({kind}) makes it {tuple(weight.shape)}, expected {tuple(before.shape)} as the base."
+            )
         if torch.equal(weight, before) and not _may_change_nothing(patch):
-            raise PairError(f"{key}: the host applied no change for a patch ({kind}). The adapter does not fit this model.")
+            raise PairError(
+                f"{key}: the host applied no change for a patch ({kind}). The adapter does not fit this model."
+            )
     return weight
 
 
@@ -204,7 +214,9 @@ def changed_parameters(model: ModelPatcher, rl: ModelPatcher) -> dict[str, list[
     return {name: placed for name, placed in changes.items() if placed}
 
 
-def _key_terms(model: ModelPatcher, rl: ModelPatcher, key: str, removed: list[Patch], added: list[Patch]) -> list[Placed]:
+def _key_terms(
+    model: ModelPatcher, rl: ModelPatcher, key: str, removed: list[Patch], added: list[Patch]
+) -> list[Placed]:
     base_patches, rl_patches = model.patches.get(key, []), rl.patches.get(key, [])
     shape = tuple(get_key_weight(model.model, key)[0].shape)
     placed = {id(patch): additive_term(patch, key, shape) for patch in (*base_patches, *rl_patches)}

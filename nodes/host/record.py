@@ -1,4 +1,5 @@
 """What a MODEL with RLG on it carries: its experts, as a record that later nodes extend and clones share."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
 """Where the rows of a model call come from: which prompt, which area of the latent, which frames."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -43,7 +44,9 @@ class Regions:
         self._require_conditionings(call)
         unknown = sorted(set(self.prompts(call)) - values.keys())
         if unknown:
-            raise RunError(f"The guider has the prompts {unknown}, expected positive and negative: RLG Branch multipliers need those.")
+            raise RunError(
+                f"The guider has the prompts {unknown}, expected positive and negative: RLG Branch multipliers need those."
+            )
         per_row = [torch.full((self.items(call),), values[name], device=call.x.device) for name in self.prompts(call)]
         return self._rows(per_row, call)
 

@@ -1,4 +1,5 @@
 """Reading the base off the RL model on steps that a budget skips."""
+
 from __future__ import annotations
 
 import logging
@@ -38,7 +39,9 @@ class BaseReuse:
             self.step, self.asked = step, set()
         if key in self.asked:
             self.active = False
-            log.warning("RLG Budget evaluates every step from here on: the sampler calls the model more than once a step.")
+            log.warning(
+                "RLG Budget evaluates every step from here on: the sampler calls the model more than once a step."
+            )
         self.asked.add(key)
         return not self.active
 
@@ -62,4 +65,10 @@ class BaseReuse:
         """What two calls must share for one's difference to hold for the other: expert, prompts, shape, window."""
         options = call.transformer_options
         frames = tuple(getattr(options.get("context_window"), "index_list", ()))
-        return (part, tuple(options.get("uuids", ())), tuple(options.get("cond_or_uncond", ())), tuple(call.x.shape), frames)
+        return (
+            part,
+            tuple(options.get("uuids", ())),
+            tuple(options.get("cond_or_uncond", ())),
+            tuple(call.x.shape),
+            frames,
+        )

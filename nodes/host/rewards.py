@@ -1,4 +1,5 @@
 """Rewards on the host: model folders, devices and memory as for its own models."""
+
 from __future__ import annotations
 
 import importlib

@@ -1,4 +1,5 @@
 """The state of one sampling run with RLG: made when sampling starts, gone when it ends."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,9 @@ class Run:
         sources = {part: record.experts[part - 1].source for part in self.shared}
         self.passes = SharedPasses(self.patcher, sources, self.budget.batching)
         self.focus: frozenset[int] | None = None
-        self.trace = None if record.trace is None else RunTrace(record.trace, guider, self.sigmas, self.clock, self._compared())
+        self.trace = (
+            None if record.trace is None else RunTrace(record.trace, guider, self.sigmas, self.clock, self._compared())
+        )
 
     # Around the run
 
@@ -55,11 +58,17 @@ class Run:
         if self.budget.linearised or self.budget.batching == "sequential":
             return 1
         sharing = {BASE, *self.shared}
-        return max((len(sharing.intersection(self.weights.parts_at(sigma))) for sigma in self.sigmas[:-1]), default=1) or 1
+        return (
+            max((len(sharing.intersection(self.weights.parts_at(sigma))) for sigma in self.sigmas[:-1]), default=1) or 1
+        )
 
     def _compared(self) -> list[float]:
         """The sigmas at which base and experts both run, where one evaluation can stand for all of them at first order."""
-        if len(self.shared) < len(self.record.experts) or self.record.rescale or any(e.mask is not None for e in self.record.experts):
+        if (
+            len(self.shared) < len(self.record.experts)
+            or self.record.rescale
+            or any(e.mask is not None for e in self.record.experts)
+        ):
             return []
         return [sigma for sigma in self.sigmas[:-1] if len(self.weights.parts_at(sigma)) > 1]
 
@@ -105,7 +114,9 @@ class Run:
             self.reuse.observe(call, parts[1], predictions[BASE], predictions[parts[1]], weights[parts[1] - 1])
         mean = self._combined(predictions, weights, parts)
         if self.trace is not None:
-            self.trace.observe(call, self.weights.regions, predictions, weights, mean, difference is not None, linearised)
+            self.trace.observe(
+                call, self.weights.regions, predictions, weights, mean, difference is not None, linearised
+            )
         return mean
 
     def _checks(self, call: ModelCall, parts: Sequence[int]) -> bool:
@@ -125,7 +136,9 @@ class Run:
 
     def _combined(self, predictions: dict[int, Tensor], weights: Sequence[Weight], parts: Sequence[int]) -> Tensor:
         experts = [part for part in parts if part != BASE]
-        mean = geometric_mean(predictions.get(BASE) if BASE in parts else None, [(weights[p - 1], predictions[p]) for p in experts])
+        mean = geometric_mean(
+            predictions.get(BASE) if BASE in parts else None, [(weights[p - 1], predictions[p]) for p in experts]
+        )
         if len(parts) > 1 and self.focus is None:
             return self._rescaled(mean, predictions[experts[0]])
         return mean

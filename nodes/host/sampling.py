@@ -1,4 +1,5 @@
 """The wrapper around a sampling run: sets RLG up for this run, and leaves nothing of it behind."""
+
 from __future__ import annotations
 
 import uuid
@@ -22,7 +23,13 @@ _running: WeakKeyDictionary[BaseModel, Run] = WeakKeyDictionary()
 
 
 def outer_sample(
-    executor: WrapperExecutor, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+    executor: WrapperExecutor,
+    noise: Tensor,
+    latent_image: Tensor,
+    sampler: Any,
+    sigmas: Tensor,
+    *args: Any,
+    **kwargs: Any,
 ) -> Tensor:
     """`WrappersMP.OUTER_SAMPLE`: samples with the record of the guider's model."""
     guider = executor.class_obj
@@ -35,7 +42,9 @@ def outer_sample(
     add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, run.apply_model, guider.model_options, is_model_options=True)
     if any(expert.branch.rl_cfg > 0 for expert in record.experts):
         _refuse_other_cfg(guider, record, sampler)
-        add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, run.predict_noise, guider.model_options, is_model_options=True)
+        add_wrapper_with_key(
+            WrappersMP.PREDICT_NOISE, KEY, run.predict_noise, guider.model_options, is_model_options=True
+        )
     previous = _running.get(patcher.model)
     _running[patcher.model] = run
     try:
@@ -71,8 +80,13 @@ def _refuse_unsupported(guider: Any, record: Record) -> None:
             "base and RL model apart. Use CFGGuider with the RLG model."
         )
     if guider.model_patcher.get_additional_models_with_key("multigpu"):
-        raise RunError("RLG does not run split over several GPUs (MultiGPU). Remove the MultiGPU node, or the RLG node.")
-    if any(isinstance(expert.source, TwoCheckpoints) for expert in record.experts) and guider.model_patcher.hook_patches:
+        raise RunError(
+            "RLG does not run split over several GPUs (MultiGPU). Remove the MultiGPU node, or the RLG node."
+        )
+    if (
+        any(isinstance(expert.source, TwoCheckpoints) for expert in record.experts)
+        and guider.model_patcher.hook_patches
+    ):
         raise RunError(
             "A LoRA or model hook on the conditioning reaches only the base of two checkpoints, not the RL model. Remove "
             "the hook, or use an RL adapter (Load RL Adapter) in place of the RL checkpoint."
@@ -90,7 +104,9 @@ def _refuse_lost_settings(record: Record) -> None:
     }
     found = [name for name, is_set in lost.items() if is_set]
     if found:
-        raise RunError(f"RLG Budget `linearised` runs one model, so it cannot honour {', '.join(found)}. Set evaluate to exact.")
+        raise RunError(
+            f"RLG Budget `linearised` runs one model, so it cannot honour {', '.join(found)}. Set evaluate to exact."
+        )
 
 
 def _refuse_other_cfg(guider: Any, record: Record, sampler: Any) -> None:
@@ -98,15 +114,23 @@ def _refuse_other_cfg(guider: Any, record: Record, sampler: Any) -> None:
     if type(guider).predict_noise is not CFGGuider.predict_noise:
         raise RunError(f"RLG Branch `rl_cfg` needs a plain CFG guider, got {type(guider).__name__}. Set rl_cfg to 0.")
     if record.budget is not None and (record.budget.linearised or record.budget.refresh_every > 1):
-        raise RunError("RLG Branch `rl_cfg` evaluates base and RL model apart, so RLG Budget has nothing to save: remove one.")
+        raise RunError(
+            "RLG Branch `rl_cfg` evaluates base and RL model apart, so RLG Budget has nothing to save: remove one."
+        )
     if record.trace is not None:
-        raise RunError("RLG Trace watches single model calls, and RLG Branch `rl_cfg` combines after CFG. Remove one of the two.")
+        raise RunError(
+            "RLG Trace watches single model calls, and RLG Branch `rl_cfg` combines after CFG. Remove one of the two."
+        )
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     if name.endswith("_cfg_pp"):
-        raise RunError(f"The sampler {name} reads one unconditional prediction, RLG Branch `rl_cfg` has two. Use another sampler.")
+        raise RunError(
+            f"The sampler {name} reads one unconditional prediction, RLG Branch `rl_cfg` has two. Use another sampler."
+        )
     scales = [expert.branch.rl_cfg for expert in record.experts if expert.branch.rl_cfg > 0]
     if not guider.conds.get("negative") and any(scale != 1.0 for scale in scales):
-        raise RunError(f"RLG Branch `rl_cfg` {scales} needs a negative prompt, and this guider has none. Use CFGGuider.")
+        raise RunError(
+            f"RLG Branch `rl_cfg` {scales} needs a negative prompt, and this guider has none. Use CFGGuider."
+        )
 
 
 def _mirror_later_patches(patcher: ModelPatcher, record: Record) -> None:
@@ -127,7 +151,9 @@ def _mirror(patcher: ModelPatcher, source: TwoCheckpoints, checkpoint: ModelPatc
     for key, later in patcher.patches.items():
         removed, added = difference(source.base_patches.get(key, []), later)
         if removed:
-            raise RunError(f"{key}: a weight patch of the base was removed after the RLG node. Apply it before, or not at all.")
+            raise RunError(
+                f"{key}: a weight patch of the base was removed after the RLG node. Apply it before, or not at all."
+            )
         if added:
             patches[key] = [*patches.get(key, []), *added]
             changed = True

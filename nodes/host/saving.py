@@ -1,4 +1,5 @@
 """The difference of two clones of one model, written as an adapter file below the host's output folder."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -11,14 +12,18 @@ from ...rlg_core.save import Part, Parts, comfyui_tensors, peft_tensors, write, 
 from .adapters import PREFIX, SOURCE, name_map
 from .patches import changed_parameters
 
-DROPPED_METADATA = frozenset({"format", "lora_adapter_metadata", "modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash"})
+DROPPED_METADATA = frozenset(
+    {"format", "lora_adapter_metadata", "modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash"}
+)
 """Header entries that would be wrong of the new file: its keys, scales and bytes are others."""
 
 
 def save_adapter(model: ModelPatcher, rl_model: ModelPatcher, filename_prefix: str, file_format: str) -> Path:
     """Writes what `rl_model` adds to `model`; returns the new file, or the PEFT folder."""
     if model.model is not rl_model.model:
-        raise PairError("rl_model is another checkpoint than model: there is no adapter to save. RLG Extract Adapter makes one.")
+        raise PairError(
+            "rl_model is another checkpoint than model: there is no adapter to save. RLG Extract Adapter makes one."
+        )
     parts = _parts(model, rl_model)
     if not parts:
         raise PairError("model and rl_model are identical: there is no adapter to save.")

@@ -1,4 +1,5 @@
 """Node schemas that both supported hosts accept."""
+
 from __future__ import annotations
 
 import inspect

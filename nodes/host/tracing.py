@@ -1,4 +1,5 @@
 """Collects the predictions of one run's calls into trace entries, a step at a time."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -36,8 +37,16 @@ class RunTrace:
     def _watches(self, call: ModelCall, regions: Regions) -> bool:
         return call.sigma in self.sigmas[:-1] and tuple(call.x.shape[2:]) == tuple(regions.latent_shape[2:])
 
-    def observe(self, call: ModelCall, regions: Regions, predictions: dict[int, Tensor], weights: Sequence[Weight], mean: Tensor,
-                skipped: bool, linearised: Tensor | None) -> None:
+    def observe(
+        self,
+        call: ModelCall,
+        regions: Regions,
+        predictions: dict[int, Tensor],
+        weights: Sequence[Weight],
+        mean: Tensor,
+        skipped: bool,
+        linearised: Tensor | None,
+    ) -> None:
         """Adds one call; the step's entries are written once both prompts, or the only one, are in."""
         if not self._watches(call, regions):
             return
@@ -47,12 +56,16 @@ class RunTrace:
         experts = [part for part in predictions if part != BASE]
         base = predictions.get(BASE, mean)
         rl = predictions[experts[0]] if experts else base
-        evaluated = tuple("base" if part == BASE else f"rl {part}" for part in sorted(predictions) if part != BASE or not skipped)
+        evaluated = tuple(
+            "base" if part == BASE else f"rl {part}" for part in sorted(predictions) if part != BASE or not skipped
+        )
         items = regions.items(call)
         scales = _of_rows(weights[experts[0] - 1] if experts else 0.0, call.rows)
         off = None if linearised is None else root_mean_square(linearised - mean) / root_mean_square(call.x - mean)
         errors = [None] * call.rows if off is None else off.tolist()
-        for k, (name, *rows) in enumerate(zip(regions.prompts(call), *(p.split(items) for p in (call.x, base, rl, mean)))):
+        for k, (name, *rows) in enumerate(
+            zip(regions.prompts(call), *(p.split(items) for p in (call.x, base, rl, mean)))
+        ):
             own = slice(k * items, (k + 1) * items)
             self.pending[name] = (*rows, scales[own], errors[own])
         expected = 1 if self.guider.cfg == 1.0 or "negative" not in self.guider.conds else 2
@@ -81,11 +94,19 @@ class RunTrace:
         # A second-order sampler's corrector comes at the next step's sigma, before that step: the step itself counts.
         self.log.entries[:] = [entry for entry in self.log.entries if entry.step != self.step]
         for image in range(len(x)):
-            self.log.entries.append(TraceEntry(
-                step=self.step, sigma=sigma, percent=self.clock.percent(sigma), image=image, scale=scales[image],
-                angle=angles[image], evaluated=evaluated, linearised_error=linearised_errors[image],
-                **{name: column[image] for name, column in values.items()},
-            ))
+            self.log.entries.append(
+                TraceEntry(
+                    step=self.step,
+                    sigma=sigma,
+                    percent=self.clock.percent(sigma),
+                    image=image,
+                    scale=scales[image],
+                    angle=angles[image],
+                    evaluated=evaluated,
+                    linearised_error=linearised_errors[image],
+                    **{name: column[image] for name, column in values.items()},
+                )
+            )
         self.pending = {}
 
 

@@ -1,4 +1,5 @@
 """`w_k` of every expert for one model call: schedule, mask, and multipliers by prompt."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -66,7 +67,9 @@ class Weights:
         """The parts a step at `sigma` may need; more where only the call itself will tell."""
         percent = self.clock.percent(sigma)
         scales = [expert.schedule.scale_at(percent) for expert in self.experts]
-        varies = [e.mask is not None or e.branch.by_prompt or isinstance(s, Tensor) for e, s in zip(self.experts, scales)]
+        varies = [
+            e.mask is not None or e.branch.by_prompt or isinstance(s, Tensor) for e, s in zip(self.experts, scales)
+        ]
         if not any(varies):
             return needed_parts(scales)
         return [BASE, *(k for k, (s, v) in enumerate(zip(scales, varies), 1) if v or not is_zero(s))]

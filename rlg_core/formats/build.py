@@ -1,4 +1,5 @@
 """The parts of one module's change, as terms: one builder for each algebra (LoRA, LoHa, LoKr, full tensors)."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -54,7 +55,9 @@ def _loha(parts: Parts) -> Hadamard:
 
 def _lokr(parts: Parts) -> Kronecker:
     left, right = (
-        parts[name] if name in parts else _factors(parts, f"{name}_a", f"{name}_b", core, transposed=True).delta_weight()
+        parts[name]
+        if name in parts
+        else _factors(parts, f"{name}_a", f"{name}_b", core, transposed=True).delta_weight()
         for name, core in (("lokr_w1", ""), ("lokr_w2", "lokr_t2"))
     )
     _require(left.ndim == 2 and right.ndim >= 2 and left.numel() > 0 and right.numel() > 0, parts)
@@ -109,6 +112,9 @@ def build(parts: Parts, scale: float) -> dict[str, Term]:
 
 
 FULL: dict[str, tuple[str, Callable[[Tensor], Term]]] = {
-    "diff": ("weight", Delta), "diff_bias": ("bias", Delta),
-    "weight": ("weight", Replace), "bias": ("bias", Replace), "parameter": ("", Replace),
+    "diff": ("weight", Delta),
+    "diff_bias": ("bias", Delta),
+    "weight": ("weight", Replace),
+    "bias": ("bias", Replace),
+    "parameter": ("", Replace),
 }

@@ -3,6 +3,7 @@
 Three writers: PEFT's `adapter_config.json`, diffusers' header entry `lora_adapter_metadata`, and the `lora_config.json`
 of the FLUX and Wan GRPO trainers.
 """
+
 from __future__ import annotations
 
 import json
@@ -17,8 +18,10 @@ from ..errors import AdapterError
 
 KINDS = {"LORA": "lora", "LOHA": "loha", "LOKR": "lokr"}
 
-CONVERT = ("Convert it to a plain LoRA in its trainer: PEFT's save_pretrained(folder, "
-           "path_initial_model_for_weight_conversion=...) does it for PiSSA, CorDA and OLoRA.")
+CONVERT = (
+    "Convert it to a plain LoRA in its trainer: PEFT's save_pretrained(folder, "
+    "path_initial_model_for_weight_conversion=...) does it for PiSSA, CorDA and OLoRA."
+)
 
 PLAIN_INITS = ("true", "false", "gaussian", "eva", "orthogonal", "mica", "none")
 """Initialisations that leave the base weights as they are (peft/tuners/lora/layer.py)."""
@@ -91,7 +94,9 @@ class Recipe:
 def _compiled(pattern: str) -> re.Pattern[str]:
     """PEFT's patterns are regular expressions; one that could run for ever is refused."""
     if len(pattern) > 4096 or NESTED_QUANTIFIERS.search(pattern):
-        raise AdapterError(f"adapter_config.json: the module pattern {pattern[:80]!r} nests quantifiers. List the modules.")
+        raise AdapterError(
+            f"adapter_config.json: the module pattern {pattern[:80]!r} nests quantifiers. List the modules."
+        )
     try:
         return re.compile(pattern)
     except re.error as error:
@@ -131,12 +136,16 @@ def _refuse_unsupported(source: str, config: Mapping[str, Any]) -> str:
     """The kind of adapter a PEFT config describes; raises `AdapterError`, by name, for those that are not loaded."""
     peft_type = str(config.get("peft_type") or "LORA").upper()
     if peft_type not in KINDS:
-        raise AdapterError(f"{source}: PEFT type {peft_type} is not loaded (LORA, LOHA and LOKR are). Merge it into the model "
-                           "with PEFT's merge_and_unload, save that, and use Load RLG Checkpoint Pair.")
+        raise AdapterError(
+            f"{source}: PEFT type {peft_type} is not loaded (LORA, LOHA and LOKR are). Merge it into the model "
+            "with PEFT's merge_and_unload, save that, and use Load RLG Checkpoint Pair."
+        )
     init = str(config.get("init_lora_weights", True)).lower()
     if peft_type == "LORA" and init not in PLAIN_INITS:
-        raise AdapterError(f"{source}: init_lora_weights is {init!r}: such an adapter assumes base weights that were changed "
-                           f"when it was made, so it cannot be added to the original ones. {CONVERT}")
+        raise AdapterError(
+            f"{source}: init_lora_weights is {init!r}: such an adapter assumes base weights that were changed "
+            f"when it was made, so it cannot be added to the original ones. {CONVERT}"
+        )
     for option, why in REFUSED_OPTIONS.items():
         if config.get(option):
             raise AdapterError(f"{source}: {option} is set ({why}); such adapters are not loaded. {CONVERT}")
@@ -147,9 +156,16 @@ def peft_recipe(source: str, config: Mapping[str, Any]) -> Recipe:
     """The recipe of a PEFT config, which diffusers' header entry is too."""
     kind = _refuse_unsupported(source, config)
     alpha = "lora_alpha" if kind == "lora" else "alpha"
-    return Recipe(source, _number(source, config, alpha), int(_number(source, config, "r")), kind, _targets(source, config),
-                  _numbers(source, config, "alpha_pattern"), _numbers(source, config, "rank_pattern"),
-                  bool(config.get("use_rslora")))
+    return Recipe(
+        source,
+        _number(source, config, alpha),
+        int(_number(source, config, "r")),
+        kind,
+        _targets(source, config),
+        _numbers(source, config, "alpha_pattern"),
+        _numbers(source, config, "rank_pattern"),
+        bool(config.get("use_rslora")),
+    )
 
 
 def trainer_recipe(source: str, config: Mapping[str, Any], component: str) -> Recipe:
@@ -160,7 +176,9 @@ def trainer_recipe(source: str, config: Mapping[str, Any], component: str) -> Re
     if not isinstance(params, dict):
         raise AdapterError(f"{source}: expected lora_params with lora_rank and lora_alpha, came {params!r}.")
     alpha, rank = (next((name for name in names if name in params), names[0]) for names in TRAINER_FIELDS)
-    return Recipe(source, _number(source, params, alpha), int(_number(source, params, rank)), "lora", _targets(source, params))
+    return Recipe(
+        source, _number(source, params, alpha), int(_number(source, params, rank)), "lora", _targets(source, params)
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

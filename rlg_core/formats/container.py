@@ -1,4 +1,5 @@
 """Safetensors files: header first, tensors memory-mapped; every defect is an `AdapterError` that names the file."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -57,5 +58,7 @@ def check_values(path: Path, name: str, tensor: Tensor) -> None:
     wide = tensor if tensor.dtype.itemsize > 1 else tensor.float()
     if not bool(torch.isfinite(wide.sum(dtype=torch.float32))) and not bool(torch.isfinite(wide).all()):
         bad = int((~torch.isfinite(wide)).sum())
-        raise AdapterError(f"{path}: {name} has {bad} NaN or infinite values of {tensor.numel()}. The training diverged or "
-                           "the file is damaged; use an earlier checkpoint of it.")
+        raise AdapterError(
+            f"{path}: {name} has {bad} NaN or infinite values of {tensor.numel()}. The training diverged or "
+            "the file is damaged; use an earlier checkpoint of it."
+        )

@@ -1,4 +1,5 @@
 """Which file an adapter is in: a single file, or a PEFT folder with the default adapter in it and others in subfolders."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -38,5 +39,7 @@ def find_file(path: Path, adapter: str) -> tuple[Path, bool]:
         return found[DEFAULT], False
     if not adapter and len(found) == 1:
         return next(iter(found.values())), False
-    raise AdapterError(f"{path}: holds the adapters {', '.join(found)}; "
-                       + (f"there is none named {adapter!r}." if adapter else "name one of them in `adapter`."))
+    raise AdapterError(
+        f"{path}: holds the adapters {', '.join(found)}; "
+        + (f"there is none named {adapter!r}." if adapter else "name one of them in `adapter`.")
+    )

@@ -1,4 +1,5 @@
 """An adapter file, read whole: which modules it changes, by which terms, at which scale, and where the scale is from."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -57,7 +58,9 @@ class Choice:
         words = [word.strip() for word in text.split(",") if word.strip()]
         names = [word for word in words if word.lower() != IGNORE_TEXT_ENCODER]
         if len(names) > 1:
-            raise AdapterError(f"adapter: expected one adapter's name and perhaps {IGNORE_TEXT_ENCODER!r}, came {text!r}.")
+            raise AdapterError(
+                f"adapter: expected one adapter's name and perhaps {IGNORE_TEXT_ENCODER!r}, came {text!r}."
+            )
         return cls(names[0] if names else "", len(names) < len(words))
 
 
@@ -76,8 +79,14 @@ def read_adapter(path: Path, adapter: str = "", alpha: float = 0.0) -> Adapter:
     recipe = _recipe(file, modules, keys, alpha, name)
     changes = tuple(change for module in modules for change in _changes(file, module, modules[module], recipe))
     return Adapter(
-        file, choice.name or name, _format(keys, modules), changes, _ranks(modules), _alphas(modules, recipe),
-        _alpha_source(modules, recipe), ignored,
+        file,
+        choice.name or name,
+        _format(keys, modules),
+        changes,
+        _ranks(modules),
+        _alphas(modules, recipe),
+        _alpha_source(modules, recipe),
+        ignored,
     )
 
 
@@ -86,19 +95,25 @@ def _chosen_adapter(path: Path, keys: dict[str, Key], wanted: str) -> tuple[dict
     if any(key.adapter == SECOND for key in keys.values()):
         keys = {name: key if key.adapter else replace(key, adapter=FIRST_COMPONENT) for name, key in keys.items()}
     names = sorted({key.adapter for key in keys.values() if key.adapter})
-    chosen = wanted or next((name for name in (DEFAULT, FIRST_COMPONENT) if name in names), names[0] if len(names) == 1 else "")
+    chosen = wanted or next(
+        (name for name in (DEFAULT, FIRST_COMPONENT) if name in names), names[0] if len(names) == 1 else ""
+    )
     if names and chosen not in names or not names and wanted not in ("", DEFAULT):
-        raise AdapterError(f"{path}: holds {'the adapters ' + ', '.join(names) if names else 'one adapter without a name'}; "
-                           + (f"there is none named {wanted!r}." if wanted else "name one of them in `adapter`."))
+        raise AdapterError(
+            f"{path}: holds {'the adapters ' + ', '.join(names) if names else 'one adapter without a name'}; "
+            + (f"there is none named {wanted!r}." if wanted else "name one of them in `adapter`.")
+        )
     return {name: key for name, key in keys.items() if key.adapter in (None, chosen)}, chosen or DEFAULT
 
 
 def _without_text_encoder(path: Path, keys: dict[str, Key], ignore: bool) -> tuple[dict[str, Key], tuple[str, ...]]:
     found = [name for name, key in keys.items() if key.is_text_encoder]
     if found and not ignore:
-        raise AdapterError(f"{path}: {len(found)} of {len(keys)} keys change a text encoder ({', '.join(found[:3])}), which a "
-                           f"MODEL does not have. Write {IGNORE_TEXT_ENCODER!r} into `adapter` to load the rest, and load the "
-                           "file with a stock LoRA loader for the CLIP.")
+        raise AdapterError(
+            f"{path}: {len(found)} of {len(keys)} keys change a text encoder ({', '.join(found[:3])}), which a "
+            f"MODEL does not have. Write {IGNORE_TEXT_ENCODER!r} into `adapter` to load the rest, and load the "
+            "file with a stock LoRA loader for the CLIP."
+        )
     rest = {name: key for name, key in keys.items() if not key.is_text_encoder}
     if not rest:
         raise AdapterError(f"{path}: every key changes a text encoder; there is nothing for a diffusion model in it.")
@@ -119,8 +134,10 @@ def _modules(file: TensorFile, keys: Mapping[str, Key]) -> Modules:
         check_values(file.path, name, tensor)
         parts[key.part] = tensor
     if not any(part not in ("weight", "bias", "parameter") for parts in modules.values() for part in parts):
-        raise AdapterError(f"{file.path}: holds full weights ({', '.join(list(keys)[:3])}), no adapter. "
-                           "Load a fine-tuned checkpoint with Load RLG Checkpoint Pair.")
+        raise AdapterError(
+            f"{file.path}: holds full weights ({', '.join(list(keys)[:3])}), no adapter. "
+            "Load a fine-tuned checkpoint with Load RLG Checkpoint Pair."
+        )
     return modules
 
 
@@ -128,38 +145,50 @@ def _bare(module: str) -> str:
     return list(spellings(module))[-1]
 
 
-def _recipe(file: TensorFile, modules: Modules, keys: Mapping[str, Key], alpha: float, name: str) -> config.Recipe | None:
+def _recipe(
+    file: TensorFile, modules: Modules, keys: Mapping[str, Key], alpha: float, name: str
+) -> config.Recipe | None:
     """Where the scale comes from, in the order: alpha input, `.alpha` tensors (None), files, an assumption."""
     factored = {module: parts for module, parts in modules.items() if kind_of(parts)}
     if alpha == 0 and all("alpha" in parts for parts in factored.values()):
         return None
-    component = SECOND if name == SECOND else "unet" if any(key.startswith("unet.") for key in keys) else FIRST_COMPONENT
+    component = (
+        SECOND if name == SECOND else "unet" if any(key.startswith("unet.") for key in keys) else FIRST_COMPONENT
+    )
     found = config.recipe_beside(file.path, file.metadata, component)
     if found is not None:
         misfit = _misfit(found, factored)
         if misfit is not None and alpha == 0:
-            raise AdapterError(f"{file.path}: {found.source} is not of this file: {misfit}. Put the right one there, keep one "
-                               "adapter in a folder, or set the `alpha` input.")
+            raise AdapterError(
+                f"{file.path}: {found.source} is not of this file: {misfit}. Put the right one there, keep one "
+                "adapter in a folder, or set the `alpha` input."
+            )
         found = None if misfit is not None else found
     if alpha != 0:
         return config.Recipe("the alpha input", alpha, rslora=found is not None and found.rslora, given=True)
     if found is None and _is_peft(file.path, keys):
         ranks = ", ".join(map(str, _ranks(modules)))
-        raise AdapterError(f"{file.path}: a PEFT adapter keeps its alpha in adapter_config.json, and there is none (nor a "
-                           f"lora_config.json) in {file.path.parent}. Put it there, or set the `alpha` input (the rank is "
-                           f"{ranks}; 1x and 2x the rank are usual).")
+        raise AdapterError(
+            f"{file.path}: a PEFT adapter keeps its alpha in adapter_config.json, and there is none (nor a "
+            f"lora_config.json) in {file.path.parent}. Put it there, or set the `alpha` input (the rank is "
+            f"{ranks}; 1x and 2x the rank are usual)."
+        )
     return found
 
 
 def _misfit(recipe: config.Recipe, factored: Modules) -> str | None:
-    kinds = {kind: {_bare(module): rank_of(parts) for module, parts in factored.items() if kind_of(parts) == kind}
-             for kind in {kind_of(parts) for parts in factored.values()}}
+    kinds = {
+        kind: {_bare(module): rank_of(parts) for module, parts in factored.items() if kind_of(parts) == kind}
+        for kind in {kind_of(parts) for parts in factored.values()}
+    }
     return next((reason for kind, ranks in kinds.items() if (reason := recipe.misfit(str(kind), ranks))), None)
 
 
 def _is_peft(path: Path, keys: Mapping[str, Key]) -> bool:
     return path.stem == STEM or any(
-        name.startswith("base_model.model.") or key.adapter not in (None, FIRST_COMPONENT, SECOND) for name, key in keys.items())
+        name.startswith("base_model.model.") or key.adapter not in (None, FIRST_COMPONENT, SECOND)
+        for name, key in keys.items()
+    )
 
 
 def _scale(module: str, parts: Mapping[str, Tensor], recipe: config.Recipe | None) -> float:
@@ -187,10 +216,16 @@ def _ranks(modules: Modules) -> tuple[int, ...]:
 
 def _alphas(modules: Modules, recipe: config.Recipe | None) -> tuple[float, ...]:
     factored = {module: parts for module, parts in modules.items() if kind_of(parts)}
-    return tuple(sorted({
-        _scale(module, parts, recipe) * (rank_of(parts) or 1) if recipe is None or not recipe.rslora
-        else recipe.alpha_of(_bare(module)) for module, parts in factored.items()
-    }))
+    return tuple(
+        sorted(
+            {
+                _scale(module, parts, recipe) * (rank_of(parts) or 1)
+                if recipe is None or not recipe.rslora
+                else recipe.alpha_of(_bare(module))
+                for module, parts in factored.items()
+            }
+        )
+    )
 
 
 def _alpha_source(modules: Modules, recipe: config.Recipe | None) -> str:
@@ -207,8 +242,14 @@ def _alpha_source(modules: Modules, recipe: config.Recipe | None) -> str:
 
 
 FORMATS = (
-    ("base_model.model.", "PEFT"), ("unet.base_model.model.", "PEFT"), ("lora_unet_", "kohya"), ("lora_transformer_", "OneTrainer"),
-    ("lycoris_", "LyCORIS"), ("transformer.", "diffusers"), ("transformer_2.", "diffusers"), ("unet.", "diffusers"),
+    ("base_model.model.", "PEFT"),
+    ("unet.base_model.model.", "PEFT"),
+    ("lora_unet_", "kohya"),
+    ("lora_transformer_", "OneTrainer"),
+    ("lycoris_", "LyCORIS"),
+    ("transformer.", "diffusers"),
+    ("transformer_2.", "diffusers"),
+    ("unet.", "diffusers"),
     ("diffusion_model.", "ComfyUI"),
 )
 KINDS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", None: "full tensors"}
@@ -219,6 +260,8 @@ def _format(keys: Mapping[str, Key], modules: Modules) -> str:
     writer = next((label for prefix, label in FORMATS for name in keys if name.startswith(prefix)), "bare names")
     if any(key.adapter not in (None, FIRST_COMPONENT, SECOND) for key in keys.values()):
         writer = "PEFT, raw state dict"
-    kinds = sorted({KINDS[kind_of(parts)] for parts in modules.values()} | (
-        {"DoRA"} if any(parts.keys() & set(DORA) for parts in modules.values()) else set()))
+    kinds = sorted(
+        {KINDS[kind_of(parts)] for parts in modules.values()}
+        | ({"DoRA"} if any(parts.keys() & set(DORA) for parts in modules.values()) else set())
+    )
     return f"{writer} ({', '.join(kinds)})"

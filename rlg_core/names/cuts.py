@@ -1,4 +1,5 @@
 """Which rows of a fused weight belong to a module that is separate elsewhere."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

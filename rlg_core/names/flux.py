@@ -1,4 +1,5 @@
 """The double- and single-stream transformers: FLUX (and Chroma), FLUX.2, HunyuanVideo."""
+
 from .cuts import FIRST, REST, SECOND, THIRD, qkv, swapped, whole
 from .rule import Architecture, Block
 
@@ -27,15 +28,23 @@ SINGLE = {
 }
 EMBEDDERS = {
     f"{host}.{layer}": whole(f"time_text_embed.{source}.{linear}")
-    for host, source in (("time_in", "timestep_embedder"), ("vector_in", "text_embedder"), ("guidance_in", "guidance_embedder"))
+    for host, source in (
+        ("time_in", "timestep_embedder"),
+        ("vector_in", "text_embedder"),
+        ("guidance_in", "guidance_embedder"),
+    )
     for layer, linear in (("in_layer", "linear_1"), ("out_layer", "linear_2"))
 }
 ENDS = {"final_layer.linear": whole("proj_out"), "final_layer.adaLN_modulation.1": swapped("norm_out.linear")}
 INPUTS = {"img_in": whole("x_embedder"), "txt_in": whole("context_embedder")}
 
 FLUX = Architecture(
-    "FLUX", ("double_blocks.0.img_attn.qkv", "single_blocks.0.linear1"),
-    (Block("double_blocks.#", "transformer_blocks.#", DOUBLE), Block("single_blocks.#", "single_transformer_blocks.#", SINGLE)),
+    "FLUX",
+    ("double_blocks.0.img_attn.qkv", "single_blocks.0.linear1"),
+    (
+        Block("double_blocks.#", "transformer_blocks.#", DOUBLE),
+        Block("single_blocks.#", "single_transformer_blocks.#", SINGLE),
+    ),
     {**INPUTS, **EMBEDDERS, **ENDS},
 )
 
@@ -55,10 +64,15 @@ FLUX2_DOUBLE = {
 }
 
 FLUX2 = Architecture(
-    "FLUX.2", ("double_blocks.0.img_attn.qkv", "double_stream_modulation_img.lin"),
-    (Block("double_blocks.#", "transformer_blocks.#", FLUX2_DOUBLE), Block("single_blocks.#", "single_transformer_blocks.#", FLUX2_SINGLE)),
+    "FLUX.2",
+    ("double_blocks.0.img_attn.qkv", "double_stream_modulation_img.lin"),
+    (
+        Block("double_blocks.#", "transformer_blocks.#", FLUX2_DOUBLE),
+        Block("single_blocks.#", "single_transformer_blocks.#", FLUX2_SINGLE),
+    ),
     {
-        **INPUTS, **ENDS,
+        **INPUTS,
+        **ENDS,
         "time_in.in_layer": whole("time_guidance_embed.timestep_embedder.linear_1"),
         "time_in.out_layer": whole("time_guidance_embed.timestep_embedder.linear_2"),
         "guidance_in.in_layer": whole("time_guidance_embed.guidance_embedder.linear_1"),
@@ -79,14 +93,21 @@ REFINER = {
     "adaLN_modulation.1": whole("norm_out.linear"),
 }
 HUNYUAN_ORIGINAL = {
-    f"{stream}_{host}": whole(f"{stream}_{source}") for stream in ("img", "txt")
-    for host, source in (("attn.qkv", "attn_qkv"), ("attn.proj", "attn_proj"), ("mlp.0", "mlp.fc1"), ("mlp.2", "mlp.fc2"),
-                         ("mod.lin", "mod.linear"))
+    f"{stream}_{host}": whole(f"{stream}_{source}")
+    for stream in ("img", "txt")
+    for host, source in (
+        ("attn.qkv", "attn_qkv"),
+        ("attn.proj", "attn_proj"),
+        ("mlp.0", "mlp.fc1"),
+        ("mlp.2", "mlp.fc2"),
+        ("mod.lin", "mod.linear"),
+    )
 }
 """HunyuanVideo's own names, which its trainers write."""
 
 HUNYUAN_VIDEO = Architecture(
-    "HunyuanVideo", ("double_blocks.0.img_attn.qkv", "txt_in.individual_token_refiner.blocks.0.self_attn.qkv"),
+    "HunyuanVideo",
+    ("double_blocks.0.img_attn.qkv", "txt_in.individual_token_refiner.blocks.0.self_attn.qkv"),
     (
         Block("double_blocks.#", "transformer_blocks.#", DOUBLE),
         Block("single_blocks.#", "single_transformer_blocks.#", SINGLE),
@@ -95,7 +116,8 @@ HUNYUAN_VIDEO = Architecture(
         Block("txt_in.individual_token_refiner.blocks.#", "context_embedder.token_refiner.refiner_blocks.#", REFINER),
     ),
     {
-        **EMBEDDERS, **ENDS,
+        **EMBEDDERS,
+        **ENDS,
         "img_in.proj": whole("x_embedder.proj"),
         "txt_in.input_embedder": whole("context_embedder.proj_in"),
         "txt_in.t_embedder.in_layer": whole("context_embedder.time_text_embed.timestep_embedder.linear_1"),

@@ -1,4 +1,5 @@
 """An adapter's changes brought to the host's weights: every one of them, in the host's layout, or an error."""
+
 from __future__ import annotations
 
 import math
@@ -38,18 +39,24 @@ def _unmatched(adapter: Adapter, missing: list[Change], names: NameMap) -> str:
     first = ", ".join(".".join(filter(None, (change.module, change.parameter))) for change in missing[:3])
     architecture = names.architecture.name if names.architecture else "this architecture"
     if len(missing) == len(adapter.changes):
-        return (f"{adapter.file.path}: none of its {len(missing)} changes is for this model ({architecture}); the first are {first}. "
-                "It was made for another architecture: load the base model it was trained on.")
-    return (f"{adapter.file.path}: {len(missing)} of {len(adapter.changes)} changes have no weight in this model ({architecture}), "
-            f"the first are {first}. It is not loaded partly; load the base model it was trained on.")
+        return (
+            f"{adapter.file.path}: none of its {len(missing)} changes is for this model ({architecture}); the first are {first}. "
+            "It was made for another architecture: load the base model it was trained on."
+        )
+    return (
+        f"{adapter.file.path}: {len(missing)} of {len(adapter.changes)} changes have no weight in this model ({architecture}), "
+        f"the first are {first}. It is not loaded partly; load the base model it was trained on."
+    )
 
 
 def _fitted(adapter: Adapter, change: Change, target: Target) -> Term:
     shape = (target.rows[1], *target.shape[1:]) if target.rows is not None else target.shape
     term = _shaped(change.term, shape)
     if term is None:
-        raise AdapterError(f"{adapter.file.path}: {change.module}: its change has shape {list(change.term.shape)}, but "
-                           f"{target.key} has {list(shape)} in this model. The base model is of another size or kind.")
+        raise AdapterError(
+            f"{adapter.file.path}: {change.module}: its change has shape {list(change.term.shape)}, but "
+            f"{target.key} has {list(shape)} in this model. The base model is of another size or kind."
+        )
     return _swapped(term) if target.swapped else term
 
 
@@ -61,8 +68,10 @@ def _shaped(term: Term, shape: tuple[int, ...]) -> Term | None:
     same = len(own) > 0 and own[0] == shape[0] and math.prod(own) == math.prod(shape)
     if not same or min(len(own), len(shape)) > 2 and own[2:] != (1,) * (len(own) - 2):
         return None
-    reshape = {Delta: lambda: replace(term, weight=term.weight.reshape(shape)),
-               Replace: lambda: replace(term, value=term.value.reshape(shape))}
+    reshape = {
+        Delta: lambda: replace(term, weight=term.weight.reshape(shape)),
+        Replace: lambda: replace(term, value=term.value.reshape(shape)),
+    }
     return reshape.get(type(term), lambda: term)()
 
 
@@ -79,5 +88,11 @@ def _swapped(term: Term) -> Term:
     if isinstance(term, Kronecker):
         return Delta(_roll(term.delta_weight()))
     if isinstance(term, Decomposed):
-        return replace(term, inner=_swapped(term.inner), magnitude=term.magnitude if term.axis else _roll(term.magnitude))
-    return replace(term, value=_roll(term.value)) if isinstance(term, Replace) else replace(term, weight=_roll(term.weight))
+        return replace(
+            term, inner=_swapped(term.inner), magnitude=term.magnitude if term.axis else _roll(term.magnitude)
+        )
+    return (
+        replace(term, value=_roll(term.value))
+        if isinstance(term, Replace)
+        else replace(term, weight=_roll(term.weight))
+    )

@@ -1,4 +1,5 @@
 """Stable Diffusion 3 and 3.5: diffusers' SD3Transformer2DModel."""
+
 from .cuts import qkv, swapped, whole
 from .rule import Architecture, Block
 
@@ -24,7 +25,8 @@ JOINT_BLOCK = {
 }
 
 SD3 = Architecture(
-    "SD3", ("joint_blocks.0.context_block.attn.qkv",),
+    "SD3",
+    ("joint_blocks.0.context_block.attn.qkv",),
     (Block("joint_blocks.#", "transformer_blocks.#", JOINT_BLOCK),),
     {
         "x_embedder.proj": whole("pos_embed.proj"),

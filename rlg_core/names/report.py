@@ -1,4 +1,5 @@
 """What a loader tells of an adapter, in a few lines of plain text."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,14 @@ from .match import Match
 from .resolve import NameMap
 
 
-def describe(adapter: Adapter, matches: Sequence[Match], names: NameMap, stock: Mapping[Any, float | None],
-             sizes: Sequence[float], strength: float) -> str:
+def describe(
+    adapter: Adapter,
+    matches: Sequence[Match],
+    names: NameMap,
+    stock: Mapping[Any, float | None],
+    sizes: Sequence[float],
+    strength: float,
+) -> str:
     """Format, name, rank, alpha and its source, scale, coverage, what stock loading would do, size of the change.
 
     `stock`: (key, rows) -> the scale the stock loader would use; `sizes`: `|dW| / |W|` of some of the changes.
@@ -48,8 +55,12 @@ def _stock(matches: Sequence[Match], stock: Mapping[Any, float | None]) -> str:
     part = "" if len(found) == len(matches) else f", but only {len(found)} of {len(matches)} changes"
     if any(isinstance(match.term, Decomposed) for match, _ in found):
         return f"with other arithmetic (DoRA){part}"
-    ratios = sorted({round(scale / match.change.scale, 6) if scale is not None and match.change.scale else 1.0
-                     for match, scale in found})
+    ratios = sorted(
+        {
+            round(scale / match.change.scale, 6) if scale is not None and match.change.scale else 1.0
+            for match, scale in found
+        }
+    )
     if ratios == [1.0]:
         return f"the same{part}" if not part else f"at its true strength{part}"
     return f"at {_listed(ratios)}x its true strength{part}"

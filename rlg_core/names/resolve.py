@@ -1,4 +1,5 @@
 """Finds the host's weight, and the rows of it, for a module name in an adapter file."""
+
 from __future__ import annotations
 
 import re
@@ -44,14 +45,19 @@ class NameMap:
     rules here: name -> key, or (key, (dimension, first row, rows)), or that with a function that swaps halves.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], prefix: str = "", host_names: Mapping[str, Any] | None = None):
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], prefix: str = "", host_names: Mapping[str, Any] | None = None
+    ):
         self.prefix = prefix
-        self.shapes = {key[len(prefix):]: shape for key, shape in shapes.items() if key.startswith(prefix)}
+        self.shapes = {key[len(prefix) :]: shape for key, shape in shapes.items() if key.startswith(prefix)}
         hosts = dict.fromkeys(module for key in self.shapes for module in (key.rpartition(".")[0], key) if module)
         self.architecture = next((known for known in ARCHITECTURES if all(mark in hosts for mark in known.marks)), None)
         self.modules: dict[str, _Module] = {}
-        for name, module in (*_host_names(host_names or {}, prefix), *((host, _Module(host)) for host in hosts),
-                             *_rule_names(self.architecture, hosts)):
+        for name, module in (
+            *_host_names(host_names or {}, prefix),
+            *((host, _Module(host)) for host in hosts),
+            *_rule_names(self.architecture, hosts),
+        ):
             self.modules[name] = module
         self.flat = {name.replace(".", "_"): name for name in self.modules}
 
@@ -102,7 +108,7 @@ def _host_names(names: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, _M
     for name, value in names.items():
         key, offset, function = (*((value,) if isinstance(value, str) else value), None, None)[:3]
         if key.startswith(prefix) and (offset is None or offset[0] == 0):
-            host = key[len(prefix):].removesuffix(".weight")
+            host = key[len(prefix) :].removesuffix(".weight")
             rows = SWAPPED if function is not None else None if offset is None else tuple(offset[1:])
             yield name, _Module(host, rows)
 
@@ -111,7 +117,9 @@ def _rule_names(architecture: Architecture | None, hosts: Iterable[str]) -> Iter
     """Every name an architecture's rules give to the modules the model has."""
     if architecture is None:
         return
-    blocks = [(block, re.compile(re.escape(block.host).replace(r"\#", r"(\d+)") + r"\.(.+)")) for block in architecture.blocks]
+    blocks = [
+        (block, re.compile(re.escape(block.host).replace(r"\#", r"(\d+)") + r"\.(.+)")) for block in architecture.blocks
+    ]
     for host in hosts:
         for source, rows in architecture.top.get(host, {}).items():
             yield source, _Module(host, rows)

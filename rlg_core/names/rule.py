@@ -1,4 +1,5 @@
 """What a table of name rules is made of."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

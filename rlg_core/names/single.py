@@ -1,4 +1,5 @@
 """Transformers with one stream of tokens: Lumina2, Z-Image, Wan, PixArt; and Qwen-Image and AuraFlow."""
+
 from .cuts import kv, qkv, swapped, whole
 from .rule import Architecture, Block
 
@@ -17,7 +18,8 @@ LUMINA_BLOCK = {
     "attention_norm2": whole("norm2"),
 }
 LUMINA2 = Architecture(
-    "Lumina2", ("layers.0.attention.qkv", "layers.0.adaLN_modulation.1"),
+    "Lumina2",
+    ("layers.0.attention.qkv", "layers.0.adaLN_modulation.1"),
     tuple(Block(f"{part}.#", f"{part}.#", LUMINA_BLOCK) for part in LUMINA_PARTS),
     {
         "x_embedder": whole("x_embedder"),
@@ -35,11 +37,23 @@ Z_IMAGE_BLOCK = {
     "attention.out": whole("attention.to_out.0"),
     "attention.q_norm": whole("attention.norm_q"),
     "attention.k_norm": whole("attention.norm_k"),
-    **{name: whole(name) for name in ("feed_forward.w1", "feed_forward.w2", "feed_forward.w3", "adaLN_modulation.0",
-                                      "attention_norm1", "attention_norm2", "ffn_norm1", "ffn_norm2")},
+    **{
+        name: whole(name)
+        for name in (
+            "feed_forward.w1",
+            "feed_forward.w2",
+            "feed_forward.w3",
+            "adaLN_modulation.0",
+            "attention_norm1",
+            "attention_norm2",
+            "ffn_norm1",
+            "ffn_norm2",
+        )
+    },
 }
 Z_IMAGE = Architecture(
-    "Z-Image", ("layers.0.attention.qkv", "layers.0.adaLN_modulation.0"),
+    "Z-Image",
+    ("layers.0.attention.qkv", "layers.0.adaLN_modulation.0"),
     tuple(Block(f"{part}.#", f"{part}.#", Z_IMAGE_BLOCK) for part in LUMINA_PARTS),
     {
         "x_embedder": whole("all_x_embedder.2-1"),
@@ -50,8 +64,18 @@ Z_IMAGE = Architecture(
 )
 
 WAN_BLOCK = {
-    **{f"{host}.{theirs}": whole(f"{source}.{ours}") for host, source in (("self_attn", "attn1"), ("cross_attn", "attn2"))
-       for theirs, ours in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("o", "to_out.0"), ("norm_q", "norm_q"), ("norm_k", "norm_k"))},
+    **{
+        f"{host}.{theirs}": whole(f"{source}.{ours}")
+        for host, source in (("self_attn", "attn1"), ("cross_attn", "attn2"))
+        for theirs, ours in (
+            ("q", "to_q"),
+            ("k", "to_k"),
+            ("v", "to_v"),
+            ("o", "to_out.0"),
+            ("norm_q", "norm_q"),
+            ("norm_k", "norm_k"),
+        )
+    },
     "cross_attn.k_img": whole("attn2.add_k_proj"),
     "cross_attn.v_img": whole("attn2.add_v_proj"),
     "cross_attn.norm_k_img": whole("attn2.norm_added_k"),
@@ -61,7 +85,8 @@ WAN_BLOCK = {
     "modulation": whole("scale_shift_table"),
 }
 WAN = Architecture(
-    "Wan", ("blocks.0.self_attn.q", "blocks.0.cross_attn.q", "head.head"),
+    "Wan",
+    ("blocks.0.self_attn.q", "blocks.0.cross_attn.q", "head.head"),
     (Block("blocks.#", "blocks.#", WAN_BLOCK),),
     {
         "patch_embedding": whole("patch_embedding"),
@@ -90,7 +115,8 @@ PIXART_BLOCK = {
     "scale_shift_table": whole("scale_shift_table"),
 }
 PIXART = Architecture(
-    "PixArt", ("blocks.0.cross_attn.kv_linear", "t_block.1"),
+    "PixArt",
+    ("blocks.0.cross_attn.kv_linear", "t_block.1"),
     (Block("blocks.#", "transformer_blocks.#", PIXART_BLOCK),),
     {
         "x_embedder.proj": whole("pos_embed.proj"),
@@ -98,41 +124,72 @@ PIXART = Architecture(
         "y_embedder.y_proj.fc2": whole("caption_projection.linear_2"),
         "y_embedder.y_embedding": whole("caption_projection.y_embedding"),
         "t_block.1": whole("adaln_single.linear"),
-        **{f"{host}.mlp.{2 * i}": whole(f"adaln_single.emb.{source}.linear_{i + 1}") for i in range(2)
-           for host, source in (("t_embedder", "timestep_embedder"), ("csize_embedder", "resolution_embedder"),
-                                ("ar_embedder", "aspect_ratio_embedder"))},
+        **{
+            f"{host}.mlp.{2 * i}": whole(f"adaln_single.emb.{source}.linear_{i + 1}")
+            for i in range(2)
+            for host, source in (
+                ("t_embedder", "timestep_embedder"),
+                ("csize_embedder", "resolution_embedder"),
+                ("ar_embedder", "aspect_ratio_embedder"),
+            )
+        },
         "final_layer.linear": whole("proj_out"),
         "final_layer.scale_shift_table": whole("scale_shift_table"),
     },
 )
 
 QWEN_IMAGE = Architecture(
-    "Qwen-Image", ("transformer_blocks.0.img_mod.1", "transformer_blocks.0.txt_mod.1"),
+    "Qwen-Image",
+    ("transformer_blocks.0.img_mod.1", "transformer_blocks.0.txt_mod.1"),
     (Block("transformer_blocks.#", "transformer_blocks.#", None),),
-    {name: whole(name) for name in ("img_in", "txt_in", "txt_norm", "proj_out", "norm_out.linear",
-                                    "time_text_embed.timestep_embedder.linear_1", "time_text_embed.timestep_embedder.linear_2")},
+    {
+        name: whole(name)
+        for name in (
+            "img_in",
+            "txt_in",
+            "txt_norm",
+            "proj_out",
+            "norm_out.linear",
+            "time_text_embed.timestep_embedder.linear_1",
+            "time_text_embed.timestep_embedder.linear_2",
+        )
+    },
 )
 
 AURAFLOW_DOUBLE = {
-    **{f"attn.w2{part}": whole(f"attn.to_{source}") for part, source in (("q", "q"), ("k", "k"), ("v", "v"), ("o", "out.0"))},
-    **{f"attn.w1{part}": whole(f"attn.{source}") for part, source in
-       (("q", "add_q_proj"), ("k", "add_k_proj"), ("v", "add_v_proj"), ("o", "to_add_out"))},
-    **{f"mlp{stream}.{host}": whole(f"{ff}.{source}") for stream, ff in (("X", "ff"), ("C", "ff_context"))
-       for host, source in (("c_fc1", "linear_1"), ("c_fc2", "linear_2"), ("c_proj", "out_projection"))},
+    **{
+        f"attn.w2{part}": whole(f"attn.to_{source}")
+        for part, source in (("q", "q"), ("k", "k"), ("v", "v"), ("o", "out.0"))
+    },
+    **{
+        f"attn.w1{part}": whole(f"attn.{source}")
+        for part, source in (("q", "add_q_proj"), ("k", "add_k_proj"), ("v", "add_v_proj"), ("o", "to_add_out"))
+    },
+    **{
+        f"mlp{stream}.{host}": whole(f"{ff}.{source}")
+        for stream, ff in (("X", "ff"), ("C", "ff_context"))
+        for host, source in (("c_fc1", "linear_1"), ("c_fc2", "linear_2"), ("c_proj", "out_projection"))
+    },
     "modX.1": whole("norm1.linear"),
     "modC.1": whole("norm1_context.linear"),
 }
 AURAFLOW_SINGLE = {
-    **{f"attn.w1{part}": whole(f"attn.to_{source}") for part, source in (("q", "q"), ("k", "k"), ("v", "v"), ("o", "out.0"))},
+    **{
+        f"attn.w1{part}": whole(f"attn.to_{source}")
+        for part, source in (("q", "q"), ("k", "k"), ("v", "v"), ("o", "out.0"))
+    },
     "modCX.1": whole("norm1.linear"),
     "mlp.c_fc1": whole("ff.linear_1"),
     "mlp.c_fc2": whole("ff.linear_2"),
     "mlp.c_proj": whole("ff.out_projection"),
 }
 AURAFLOW = Architecture(
-    "AuraFlow", ("double_layers.0.attn.w1q", "single_layers.0.attn.w1q"),
-    (Block("double_layers.#", "joint_transformer_blocks.#", AURAFLOW_DOUBLE),
-     Block("single_layers.#", "single_transformer_blocks.#", AURAFLOW_SINGLE)),
+    "AuraFlow",
+    ("double_layers.0.attn.w1q", "single_layers.0.attn.w1q"),
+    (
+        Block("double_layers.#", "joint_transformer_blocks.#", AURAFLOW_DOUBLE),
+        Block("single_layers.#", "single_transformer_blocks.#", AURAFLOW_SINGLE),
+    ),
     {
         "init_x_linear": whole("pos_embed.proj"),
         "cond_seq_linear": whole("context_embedder"),

@@ -1,4 +1,5 @@
 """All architectures with rules, the more particular first; what has none goes by the host's own names."""
+
 from .flux import FLUX, FLUX2, HUNYUAN_VIDEO
 from .mmdit import SD3
 from .single import AURAFLOW, LUMINA2, PIXART, QWEN_IMAGE, WAN, Z_IMAGE

@@ -1,4 +1,5 @@
 """Stable Diffusion 1.x, 2.x and XL: diffusers' UNet2DConditionModel with two residual blocks a level."""
+
 from .cuts import whole
 from .rule import Architecture, Block
 
@@ -15,11 +16,15 @@ RESNET = {
 
 DOWN = tuple(
     Block(f"input_blocks.{3 * level + i + 1}.{part}", f"down_blocks.{level}.{name}.{i}", leaves)
-    for level in LEVELS for i in range(2) for part, name, leaves in ((0, "resnets", RESNET), (1, "attentions", None))
+    for level in LEVELS
+    for i in range(2)
+    for part, name, leaves in ((0, "resnets", RESNET), (1, "attentions", None))
 )
 UP = tuple(
     Block(f"output_blocks.{3 * level + i}.{part}", f"up_blocks.{level}.{name}.{i}", leaves)
-    for level in LEVELS for i in range(3) for part, name, leaves in ((0, "resnets", RESNET), (1, "attentions", None))
+    for level in LEVELS
+    for i in range(3)
+    for part, name, leaves in ((0, "resnets", RESNET), (1, "attentions", None))
 )
 MIDDLE = (
     Block("middle_block.0", "mid_block.resnets.0", RESNET),
@@ -28,7 +33,9 @@ MIDDLE = (
 )
 
 UNET = Architecture(
-    "Stable Diffusion UNet", ("input_blocks.1.0.in_layers.2", "output_blocks.0.0.in_layers.2"), DOWN + MIDDLE + UP,
+    "Stable Diffusion UNet",
+    ("input_blocks.1.0.in_layers.2", "output_blocks.0.0.in_layers.2"),
+    DOWN + MIDDLE + UP,
     {
         "input_blocks.0.0": whole("conv_in"),
         "time_embed.0": whole("time_embedding.linear_1"),
@@ -39,7 +46,10 @@ UNET = Architecture(
         "out.2": whole("conv_out"),
         **{f"input_blocks.{3 * level + 3}.0.op": whole(f"down_blocks.{level}.downsamplers.0.conv") for level in LEVELS},
         # the upsampler comes after the attention, where a level has one
-        **{f"output_blocks.{3 * level + 2}.{part}.conv": whole(f"up_blocks.{level}.upsamplers.0.conv")
-           for level in LEVELS for part in (1, 2)},
+        **{
+            f"output_blocks.{3 * level + 2}.{part}.conv": whole(f"up_blocks.{level}.upsamplers.0.conv")
+            for level in LEVELS
+            for part in (1, 2)
+        },
     },
 )

@@ -1,4 +1,5 @@
 """Rewards: how good a picture is for a prompt, higher is better. One table of all kinds."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -34,7 +35,9 @@ KINDS: dict[str, Kind] = {
     "JPEG compressibility": Kind(lambda *_: compressibility, "minus kilobytes as JPEG at quality 95", False, False),
     "JPEG incompressibility": Kind(lambda *_: incompressibility, "kilobytes as JPEG at quality 95", False, False),
     "text rendering (OCR)": Kind(
-        lambda *_: TextReward(rapidocr_reader()), "1 - edit distance to the text in double quotes / its length", False,
+        lambda *_: TextReward(rapidocr_reader()),
+        "1 - edit distance to the text in double quotes / its length",
+        False,
     ),
     "CLIP score": Kind(clip_score, "100 x cosine of picture and prompt"),
     "PickScore": Kind(pick_score, "PickScore v1"),

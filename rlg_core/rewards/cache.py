@@ -1,4 +1,5 @@
 """Scores by what a picture shows, so that no picture is scored twice."""
+
 from __future__ import annotations
 
 import hashlib

@@ -1,4 +1,5 @@
 """Rewards on CLIP in the `transformers` layout: CLIP score, PickScore (2305.01569), LAION aesthetic."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,10 @@ from .head import LinearStack
 from .pixels import crop, prepared
 
 CLIP_WEIGHTS = (
-    "model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
 )
 AESTHETIC_HEADS = ("sac+logos+ava1-l14-linearMSE.pth", "sac+logos+ava1-l14-linearMSE.safetensors")
 TOKENS = 77

@@ -1,4 +1,5 @@
 """Files of reward models: one folder a model, in the layout its authors publish."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,5 @@
 """The small stack of linear layers that turns features into one score (LAION aesthetic, ImageReward)."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

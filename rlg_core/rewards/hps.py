@@ -1,4 +1,5 @@
 """HPSv2.1 (2306.09341): an OpenCLIP ViT-H-14 file, `HPS_v2.1_compressed.pt`, run as a `transformers` CLIP."""
+
 from __future__ import annotations
 
 import re
@@ -71,19 +72,31 @@ def _empty_clip(weights: Mapping[str, Tensor]) -> nn.Module:
 
     def tower(name: str, size: int, head: int) -> dict:
         inner = weights[f"{name}.encoder.layers.0.mlp.fc1.weight"].shape[0]
-        return {"hidden_size": size, "intermediate_size": inner, "num_hidden_layers": _layers(weights, name),
-                "num_attention_heads": size // head, "hidden_act": "gelu"}
+        return {
+            "hidden_size": size,
+            "intermediate_size": inner,
+            "num_hidden_layers": _layers(weights, name),
+            "num_attention_heads": size // head,
+            "hidden_act": "gelu",
+        }
 
-    return CLIPModel(CLIPConfig(
-        projection_dim=weights["text_projection.weight"].shape[0],
-        text_config=tower("text_model", width, TEXT_HEAD) | {
-            "vocab_size": vocabulary, "bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1,
-            "max_position_embeddings": len(weights["text_model.embeddings.position_embedding.weight"]),
-        },
-        vision_config=tower("vision_model", patch.shape[0], VISION_HEAD) | {
-            "patch_size": patch.shape[-1], "image_size": side * patch.shape[-1],
-        },
-    ))
+    return CLIPModel(
+        CLIPConfig(
+            projection_dim=weights["text_projection.weight"].shape[0],
+            text_config=tower("text_model", width, TEXT_HEAD)
+            | {
+                "vocab_size": vocabulary,
+                "bos_token_id": vocabulary - 2,
+                "eos_token_id": vocabulary - 1,
+                "max_position_embeddings": len(weights["text_model.embeddings.position_embedding.weight"]),
+            },
+            vision_config=tower("vision_model", patch.shape[0], VISION_HEAD)
+            | {
+                "patch_size": patch.shape[-1],
+                "image_size": side * patch.shape[-1],
+            },
+        )
+    )
 
 
 def hps(folder: Path, clip_tokenizer: Path) -> Cosine:

@@ -1,4 +1,5 @@
 """ImageReward (2304.05977): BLIP with a linear head, `ImageReward.pt` as `THUDM/ImageReward` publishes it."""
+
 from __future__ import annotations
 
 import json
@@ -64,11 +65,17 @@ def _vision(weights: Mapping[str, Tensor], path: Path) -> nn.Module:
         named[name] = value
     patch = weights["patch_embed.proj.weight"]
     side = round((weights["pos_embed"].shape[1] - 1) ** 0.5)
-    model = BlipVisionModel(BlipVisionConfig(
-        hidden_size=patch.shape[0], num_attention_heads=patch.shape[0] // VISION_HEAD,
-        intermediate_size=weights["blocks.0.mlp.fc1.weight"].shape[0], num_hidden_layers=_count(weights, "blocks"),
-        image_size=side * patch.shape[-1], patch_size=patch.shape[-1], layer_norm_eps=VISION_EPSILON,
-    ))
+    model = BlipVisionModel(
+        BlipVisionConfig(
+            hidden_size=patch.shape[0],
+            num_attention_heads=patch.shape[0] // VISION_HEAD,
+            intermediate_size=weights["blocks.0.mlp.fc1.weight"].shape[0],
+            num_hidden_layers=_count(weights, "blocks"),
+            image_size=side * patch.shape[-1],
+            patch_size=patch.shape[-1],
+            layer_norm_eps=VISION_EPSILON,
+        )
+    )
     fill(model, named, path)
     return model.eval().requires_grad_(False)
 
@@ -80,13 +87,20 @@ def _text(weights: Mapping[str, Tensor], folder: Path, path: Path) -> nn.Module:
     config = json.loads(weights_file(folder, ["med_config.json"]).read_text(encoding="utf-8"))
     kept = {name: value for name, value in weights.items() if not name.endswith("position_ids")}
     vocabulary, width = weights["embeddings.word_embeddings.weight"].shape
-    model = BlipTextModel(BlipTextConfig(
-        vocab_size=vocabulary, hidden_size=width, num_attention_heads=config["num_attention_heads"],
-        encoder_hidden_size=weights["encoder.layer.0.crossattention.self.key.weight"].shape[1],
-        intermediate_size=config["intermediate_size"], num_hidden_layers=config["num_hidden_layers"],
-        max_position_embeddings=len(weights["embeddings.position_embeddings.weight"]),
-        layer_norm_eps=config["layer_norm_eps"], is_decoder=True,
-    ), add_pooling_layer=False)
+    model = BlipTextModel(
+        BlipTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            num_attention_heads=config["num_attention_heads"],
+            encoder_hidden_size=weights["encoder.layer.0.crossattention.self.key.weight"].shape[1],
+            intermediate_size=config["intermediate_size"],
+            num_hidden_layers=config["num_hidden_layers"],
+            max_position_embeddings=len(weights["embeddings.position_embeddings.weight"]),
+            layer_norm_eps=config["layer_norm_eps"],
+            is_decoder=True,
+        ),
+        add_pooling_layer=False,
+    )
     fill(model, kept, path)
     return model.eval().requires_grad_(False)
 

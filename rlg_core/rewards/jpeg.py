@@ -1,4 +1,5 @@
 """JPEG (in)compressibility (DDPO, 2305.13301; Flow-GRPO): the size of a picture as a file, on no model at all."""
+
 from __future__ import annotations
 
 import io

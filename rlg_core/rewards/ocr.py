@@ -1,4 +1,5 @@
 """Text rendering, read by OCR (Flow-GRPO, 2505.05470): 1 - edit distance to the wanted text over its length."""
+
 from __future__ import annotations
 
 import re

@@ -1,4 +1,5 @@
 """Pictures [n, h, w, 3] in [0, 1] as reward networks want them: [n, 3, size, size], normalised."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,4 +1,5 @@
 """A real server and a real Chromium on it; skipped, visibly, where there is none."""
+
 import os
 import shutil
 

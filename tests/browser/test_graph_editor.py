@@ -1,4 +1,5 @@
 """The shipped workflows in the real graph editor, as a user opens and runs them."""
+
 import json
 
 import pytest

@@ -1,4 +1,5 @@
 """Which steps a budget evaluates the base at, and what it makes of the steps between."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,5 @@
 """The geometric mean on predictions (arXiv 2508.21016, eq. 7)."""
+
 from __future__ import annotations
 
 import pytest

@@ -63,10 +63,18 @@ def test_text_file_is_what_transformers_clip_computes(tmp_path):
     assert (tmp_path / "clip.pt").stat().st_size < 500_000
     sizes = {"vocab_size": text.VOCABULARY, "hidden_size": text.DIM, "num_hidden_layers": text.LAYERS}
     config = transformers.CLIPTextConfig(
-        **sizes, intermediate_size=text.HIDDEN, num_attention_heads=12, max_position_embeddings=text.LENGTH, eos_token_id=text.END
+        **sizes,
+        intermediate_size=text.HIDDEN,
+        num_attention_heads=12,
+        max_position_embeddings=text.LENGTH,
+        eos_token_id=text.END,
     )
     clip = transformers.CLIPTextModel(config)
-    state = {k: v.float() for k, v in torch.load(tmp_path / "clip.pt", weights_only=True).items() if k != "text_projection.weight"}
+    state = {
+        k: v.float()
+        for k, v in torch.load(tmp_path / "clip.pt", weights_only=True).items()
+        if k != "text_projection.weight"
+    }
     own = {k if k in clip.state_dict() else k.removeprefix("text_model."): v for k, v in state.items()}
     clip.load_state_dict(own)
     captions = ["", "two red triangles on checkered ground"]

@@ -1,4 +1,5 @@
 """`dev.py` and what it is made of, without network and without a host."""
+
 import io
 import subprocess
 import sys

@@ -1,4 +1,5 @@
 """Adapter files as PEFT and others write them, read as terms: the same weights as PEFT's own merge."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -53,8 +54,12 @@ PEFT_CONFIGS = {
     "linear": dict(target_modules=LINEAR),
     "convolutions": dict(target_modules=CONV),
     "rsLoRA": dict(target_modules=LINEAR + CONV, use_rslora=True),
-    "patterns": dict(target_modules=LINEAR + CONV, rank_pattern={"query": 5, "con.": 3}, alpha_pattern={"key": 11, "^conv": 7}),
-    "rsLoRA with patterns": dict(target_modules=LINEAR, use_rslora=True, rank_pattern={"key": 4}, alpha_pattern={"query": 3}),
+    "patterns": dict(
+        target_modules=LINEAR + CONV, rank_pattern={"query": 5, "con.": 3}, alpha_pattern={"key": 11, "^conv": 7}
+    ),
+    "rsLoRA with patterns": dict(
+        target_modules=LINEAR, use_rslora=True, rank_pattern={"key": 4}, alpha_pattern={"query": 3}
+    ),
     "DoRA": dict(target_modules=[*LINEAR, "conv", "pointwise"], use_dora=True),
     "bias of adapted layers": dict(target_modules=LINEAR, bias="lora_only"),
     "all biases": dict(target_modules=LINEAR, bias="all"),
@@ -115,21 +120,33 @@ def test_raw_state_dicts(tmp_path, name):
 
     model = peft_adapter(peft.LoraConfig(**{"r": RANK, "lora_alpha": ALPHA} | PEFT_CONFIGS[name]))
     model.peft_config["default"].save_pretrained(str(tmp_path))
-    adapted = {key: value for key, value in model.state_dict().items()
-               if any(mark in key for mark in ("lora_", "base_layer", "modules_to_save", "original_module", ".bias"))}
+    adapted = {
+        key: value
+        for key, value in model.state_dict().items()
+        if any(mark in key for mark in ("lora_", "base_layer", "modules_to_save", "original_module", ".bias"))
+    }
     save_file(adapted, tmp_path / "rl.safetensors")
     assert_merged(model, tmp_path / "rl.safetensors")
 
 
-@pytest.mark.parametrize("kind, options", [
-    ("LoHa", {}), ("LoHa", {"use_effective_conv2d": True}), ("LoKr", {}), ("LoKr", {"decompose_both": True}),
-    ("LoKr", {"r": 64}), ("LoKr", {"use_effective_conv2d": True, "decompose_factor": 2}),
-])
+@pytest.mark.parametrize(
+    "kind, options",
+    [
+        ("LoHa", {}),
+        ("LoHa", {"use_effective_conv2d": True}),
+        ("LoKr", {}),
+        ("LoKr", {"decompose_both": True}),
+        ("LoKr", {"r": 64}),
+        ("LoKr", {"use_effective_conv2d": True, "decompose_factor": 2}),
+    ],
+)
 def test_peft_loha_and_lokr(tmp_path, kind, options):
     import peft
 
     geometry.define_torchvision_operators()
-    config = getattr(peft, f"{kind}Config")(**{"r": RANK, "alpha": ALPHA, "target_modules": [*LINEAR, "conv", "pointwise"]} | options)
+    config = getattr(peft, f"{kind}Config")(
+        **{"r": RANK, "alpha": ALPHA, "target_modules": [*LINEAR, "conv", "pointwise"]} | options
+    )
     model = peft_adapter(config)
     model.save_pretrained(str(tmp_path))
     assert_merged(model, tmp_path)
@@ -140,7 +157,9 @@ CONFIG = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "target_modules":
 
 
 def file(tmp_path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None, **configs: Any) -> Path:
-    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, tmp_path / "rl.safetensors", metadata)
+    save_file(
+        {name: tensor.contiguous().clone() for name, tensor in tensors.items()}, tmp_path / "rl.safetensors", metadata
+    )
     for name, config in configs.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(config))
     return tmp_path / "rl.safetensors"
@@ -160,22 +179,32 @@ def test_order_of_alphas(tmp_path):
     assert scale(file(tmp_path, LORA, adapter_config=CONFIG)) == ALPHA / RANK
     assert scale(file(tmp_path, LORA, header)) == 10 / RANK
     assert scale(file(tmp_path, LORA | alpha, header)) == 12 / RANK
-    assert scale(file(tmp_path, LORA | {"query.alpha": torch.tensor(12)}, header)) == 12 / RANK  # converters write integers
+    assert (
+        scale(file(tmp_path, LORA | {"query.alpha": torch.tensor(12)}, header)) == 12 / RANK
+    )  # converters write integers
     assert scale(file(tmp_path, LORA | alpha, header), alpha=1.0) == 1 / RANK
 
 
 def test_trainer_config_by_component(tmp_path):
     """Wan GRPO trainers write one file for two transformers."""
-    params = {"transformer": {"lora_rank": RANK, "lora_alpha": 4}, "transformer_2": {"lora_rank": RANK, "lora_alpha": 8}}
+    params = {
+        "transformer": {"lora_rank": RANK, "lora_alpha": 4},
+        "transformer_2": {"lora_rank": RANK, "lora_alpha": 8},
+    }
     both = {f"{component}.{key}": value for component in params for key, value in LORA.items()}
     path = file(tmp_path, both, lora_config={"lora_params": params})
     assert read_adapter(path).changes[0].scale == 2 and read_adapter(path).name == "transformer"
     assert read_adapter(path, "transformer_2").changes[0].scale == 4
 
 
-@pytest.mark.parametrize("config", [
-    {"lora_rank": RANK, "lora_alpha": 8}, {"r": RANK, "alpha": 8}, {"lora_params": {"rank": RANK, "alpha": 8}},
-])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"lora_rank": RANK, "lora_alpha": 8},
+        {"r": RANK, "alpha": 8},
+        {"lora_params": {"rank": RANK, "alpha": 8}},
+    ],
+)
 def test_trainer_configs(tmp_path, config):
     assert scale(file(tmp_path, LORA, lora_config=config)) == 4
 
@@ -186,10 +215,14 @@ def test_rslora_keeps_its_root_under_a_given_alpha(tmp_path):
     assert scale(path, alpha=4.0) == 4 / math.sqrt(RANK)
 
 
-@pytest.mark.parametrize("config, message", [
-    ({"r": 7}, "says rank 7, but query has rank 2"), ({"target_modules": ["value"]}, "do not name query"),
-    ({"peft_type": "LOHA", "alpha": 2}, "describes a loha adapter"),
-])
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"r": 7}, "says rank 7, but query has rank 2"),
+        ({"target_modules": ["value"]}, "do not name query"),
+        ({"peft_type": "LOHA", "alpha": 2}, "describes a loha adapter"),
+    ],
+)
 def test_a_config_of_another_file_stops_loading(tmp_path, config, message):
     path = file(tmp_path, LORA, adapter_config=CONFIG | config)
     with pytest.raises(AdapterError, match=message):
@@ -197,7 +230,9 @@ def test_a_config_of_another_file_stops_loading(tmp_path, config, message):
     assert scale(path, alpha=3.0) == 3 / RANK
 
 
-@pytest.mark.parametrize("init", ["pissa", "pissa_niter_16", "olora", "loftq", "corda", "lora_ga", "PiSSA", "something_new"])
+@pytest.mark.parametrize(
+    "init", ["pissa", "pissa_niter_16", "olora", "loftq", "corda", "lora_ga", "PiSSA", "something_new"]
+)
 def test_inits_that_change_the_base_are_refused(tmp_path, init):
     with pytest.raises(AdapterError, match=f"(?i){init}.*Convert"):
         read_adapter(file(tmp_path, LORA, adapter_config=CONFIG | {"init_lora_weights": init}))
@@ -220,8 +255,11 @@ def test_patterns_that_could_hang_are_refused(tmp_path):
 
 
 def test_named_adapters_of_one_file(tmp_path):
-    named = {f"base_model.model.{key.replace('.weight', f'.{name}.weight')}": value * factor
-             for name, factor in (("default", 1.0), ("old", 2.0)) for key, value in LORA.items()}
+    named = {
+        f"base_model.model.{key.replace('.weight', f'.{name}.weight')}": value * factor
+        for name, factor in (("default", 1.0), ("old", 2.0))
+        for key, value in LORA.items()
+    }
     path = file(tmp_path, named, adapter_config=CONFIG)
     ups = {name: read_adapter(path, name).changes[0].term.up for name in ("", "default", "old")}
     assert torch.equal(ups[""], ups["default"]) and torch.equal(ups["old"], 2 * ups["default"])
@@ -247,38 +285,60 @@ def test_tucker_and_dora_of_lycoris(tmp_path):
 
     up, down, mid = draw(6, RANK, 1, 1), draw(RANK, 4, 1, 1), draw(RANK, RANK, 3, 3)
     dora, base = draw(1, 8), Layers().state_dict()
-    path = file(tmp_path, {
-        "lora_unet_conv.lora_up.weight": up, "lora_unet_conv.lora_down.weight": down, "lora_unet_conv.lora_mid.weight": mid,
-        "lora_unet_conv.alpha": torch.tensor(3.0), "lora_unet_key.lora_up.weight": draw(6, RANK),
-        "lora_unet_key.lora_down.weight": draw(RANK, 8),
-        "lora_unet_key.alpha": torch.tensor(1.0), "lora_unet_key.dora_scale": dora})
+    path = file(
+        tmp_path,
+        {
+            "lora_unet_conv.lora_up.weight": up,
+            "lora_unet_conv.lora_down.weight": down,
+            "lora_unet_conv.lora_mid.weight": mid,
+            "lora_unet_conv.alpha": torch.tensor(3.0),
+            "lora_unet_key.lora_up.weight": draw(6, RANK),
+            "lora_unet_key.lora_down.weight": draw(RANK, 8),
+            "lora_unet_key.alpha": torch.tensor(1.0),
+            "lora_unet_key.dora_scale": dora,
+        },
+    )
     terms = {found.target.key: found.term for found in match(read_adapter(path), name_map(base))}
     expected = torch.einsum("or,rskl,si->oikl", up.flatten(1), mid, down.flatten(1)) * 3 / RANK
     assert torch.allclose(terms["conv.weight"].delta_weight(), expected, atol=1e-5)
     whole = base["key.weight"] + terms["key.weight"].inner.delta_weight()
     decomposed = dora * whole / whole.norm(dim=0, keepdim=True)
-    assert torch.allclose(base["key.weight"] + terms["key.weight"].delta_weight(base["key.weight"]), decomposed, atol=1e-5)
+    assert torch.allclose(
+        base["key.weight"] + terms["key.weight"].delta_weight(base["key.weight"]), decomposed, atol=1e-5
+    )
 
 
 def test_full_differences(tmp_path):
     base = Layers().state_dict()
-    path = file(tmp_path, LORA | {"key.diff": torch.ones(6, 8), "query.diff_b": torch.ones(12), "norm.w_norm": torch.ones(4),
-                                  "norm.b_norm": torch.ones(4), "pointwise.set_weight": torch.ones(4, 6, 1, 1)})
+    path = file(
+        tmp_path,
+        LORA
+        | {
+            "key.diff": torch.ones(6, 8),
+            "query.diff_b": torch.ones(12),
+            "norm.w_norm": torch.ones(4),
+            "norm.b_norm": torch.ones(4),
+            "pointwise.set_weight": torch.ones(4, 6, 1, 1),
+        },
+    )
     after = changed(base, path)
     for key in ("key.weight", "query.bias", "norm.weight", "norm.bias"):
         assert torch.allclose(after[key], base[key] + 1)
     assert torch.allclose(after["pointwise.weight"], torch.ones(4, 6, 1, 1))
 
 
-@pytest.mark.parametrize("tensors, message", [
-    ({"query.lora_A.weight": LORA["query.lora_A.weight"]}, "no up"),
-    ({"query.hada_w1_a": torch.ones(12, 2), "query.hada_w1_b": torch.ones(2, 8)}, "no hada_w2_a"),
-    ({"query.lokr_w1": torch.ones(2, 2)}, "no lokr_w2_a"),
-    ({"query.weight": torch.ones(12, 8)}, "Load RLG Checkpoint Pair"),
-    (LORA | {"query.alpha": torch.ones(3)}, "3 values"),
-    (LORA | {"query.dora_scale": torch.ones(5)}, "do not fit together"),
-    (LORA | {"query.lora_down.weight": torch.ones(2, 8)}, "two keys are the down"),
-])
+@pytest.mark.parametrize(
+    "tensors, message",
+    [
+        ({"query.lora_A.weight": LORA["query.lora_A.weight"]}, "no up"),
+        ({"query.hada_w1_a": torch.ones(12, 2), "query.hada_w1_b": torch.ones(2, 8)}, "no hada_w2_a"),
+        ({"query.lokr_w1": torch.ones(2, 2)}, "no lokr_w2_a"),
+        ({"query.weight": torch.ones(12, 8)}, "Load RLG Checkpoint Pair"),
+        (LORA | {"query.alpha": torch.ones(3)}, "3 values"),
+        (LORA | {"query.dora_scale": torch.ones(5)}, "do not fit together"),
+        (LORA | {"query.lora_down.weight": torch.ones(2, 8)}, "two keys are the down"),
+    ],
+)
 def test_incomplete_files_are_refused(tmp_path, tensors, message):
     with pytest.raises(AdapterError, match=message):
         read_adapter(file(tmp_path, tensors))
@@ -292,7 +352,9 @@ def test_values_are_checked(tmp_path):
             read_adapter(file(tmp_path, LORA | {"query.lora_A.weight": tensor}))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2]
+)
 def test_dtypes(tmp_path, dtype):
     path = file(tmp_path, {name: tensor.to(dtype) for name, tensor in LORA.items()})
     term = read_adapter(path).changes[0].term
@@ -302,7 +364,9 @@ def test_dtypes(tmp_path, dtype):
 
 def test_large_half_precision_values_are_finite(tmp_path):
     """A sum in half precision would overflow."""
-    assert scale(file(tmp_path, {name: torch.full_like(tensor, 60000.0).half() for name, tensor in LORA.items()})) == 1.0
+    assert (
+        scale(file(tmp_path, {name: torch.full_like(tensor, 60000.0).half() for name, tensor in LORA.items()})) == 1.0
+    )
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")
@@ -316,23 +380,30 @@ def test_tensors_are_views_of_the_file(tmp_path):
         assert any(start <= tensor.data_ptr() < end for start, end in mapped)
 
 
-@pytest.mark.parametrize("key, module, part, adapter", [
-    ("base_model.model.a.to_q.lora_A.weight", "base_model.model.a.to_q", "down", None),
-    ("base_model.model.a.to_q.lora_B.default.weight", "base_model.model.a.to_q", "up", "default"),
-    ("a.lora_magnitude_vector", "a", "magnitude", None),
-    ("a.lora_magnitude_vector.old.weight", "a", "magnitude", "old"),
-    ("unet.a.processor.to_q_lora.up.weight", "unet.a.processor.to_q", "up", None),
-    ("lora_unet_a.lora_down.weight", "lora_unet_a", "down", None),
-    ("a.lora_A", "a", "down", None),
-    ("a.hada_w1_a.default", "a", "hada_w1_a", "default"),
-    ("a.scale_shift_table", "a.scale_shift_table", "parameter", None),
-    ("transformer_2.a.lora_A.weight", "transformer_2.a", "down", "transformer_2"),
-])
+@pytest.mark.parametrize(
+    "key, module, part, adapter",
+    [
+        ("base_model.model.a.to_q.lora_A.weight", "base_model.model.a.to_q", "down", None),
+        ("base_model.model.a.to_q.lora_B.default.weight", "base_model.model.a.to_q", "up", "default"),
+        ("a.lora_magnitude_vector", "a", "magnitude", None),
+        ("a.lora_magnitude_vector.old.weight", "a", "magnitude", "old"),
+        ("unet.a.processor.to_q_lora.up.weight", "unet.a.processor.to_q", "up", None),
+        ("lora_unet_a.lora_down.weight", "lora_unet_a", "down", None),
+        ("a.lora_A", "a", "down", None),
+        ("a.hada_w1_a.default", "a", "hada_w1_a", "default"),
+        ("a.scale_shift_table", "a.scale_shift_table", "parameter", None),
+        ("transformer_2.a.lora_A.weight", "transformer_2.a", "down", "transformer_2"),
+    ],
+)
 def test_keys(key, module, part, adapter):
     found = read_key(key)
     assert (found.module, found.part, found.adapter) == (module, part, adapter)
 
 
 def test_spellings():
-    assert list(spellings("unet.base_model.model.down.0")) == ["unet.base_model.model.down.0", "base_model.model.down.0", "down.0"]
+    assert list(spellings("unet.base_model.model.down.0")) == [
+        "unet.base_model.model.down.0",
+        "base_model.model.down.0",
+        "down.0",
+    ]
     assert list(spellings("lora_unet__blocks_0"))[-1] == "blocks_0"

@@ -2,6 +2,7 @@
 
 Seeded; every case can be made again from its number.
 """
+
 from __future__ import annotations
 
 import json
@@ -24,13 +25,26 @@ from rlg_core.names import NameMap, match
 from rlg_core.terms import Decomposed, Replace
 
 CASES = int(os.environ.get("RLG_FUZZ_CASES", "30000"))
-SHAPES = {f"double_blocks.{i}.{module}.weight": shape for i in range(2) for module, shape in (
-    ("img_attn.qkv", (24, 8)), ("img_attn.proj", (8, 8)), ("img_mlp.0", (32, 8)), ("img_mlp.2", (8, 32)))}
+SHAPES = {
+    f"double_blocks.{i}.{module}.weight": shape
+    for i in range(2)
+    for module, shape in (
+        ("img_attn.qkv", (24, 8)),
+        ("img_attn.proj", (8, 8)),
+        ("img_mlp.0", (32, 8)),
+        ("img_mlp.2", (8, 32)),
+    )
+}
 SHAPES |= {"single_blocks.0.linear1.weight": (56, 8), "single_blocks.0.linear2.weight": (8, 40)}
 SHAPES |= {"img_in.weight": (8, 4), "img_in.bias": (8,)}
 NAMES = NameMap(SHAPES)
-MODULES = {"transformer_blocks.0.attn.to_q": (8, 8), "transformer_blocks.1.attn.to_v": (8, 8), "transformer_blocks.0.ff.net.2": (8, 32),
-           "single_transformer_blocks.0.proj_mlp": (32, 8), "x_embedder": (8, 4)}
+MODULES = {
+    "transformer_blocks.0.attn.to_q": (8, 8),
+    "transformer_blocks.1.attn.to_v": (8, 8),
+    "transformer_blocks.0.ff.net.2": (8, 32),
+    "single_transformer_blocks.0.proj_mlp": (32, 8),
+    "x_embedder": (8, 4),
+}
 RANK, ALPHA = 2, 6
 
 
@@ -73,7 +87,12 @@ def random_file(draw: random.Random) -> File:
         rows, columns = MODULES[module]
         flat = "lora_unet_" + module.replace(".", "_")
         if kind == "loha":
-            for part, shape in (("w1_a", (rows, RANK)), ("w1_b", (RANK, columns)), ("w2_a", (rows, RANK)), ("w2_b", (RANK, columns))):
+            for part, shape in (
+                ("w1_a", (rows, RANK)),
+                ("w1_b", (RANK, columns)),
+                ("w2_a", (rows, RANK)),
+                ("w2_b", (RANK, columns)),
+            ):
                 add(f"{flat}.hada_{part}", *shape)
         else:
             name = {"peft": f"base_model.model.{module}", "diffusers": f"transformer.{module}", "kohya": flat}[kind]
@@ -84,8 +103,14 @@ def random_file(draw: random.Random) -> File:
             add(f"{flat}.alpha")
             data[-4:] = struct.pack("<f", ALPHA)
     if kind == "diffusers":
-        header["__metadata__"] = {"lora_adapter_metadata": json.dumps({"transformer.r": RANK, "transformer.lora_alpha": ALPHA})}
-    configs = {"adapter_config.json": json.dumps({"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA})} if kind == "peft" else {}
+        header["__metadata__"] = {
+            "lora_adapter_metadata": json.dumps({"transformer.r": RANK, "transformer.lora_alpha": ALPHA})
+        }
+    configs = (
+        {"adapter_config.json": json.dumps({"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA})}
+        if kind == "peft"
+        else {}
+    )
     return File(header, data, configs)
 
 
@@ -98,10 +123,28 @@ def rename(draw: random.Random, file: File) -> None:
     name = draw.choice(tensors(file))
     parts = name.split(".")
     at = draw.randrange(len(parts))
-    change = draw.choice((
-        lambda: parts.__delitem__(at), lambda: parts.insert(at, draw.choice(("default", "old", "weight", "", "lora_A", "0", "\u00e9"))),
-        lambda: parts.__setitem__(at, parts[at][1:] + draw.choice("aA0_./\\ ")), lambda: parts.insert(0, draw.choice((
-            "base_model.model", "transformer", "unet", "text_encoder", "lora_te1_x", "transformer_2", "." * 50, "transformer." * 100)))))
+    change = draw.choice(
+        (
+            lambda: parts.__delitem__(at),
+            lambda: parts.insert(at, draw.choice(("default", "old", "weight", "", "lora_A", "0", "\u00e9"))),
+            lambda: parts.__setitem__(at, parts[at][1:] + draw.choice("aA0_./\\ ")),
+            lambda: parts.insert(
+                0,
+                draw.choice(
+                    (
+                        "base_model.model",
+                        "transformer",
+                        "unet",
+                        "text_encoder",
+                        "lora_te1_x",
+                        "transformer_2",
+                        "." * 50,
+                        "transformer." * 100,
+                    )
+                ),
+            ),
+        )
+    )
     change()
     new = ".".join(parts)
     file.header = {new if key == name else key: value for key, value in file.header.items()}
@@ -110,12 +153,16 @@ def rename(draw: random.Random, file: File) -> None:
 def reshape(draw: random.Random, file: File) -> None:
     entry = file.header[draw.choice(tensors(file))]
     shape = entry["shape"]
-    entry["shape"] = draw.choice((shape[::-1], shape[1:], [1, *shape], [*shape, 1], [math.prod(shape)], [0], [-1], [2**62, 2**62], "8"))
+    entry["shape"] = draw.choice(
+        (shape[::-1], shape[1:], [1, *shape], [*shape, 1], [math.prod(shape)], [0], [-1], [2**62, 2**62], "8")
+    )
 
 
 def retype(draw: random.Random, file: File) -> None:
     entry = file.header[draw.choice(tensors(file))]
-    entry["dtype"] = draw.choice(("F64", "F16", "BF16", "I32", "I64", "U8", "BOOL", "F8_E4M3", "C64", "F4", "", None, 3))
+    entry["dtype"] = draw.choice(
+        ("F64", "F16", "BF16", "I32", "I64", "U8", "BOOL", "F8_E4M3", "C64", "F4", "", None, 3)
+    )
     if draw.random() < 0.5:
         width = {"F64": 8, "I64": 8, "F16": 2, "BF16": 2, "C64": 8}.get(entry["dtype"], 1)
         size = math.prod(entry["shape"]) if all(isinstance(n, int) for n in entry["shape"]) else 1
@@ -142,20 +189,52 @@ def drop(draw: random.Random, file: File) -> None:
 
 def poison(draw: random.Random, file: File) -> None:
     at = draw.randrange(len(file.data) // 4 + 1) * 4
-    file.data[at:at + 4] = draw.choice((struct.pack("<f", math.nan), struct.pack("<f", math.inf), draw.randbytes(4)))
+    file.data[at : at + 4] = draw.choice((struct.pack("<f", math.nan), struct.pack("<f", math.inf), draw.randbytes(4)))
 
 
 def cut(draw: random.Random, file: File) -> None:
     if draw.random() < 0.5:
-        del file.data[draw.randrange(len(file.data) + 1):]
+        del file.data[draw.randrange(len(file.data) + 1) :]
     else:
         file.data.extend(draw.randbytes(draw.randint(1, 40)))
 
 
-VALUES = (None, True, "", "x", 0, -1, 3, 1e308, math.nan, math.inf, [], {}, ["to_q"], {"to_q": 4}, {"(": 1}, "(a+)+$",
-          "\ud800", [[]], 2**70)
-FIELDS = ("r", "lora_alpha", "alpha_pattern", "rank_pattern", "target_modules", "peft_type", "init_lora_weights", "use_rslora", "use_dora",
-          "modules_to_save", "lora_params", "layer_replication", "fan_in_fan_out")
+VALUES = (
+    None,
+    True,
+    "",
+    "x",
+    0,
+    -1,
+    3,
+    1e308,
+    math.nan,
+    math.inf,
+    [],
+    {},
+    ["to_q"],
+    {"to_q": 4},
+    {"(": 1},
+    "(a+)+$",
+    "\ud800",
+    [[]],
+    2**70,
+)
+FIELDS = (
+    "r",
+    "lora_alpha",
+    "alpha_pattern",
+    "rank_pattern",
+    "target_modules",
+    "peft_type",
+    "init_lora_weights",
+    "use_rslora",
+    "use_dora",
+    "modules_to_save",
+    "lora_params",
+    "layer_replication",
+    "fan_in_fan_out",
+)
 
 
 def configure(draw: random.Random, file: File) -> None:
@@ -166,20 +245,42 @@ def configure(draw: random.Random, file: File) -> None:
         config = {"lora_params": {"lora_rank": RANK, "lora_alpha": ALPHA}}
     config[draw.choice(FIELDS)] = draw.choice(VALUES)
     text = json.dumps(config)
-    file.configs = draw.choice(({}, {name: text}, {name: text[:-draw.randint(1, 9)]}, {name: "[" * draw.choice((1, 5000))}, {name: "3"},
-                                {name: text, "lora_config.json": text}))
+    file.configs = draw.choice(
+        (
+            {},
+            {name: text},
+            {name: text[: -draw.randint(1, 9)]},
+            {name: "[" * draw.choice((1, 5000))},
+            {name: "3"},
+            {name: text, "lora_config.json": text},
+        )
+    )
     if draw.random() < 0.3:
-        file.header["__metadata__"] = {"lora_adapter_metadata": draw.choice((text, "{}", "x", json.dumps({"transformer.r": 7})))}
+        file.header["__metadata__"] = {
+            "lora_adapter_metadata": draw.choice((text, "{}", "x", json.dumps({"transformer.r": 7})))
+        }
 
 
 def ask(draw: random.Random, file: File) -> None:
     """Odd inputs of the loader."""
     file.alpha = draw.choice((0.0, 1.0, 3.5, 1e-9))
-    file.adapter = draw.choice(("", "default", "old", "ignore text encoder", "old, ignore text encoder", "a, b", ",", "transformer_2"))
+    file.adapter = draw.choice(
+        ("", "default", "old", "ignore text encoder", "old, ignore text encoder", "a, b", ",", "transformer_2")
+    )
     file.ending = draw.choice((".safetensors", ".safetensors", ".sft", ".pt", ".bin", "", ".gguf"))
 
 
-MUTATIONS: tuple[Callable[[random.Random, File], None], ...] = (rename, reshape, retype, shift, drop, poison, cut, configure, ask)
+MUTATIONS: tuple[Callable[[random.Random, File], None], ...] = (
+    rename,
+    reshape,
+    retype,
+    shift,
+    drop,
+    poison,
+    cut,
+    configure,
+    ask,
+)
 
 
 def mangle(draw: random.Random, path: Path) -> None:

@@ -1,4 +1,5 @@
 """Who may import whom: nodes -> nodes/host -> rlg_core, and only nodes/host knows ComfyUI's insides."""
+
 from __future__ import annotations
 
 import ast
@@ -9,9 +10,21 @@ from pathlib import Path
 import pytest
 
 PACK = Path(__file__).resolve().parents[2]
-HOST_MODULES = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server", "execution", "app"}
+HOST_MODULES = {
+    "comfy",
+    "comfy_api",
+    "comfy_extras",
+    "comfy_execution",
+    "folder_paths",
+    "nodes",
+    "server",
+    "execution",
+    "app",
+}
 EVERY_FILE = sorted(
-    path for folder in ("rlg_core", "nodes", "tests", "bench", "demo", "devtools") for path in (PACK / folder).rglob("*.py")
+    path
+    for folder in ("rlg_core", "nodes", "tests", "bench", "demo", "devtools")
+    for path in (PACK / folder).rglob("*.py")
 ) + sorted(PACK.glob("*.py"))
 
 
@@ -51,7 +64,9 @@ def test_the_core_imports_no_host_and_no_nodes(path):
 def test_nodes_reach_the_host_through_nodes_host(path):
     found = imports(path)
     if path.parent.name == "host":
-        assert not {name for name in found if name.startswith("<pack>.nodes") and not name.startswith("<pack>.nodes.host")}
+        assert not {
+            name for name in found if name.startswith("<pack>.nodes") and not name.startswith("<pack>.nodes.host")
+        }
     else:
         assert not {name for name in found if top(name) in HOST_MODULES - {"comfy_api"}}
     assert not {name for name in found if top(name) == "rlg_core"}, "two copies of rlg_core: import it relatively"

@@ -1,4 +1,5 @@
 """Truncated differences against exact ones and against torch's full decomposition."""
+
 from __future__ import annotations
 
 import pytest

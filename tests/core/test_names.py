@@ -1,4 +1,5 @@
 """Names that real diffusers classes give their modules -> the host's weights: all found, nothing twice, nothing left over."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -88,8 +89,14 @@ def test_grouped_queries():
     assert REST(7 * 256, 256) == (768, 1024)
 
 
-@pytest.mark.parametrize("name, swapped", [("norm_out.linear", True), ("transformer_blocks.1.norm1_context.linear", True),
-                                           ("transformer_blocks.0.norm1_context.linear", False)])
+@pytest.mark.parametrize(
+    "name, swapped",
+    [
+        ("norm_out.linear", True),
+        ("transformer_blocks.1.norm1_context.linear", True),
+        ("transformer_blocks.0.norm1_context.linear", False),
+    ],
+)
 def test_shift_and_scale_change_places(tmp_path, name, swapped):
     """SD3 on the host keeps (shift, scale) where diffusers has (scale, shift), in the last norms only."""
     names = NameMap({key: tuple(shape) for key, shape in HOST_KEYS["SD3.5"].items()})
@@ -102,8 +109,14 @@ def test_shift_and_scale_change_places(tmp_path, name, swapped):
 
 
 def test_the_hosts_own_names_where_there_are_no_rules():
-    names = NameMap({"diffusion_model.deep.weight": (6, 4)}, "diffusion_model.",
-                    {"transformer.other": "diffusion_model.deep.weight", "transformer.half": ("diffusion_model.deep.weight", (0, 3, 3))})
+    names = NameMap(
+        {"diffusion_model.deep.weight": (6, 4)},
+        "diffusion_model.",
+        {
+            "transformer.other": "diffusion_model.deep.weight",
+            "transformer.half": ("diffusion_model.deep.weight", (0, 3, 3)),
+        },
+    )
     assert names.architecture is None
     assert names.find("transformer.other", "weight").rows is None
     assert names.find("transformer.half", "weight").rows == (3, 3)
@@ -112,8 +125,13 @@ def test_the_hosts_own_names_where_there_are_no_rules():
 
 
 def test_another_architectures_adapter_is_refused(tmp_path):
-    save_file({"base_model.model.blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 8),
-               "base_model.model.blocks.0.attn1.to_q.lora_B.weight": torch.ones(8, 2)}, tmp_path / "wan.safetensors")
+    save_file(
+        {
+            "base_model.model.blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 8),
+            "base_model.model.blocks.0.attn1.to_q.lora_B.weight": torch.ones(8, 2),
+        },
+        tmp_path / "wan.safetensors",
+    )
     names = NameMap({key: tuple(shape) for key, shape in HOST_KEYS["SD3.5"].items()})
     with pytest.raises(AdapterError, match=r"none of its 1 changes is for this model \(SD3\)"):
         match(read_adapter(tmp_path / "wan.safetensors", alpha=2), names)

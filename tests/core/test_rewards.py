@@ -1,4 +1,5 @@
 """Rewards: values by definition, and networks loaded from tiny random models in the layouts their authors publish."""
+
 from __future__ import annotations
 
 import json
@@ -56,12 +57,26 @@ def tiny_clip(vocabulary: int, vision_head: int = 80, activation: str = "quick_g
 
     torch.manual_seed(0)
     common = {"num_hidden_layers": 2, "intermediate_size": 96, "hidden_act": activation}
-    return CLIPModel(CLIPConfig(
-        projection_dim=32,
-        text_config={"hidden_size": 128, "num_attention_heads": 2, "vocab_size": vocabulary, "bos_token_id": vocabulary - 2,
-                     "eos_token_id": vocabulary - 1, **common},
-        vision_config={"hidden_size": vision_head * 2, "num_attention_heads": 2, "patch_size": 14, "image_size": 28, **common},
-    )).eval()
+    return CLIPModel(
+        CLIPConfig(
+            projection_dim=32,
+            text_config={
+                "hidden_size": 128,
+                "num_attention_heads": 2,
+                "vocab_size": vocabulary,
+                "bos_token_id": vocabulary - 2,
+                "eos_token_id": vocabulary - 1,
+                **common,
+            },
+            vision_config={
+                "hidden_size": vision_head * 2,
+                "num_attention_heads": 2,
+                "patch_size": 14,
+                "image_size": 28,
+                **common,
+            },
+        )
+    ).eval()
 
 
 @pytest.fixture
@@ -86,17 +101,21 @@ def openclip_weights(clip: torch.nn.Module) -> dict[str, torch.Tensor]:
         "attn_mask": torch.zeros(77, 77),
     }
     for kind in ("weight", "bias"):
-        out |= {f"visual.ln_pre.{kind}": given[f"vision_model.pre_layrnorm.{kind}"],
-                f"visual.ln_post.{kind}": given[f"vision_model.post_layernorm.{kind}"],
-                f"ln_final.{kind}": given[f"text_model.final_layer_norm.{kind}"]}
+        out |= {
+            f"visual.ln_pre.{kind}": given[f"vision_model.pre_layrnorm.{kind}"],
+            f"visual.ln_post.{kind}": given[f"vision_model.post_layernorm.{kind}"],
+            f"ln_final.{kind}": given[f"text_model.final_layer_norm.{kind}"],
+        }
         for tower, stem in (("vision_model", "visual.transformer"), ("text_model", "transformer")):
             for k in range(2):
                 old, new = f"{tower}.encoder.layers.{k}", f"{stem}.resblocks.{k}"
                 out |= {f"{new}.ln_{n}.{kind}": given[f"{old}.layer_norm{n}.{kind}"] for n in (1, 2)}
-                out |= {f"{new}.mlp.c_fc.{kind}": given[f"{old}.mlp.fc1.{kind}"],
-                        f"{new}.mlp.c_proj.{kind}": given[f"{old}.mlp.fc2.{kind}"],
-                        f"{new}.attn.out_proj.{kind}": given[f"{old}.self_attn.out_proj.{kind}"],
-                        f"{new}.attn.in_proj_{kind}": torch.cat([given[f"{old}.self_attn.{c}_proj.{kind}"] for c in "qkv"])}
+                out |= {
+                    f"{new}.mlp.c_fc.{kind}": given[f"{old}.mlp.fc1.{kind}"],
+                    f"{new}.mlp.c_proj.{kind}": given[f"{old}.mlp.fc2.{kind}"],
+                    f"{new}.attn.out_proj.{kind}": given[f"{old}.self_attn.out_proj.{kind}"],
+                    f"{new}.attn.in_proj_{kind}": torch.cat([given[f"{old}.self_attn.{c}_proj.{kind}"] for c in "qkv"]),
+                }
     return out
 
 
@@ -125,14 +144,23 @@ def test_jpeg_counts_the_file_in_kilobytes(tmp_path):
 # Text
 
 
-@pytest.mark.parametrize(("a", "b", "distance"), [("", "abc", 3), ("kitten", "sitting", 3), ("abc", "abc", 0), ("ab", "ba", 2)])
+@pytest.mark.parametrize(
+    ("a", "b", "distance"), [("", "abc", 3), ("kitten", "sitting", 3), ("abc", "abc", 0), ("ab", "ba", 2)]
+)
 def test_edit_distance(a, b, distance):
     assert edit_distance(a, b) == edit_distance(b, a) == distance
 
 
-@pytest.mark.parametrize(("read", "wanted", "score"), [
-    ("Open", "open", 1.0), ("WE ARE OPEN NOW", "open", 1.0), ("opan", "open", 0.75), ("", "open", 0.0), ("qqqqqqqqqq", "open", 0.0),
-])
+@pytest.mark.parametrize(
+    ("read", "wanted", "score"),
+    [
+        ("Open", "open", 1.0),
+        ("WE ARE OPEN NOW", "open", 1.0),
+        ("opan", "open", 0.75),
+        ("", "open", 0.0),
+        ("qqqqqqqqqq", "open", 0.0),
+    ],
+)
 def test_text_score(read, wanted, score):
     assert text_score(read, wanted) == score
 
@@ -158,7 +186,9 @@ def test_real_ocr_reads_a_word():
 # Pictures as networks want them
 
 
-@pytest.mark.parametrize("size", [(60, 44), (64, 48), (48, 64)])  # 28 * 64 / 48 = 37.3 and 28 * 60 / 44 = 38.2, rounded down
+@pytest.mark.parametrize(
+    "size", [(60, 44), (64, 48), (48, 64)]
+)  # 28 * 64 / 48 = 37.3 and 28 * 60 / 44 = 38.2, rounded down
 def test_pixels_are_those_of_the_transformers_processor(size):
     from transformers import CLIPImageProcessor
 
@@ -182,8 +212,12 @@ def reference_clip(model, folder, images, prompts):
     """`transformers`' own forward: (image embeddings, logits of each picture for its prompt)."""
     from transformers import CLIPTokenizer
 
-    tokens = CLIPTokenizer.from_pretrained(folder)(prompts, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
-    out = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], pixel_values=prepared(images, 28, crop))
+    tokens = CLIPTokenizer.from_pretrained(folder)(
+        prompts, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt"
+    )
+    out = model(
+        input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], pixel_values=prepared(images, 28, crop)
+    )
     return out.image_embeds, out.logits_per_image.diagonal()
 
 
@@ -191,7 +225,9 @@ def test_clip_score_and_pickscore(clip_folder):
     _, logits = reference_clip(load_clip(clip_folder), clip_folder, pictures(), PROMPTS)
     scale = load_clip(clip_folder).logit_scale.exp()
     assert torch.allclose(KINDS["PickScore"].load(clip_folder, clip_folder)(pictures(), PROMPTS), logits, atol=1e-5)
-    assert torch.allclose(KINDS["CLIP score"].load(clip_folder, clip_folder)(pictures(), PROMPTS), 100 * logits / scale, atol=1e-4)
+    assert torch.allclose(
+        KINDS["CLIP score"].load(clip_folder, clip_folder)(pictures(), PROMPTS), 100 * logits / scale, atol=1e-4
+    )
     assert logits[0] != logits[1]
 
 
@@ -247,9 +283,14 @@ def test_hps_refuses_another_file(tmp_path):
 # ImageReward
 
 BLIP_TO_PUBLISHED = (
-    ("encoder.layers.", "blocks."), (".layer_norm", ".norm"), (".self_attn.qkv", ".attn.qkv"), (".self_attn.projection", ".attn.proj"),
-    ("embeddings.class_embedding", "cls_token"), ("embeddings.position_embedding", "pos_embed"),
-    ("embeddings.patch_embedding", "patch_embed.proj"), ("post_layernorm", "norm"),
+    ("encoder.layers.", "blocks."),
+    (".layer_norm", ".norm"),
+    (".self_attn.qkv", ".attn.qkv"),
+    (".self_attn.projection", ".attn.proj"),
+    ("embeddings.class_embedding", "cls_token"),
+    ("embeddings.position_embedding", "pos_embed"),
+    ("embeddings.patch_embedding", "patch_embed.proj"),
+    ("post_layernorm", "norm"),
 )
 
 
@@ -259,19 +300,42 @@ def image_reward_folder(tmp_path):
     from transformers import BlipTextConfig, BlipVisionConfig, BlipVisionModel
     from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase, *(f"##{c}" for c in string.ascii_lowercase)]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *string.ascii_lowercase,
+        *(f"##{c}" for c in string.ascii_lowercase),
+    ]
     (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     sizes = {"num_attention_heads": 2, "intermediate_size": 96, "num_hidden_layers": 2, "layer_norm_eps": 1e-12}
     (tmp_path / "med_config.json").write_text(json.dumps({"architectures": ["BertModel"], **sizes}), encoding="utf-8")
     torch.manual_seed(0)
-    vision = BlipVisionModel(BlipVisionConfig(
-        hidden_size=128, num_attention_heads=2, intermediate_size=96, num_hidden_layers=2, image_size=32, layer_norm_eps=1e-6,
-        initializer_range=0.1,
-    ))
-    text = BlipTextModel(BlipTextConfig(
-        vocab_size=len(words) + 2, hidden_size=64, encoder_hidden_size=128, max_position_embeddings=64, initializer_range=0.2,
-        is_decoder=True, **sizes,
-    ), add_pooling_layer=False)
+    vision = BlipVisionModel(
+        BlipVisionConfig(
+            hidden_size=128,
+            num_attention_heads=2,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            image_size=32,
+            layer_norm_eps=1e-6,
+            initializer_range=0.1,
+        )
+    )
+    text = BlipTextModel(
+        BlipTextConfig(
+            vocab_size=len(words) + 2,
+            hidden_size=64,
+            encoder_hidden_size=128,
+            max_position_embeddings=64,
+            initializer_range=0.2,
+            is_decoder=True,
+            **sizes,
+        ),
+        add_pooling_layer=False,
+    )
     head = linear_stack(64, torch.Generator().manual_seed(1))
     torch.save(published(vision, text, head), tmp_path / "ImageReward.pt")
     return tmp_path, vision.eval(), text.eval(), head
@@ -294,9 +358,13 @@ def test_image_reward(image_reward_folder):
 
     folder, vision, text, head = image_reward_folder
     seen = vision(pixel_values=prepared(pictures(), 32, crop)).last_hidden_state
-    tokens = BertTokenizer.from_pretrained(folder)(PROMPTS, padding="max_length", truncation=True, max_length=35, return_tensors="pt")
+    tokens = BertTokenizer.from_pretrained(folder)(
+        PROMPTS, padding="max_length", truncation=True, max_length=35, return_tensors="pt"
+    )
     features = text(
-        input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], encoder_hidden_states=seen,
+        input_ids=tokens["input_ids"],
+        attention_mask=tokens["attention_mask"],
+        encoder_hidden_states=seen,
         encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long),
     ).last_hidden_state[:, 0]
     for n in (0, 2, 4, 6, 7):

@@ -1,4 +1,5 @@
 """Terms on chosen batch rows of torch modules: `y[rows] == module(W + dW)(x[rows])`, and nothing left behind."""
+
 from __future__ import annotations
 
 import copy
@@ -97,9 +98,15 @@ def test_slice_of_the_input():
         assert (y[0] - changed(root.layer, placed)(x)[0]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize(("make", "x"), [
-    (lambda: LayerNorm(8), random(2, 5, 8)), (lambda: GroupNorm(2, 8), random(2, 8, 4, 4)), (lambda: RMSNorm(8), random(2, 5, 8)),
-], ids=["layer", "group", "rms"])
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [
+        (lambda: LayerNorm(8), random(2, 5, 8)),
+        (lambda: GroupNorm(2, 8), random(2, 8, 4, 4)),
+        (lambda: RMSNorm(8), random(2, 5, 8)),
+    ],
+    ids=["layer", "group", "rms"],
+)
 def test_norms(make, x):
     root = root_of(make())
     placed = [Placed(name, Delta(random(8))) for name, _ in root.layer.named_parameters()]
@@ -156,7 +163,10 @@ def test_folded_rows_are_refused_unless_all_are_one_experts():
     root, placed = root_of(Linear(8, 12)), [Placed("weight", low_rank(12, 8))]
     x = random(10, 8)
     merged, bank = changed(root.layer, placed)(x), terms_on(root, placed)
-    with bank.attached([Assignment(1, 1, 2)], total=2), pytest.raises(RowsNotSeparable, match="layer sees 10 rows, expected 2"):
+    with (
+        bank.attached([Assignment(1, 1, 2)], total=2),
+        pytest.raises(RowsNotSeparable, match="layer sees 10 rows, expected 2"),
+    ):
         root.layer(x)
     with bank.attached([Assignment(1, 0, 2)], total=2):
         assert (root.layer(x) - merged).abs().max() < 1e-5
@@ -210,10 +220,15 @@ def test_compiled_before_the_terms_came(backend):
     first, norm = [Placed("weight", low_rank(8, 8))], [Placed("weight", Delta(random(8)))]
     compiled = torch.compile(root.layer, backend=backend)
     plain = compiled(x)
-    bank = RowTerms(root, {1: {
-        "layer.0": module_terms(root.layer[0], first, torch.float32),
-        "layer.1": module_terms(root.layer[1], norm, torch.float32),
-    }})
+    bank = RowTerms(
+        root,
+        {
+            1: {
+                "layer.0": module_terms(root.layer[0], first, torch.float32),
+                "layer.1": module_terms(root.layer[1], norm, torch.float32),
+            }
+        },
+    )
     expected = changed(root.layer[1], norm)(changed(root.layer[0], first)(x))
     for rows in ((0, 1), (0, 2), (1, 2), (0, 1)):
         with bank.attached([Assignment(1, *rows)], total=2):
@@ -262,7 +277,9 @@ def test_parameters_that_rows_share_are_swapped_for_a_call_of_their_own(factor):
 def test_a_norm_that_is_passed_by_is_swapped_from_then_on():
     root, x, delta = root_of(Shifted()), random(2, 4), random(4)
     weight = root.layer.norm.weight
-    bank = RowTerms(root, {1: {"layer.norm": module_terms(root.layer.norm, [Placed("weight", Delta(delta))], torch.float32)}})
+    bank = RowTerms(
+        root, {1: {"layer.norm": module_terms(root.layer.norm, [Placed("weight", Delta(delta))], torch.float32)}}
+    )
     everything = [Assignment(1, 0, 2)]
     with bank.attached(everything, total=2):
         root.layer(x)

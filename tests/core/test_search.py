@@ -1,4 +1,5 @@
 """The search for a scale, on rewards whose optimum is known."""
+
 from __future__ import annotations
 
 import math
@@ -17,7 +18,11 @@ def judge(reward, shift=lambda w: abs(w) / 10, noise=(0.0,)):
 
     def evaluate(stages):
         calls.append(stages)
-        mean = sum(map(reward, stages.scales)) / 3 if not isinstance(reward, list) else sum(r(s) for r, s in zip(reward, stages.scales)) / 3
+        mean = (
+            sum(map(reward, stages.scales)) / 3
+            if not isinstance(reward, list)
+            else sum(r(s) for r, s in zip(reward, stages.scales)) / 3
+        )
         return Trial(stages, tuple(mean + e for e in noise), shift(sum(stages.scales) / 3))
 
     return evaluate, calls
@@ -45,7 +50,9 @@ def test_a_bound_on_the_shift_holds_and_is_used_up():
 
 def test_a_bound_that_no_scale_keeps_is_an_error():
     evaluate, _ = judge(lambda w: w)
-    with pytest.raises(RLGError, match=r"No scale keeps the shift below max_shift = 0.05: the least was 0.1 at scale 1"):
+    with pytest.raises(
+        RLGError, match=r"No scale keeps the shift below max_shift = 0.05: the least was 0.1 at scale 1"
+    ):
         search(evaluate, Bounds(1.0, 4.0, max_shift=0.05), 4, False).best()
 
 
@@ -66,7 +73,10 @@ def test_each_stage_gets_its_own_scale():
 def test_the_smallest_scale_as_good_as_the_best():
     noise = torch.randn(8, generator=torch.Generator().manual_seed(0)).double().tolist()
     own = torch.randn(8, generator=torch.Generator().manual_seed(1)).double().tolist()
-    state = Search(lambda s: Trial(s, tuple(min(s.scales[0], 1.0) + 0.001 * s.scales[0] * e + n for e, n in zip(own, noise))), Bounds(0, 4))
+    state = Search(
+        lambda s: Trial(s, tuple(min(s.scales[0], 1.0) + 0.001 * s.scales[0] * e + n for e, n in zip(own, noise))),
+        Bounds(0, 4),
+    )
     state.maximise("constant", 9, Stages.constant)
     assert state.smallest_as_good().scale == 1.0, "paired differences see through noise of 1 for a gain of 1"
 

@@ -1,4 +1,5 @@
 """The README claims what the host tests saw, no more and no less."""
+
 from __future__ import annotations
 
 import importlib.util

@@ -1,4 +1,5 @@
 """Pictures over scales: what is computed, and that the pictures of it show it."""
+
 from __future__ import annotations
 
 import csv
@@ -17,9 +18,15 @@ def flat(value: float, n: int = 1, height: int = 32, width: int = 32) -> torch.T
     return torch.full((n, height, width, 3), value)
 
 
-@pytest.mark.parametrize(("text", "scales"), [
-    ("0, 0.5, 1", [0.0, 0.5, 1.0]), (" -1;2\n3 ", [-1.0, 2.0, 3.0]), ("1.5", [1.5]), ("1e-1,,2", [0.1, 2.0]),
-])
+@pytest.mark.parametrize(
+    ("text", "scales"),
+    [
+        ("0, 0.5, 1", [0.0, 0.5, 1.0]),
+        (" -1;2\n3 ", [-1.0, 2.0, 3.0]),
+        ("1.5", [1.5]),
+        ("1e-1,,2", [0.1, 2.0]),
+    ],
+)
 def test_scales(text, scales):
     assert parse_scales(text) == scales
 
@@ -66,11 +73,14 @@ def test_one_batch_with_a_picture_a_scale():
     assert [p[0, 0, 0, 0].item() for p in sweep.pictures] == [0.0, 1.0]
 
 
-@pytest.mark.parametrize(("images", "scores", "message"), [
-    ([flat(0.0, 3)], [], "images has 3 entries for 2 scales"),
-    ([flat(0.0, 4)], [1.0, 2.0, 3.0], "scores has 3 entries for 2 scales"),
-    ([flat(0.0, 2)], [1.0, 2.0, 3.0, 4.0], "scores has 4 values: expected 2, one a picture, or 2, one a scale"),
-])
+@pytest.mark.parametrize(
+    ("images", "scores", "message"),
+    [
+        ([flat(0.0, 3)], [], "images has 3 entries for 2 scales"),
+        ([flat(0.0, 4)], [1.0, 2.0, 3.0], "scores has 3 entries for 2 scales"),
+        ([flat(0.0, 2)], [1.0, 2.0, 3.0, 4.0], "scores has 4 values: expected 2, one a picture, or 2, one a scale"),
+    ],
+)
 def test_lists_that_do_not_fit(images, scores, message):
     with pytest.raises(RLGError, match=message):
         Sweep.of_lists([0.0, 1.0], images, scores)
@@ -82,16 +92,24 @@ def test_table():
     rows = list(csv.DictReader(io.StringIO(table(sweep))))
     assert [row["scale"] for row in rows] == ["0", "1.5"] and rows[0]["pictures"] == "2"
     assert float(rows[0]["reward"]) == 2.0 and float(rows[0]["standard_error"]) == pytest.approx(1.0)
-    assert float(rows[1]["diversity"]) == pytest.approx(0.2, abs=1e-5) and float(rows[1]["shift"]) == pytest.approx(0.3, abs=1e-5)
+    assert float(rows[1]["diversity"]) == pytest.approx(0.2, abs=1e-5) and float(rows[1]["shift"]) == pytest.approx(
+        0.3, abs=1e-5
+    )
     blank = next(csv.DictReader(io.StringIO(table(Sweep.of_lists([0.0], [flat(0.0)])))))
     assert blank["reward"] == "" and blank["diversity"] == ""
 
 
 def test_sheet_holds_every_picture_with_its_caption():
     shades = [0.1, 0.3, 0.5, 0.7]
-    out = sheet(Sweep.of_lists([0.0, 1.0], [torch.cat([flat(shades[0]), flat(shades[1])]), torch.cat([flat(shades[2]), flat(shades[3])])]))
+    out = sheet(
+        Sweep.of_lists(
+            [0.0, 1.0], [torch.cat([flat(shades[0]), flat(shades[1])]), torch.cat([flat(shades[2]), flat(shades[3])])]
+        )
+    )
     height, width = out.shape[:2]
-    centres = [out[y, x, 0].item() for x in (width // 4, 3 * width // 4) for y in (height // 4 - 10, 3 * height // 4 - 10)]
+    centres = [
+        out[y, x, 0].item() for x in (width // 4, 3 * width // 4) for y in (height // 4 - 10, 3 * height // 4 - 10)
+    ]
     assert centres == pytest.approx(shades, abs=0.01)
     assert out[:, :, 0].min() < 0.2 and out.min() >= 0 and out.max() <= 1
 
@@ -123,7 +141,9 @@ def test_plot_of_nothing_and_of_one_point():
     assert plot([Panel([])]).shape == plot([Panel([Curve([1.0], [2.0])])]).shape == (380, 760, 3)
 
 
-@pytest.mark.parametrize(("low", "high", "expected"), [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (-1, 4, [-1, 0, 1, 2, 3, 4])])
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (-1, 4, [-1, 0, 1, 2, 3, 4])]
+)
 def test_ticks_are_round(low, high, expected):
     assert ticks(low, high) == pytest.approx(expected)
 

@@ -1,4 +1,5 @@
 """Every term against the dense weight it stands for: `x @ dW.T == apply(x)`, by kind, layer and dtype."""
+
 from __future__ import annotations
 
 import pytest
@@ -31,7 +32,9 @@ def low_rank(shape, rank=3, scale=2.0):
 
 def tucker(shape, rank=3):
     ones = [1] * (len(shape) - 2)
-    return LowRank(random(shape[0], rank, *ones), random(rank, shape[1], *ones), 0.5, mid=random(rank, rank, *shape[2:]))
+    return LowRank(
+        random(shape[0], rank, *ones), random(rank, shape[1], *ones), 0.5, mid=random(rank, rank, *shape[2:])
+    )
 
 
 def hadamard(shape):
@@ -57,7 +60,9 @@ TABLE = [(kind, layer) for kind in KINDS for layer in LAYERS if kind is not tuck
 
 def inputs(shape, conv, dtype) -> torch.Tensor:
     channels = shape[1] * conv.get("groups", 1)
-    return random(3, 5, channels).to(dtype) if len(shape) == 2 else random(3, channels, *[7] * (len(shape) - 2)).to(dtype)
+    return (
+        random(3, 5, channels).to(dtype) if len(shape) == 2 else random(3, channels, *[7] * (len(shape) - 2)).to(dtype)
+    )
 
 
 def on_layer(x, weight, conv):

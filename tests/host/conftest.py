@@ -2,6 +2,7 @@
 
 `RLG_HOST_PATH` names the host's folder. The pack is loaded by the host's own loader, as one of its custom nodes.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -31,10 +32,16 @@ def start_host(root: Path) -> SimpleNamespace:
     import nodes
 
     asyncio.run(nodes.init_builtin_extra_nodes())
-    assert asyncio.run(nodes.load_custom_node(str(PACK), module_parent="custom_nodes")), "the host could not load the pack"
+    assert asyncio.run(nodes.load_custom_node(str(PACK), module_parent="custom_nodes")), (
+        "the host could not load the pack"
+    )
     pack = next(m for m in list(sys.modules.values()) if getattr(m, "__file__", None) == str(PACK / "__init__.py"))
     return SimpleNamespace(
-        comfy=comfy, nodes=nodes, folder_paths=folder_paths, pack=pack, classes=nodes.NODE_CLASS_MAPPINGS,
+        comfy=comfy,
+        nodes=nodes,
+        folder_paths=folder_paths,
+        pack=pack,
+        classes=nodes.NODE_CLASS_MAPPINGS,
         module=lambda name: sys.modules[f"{pack.__name__}.{name}"],
     )
 

@@ -1,4 +1,5 @@
 """The paper's own way (arXiv 2508.21016 and its code): diffusers and PEFT, one pass for each model, adapters switched."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -32,7 +33,8 @@ class Predictions:
             self.adapted.set_adapter(model)
         with self.adapted.disable_adapter() if model == "base" else nullcontext():
             velocity = self.adapted(
-                hidden_states=self.x.repeat(2, 1, 1, 1), timestep=(self.sigma * 1000).repeat(2 * batch),
+                hidden_states=self.x.repeat(2, 1, 1, 1),
+                timestep=(self.sigma * 1000).repeat(2 * batch),
                 encoder_hidden_states=torch.cat([positive.repeat(batch, 1, 1), negative.repeat(batch, 1, 1)]),
                 pooled_projections=torch.cat([e["pooled_output"].repeat(batch, 1) for e in (extra, extra_negative)]),
                 return_dict=False,
@@ -51,7 +53,9 @@ def sample(adapted: Any, settings: Any, sigmas: Tensor, combine: Callable[[int, 
 
 def guidance(scale: float, cfg: float) -> Callable[[int, Predictions], Tensor]:
     """The paper's combination: both models CFG'd at one scale, then `base + scale * (rl - base)`."""
+
     def combine(step: int, of: Predictions) -> Tensor:
         base, rl = of.guided("base", cfg), of.guided("default", cfg)
         return base + scale * (rl - base)
+
     return combine

@@ -1,4 +1,5 @@
 """Load RL Adapter on the real host: true strength, whole or not at all, and errors that say what to do."""
+
 from __future__ import annotations
 
 import copy
@@ -144,17 +145,23 @@ def without_one(tensors):
     return dict(list(tensors.items())[1:])
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda t: {k.replace("transformer_blocks", "layers"): v for k, v in t.items()}, "none of its 15 changes is for this model .SD3."),
-    (lambda t: {k.replace("blocks.1.", "blocks.7."): v for k, v in t.items()}, "7 of 15 changes have no weight"),
-    (with_nan, "NaN or infinite"),
-    (without_one, r"but no (down|up)"),
-    (lambda t: {k: v[:, :64] if "lora_A" in k else v for k, v in t.items()}, "base model is of another size"),
-    (lambda t: {k: v[:2] if "lora_A" in k else v for k, v in t.items()}, "(shapes do not fit|says rank 4)"),
-    (lambda t: {k: v.to(torch.int32) for k, v in t.items()}, "floating-point"),
-    (lambda t: t | {"base_model.model.pos_embed.unheard.of": torch.zeros(3)}, "1 of 16 changes"),
-    (lambda t: t | {"text_encoder.layers.0.q_proj.lora_A.weight": torch.zeros(4, 8)}, "ignore text encoder"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda t: {k.replace("transformer_blocks", "layers"): v for k, v in t.items()},
+            "none of its 15 changes is for this model .SD3.",
+        ),
+        (lambda t: {k.replace("blocks.1.", "blocks.7."): v for k, v in t.items()}, "7 of 15 changes have no weight"),
+        (with_nan, "NaN or infinite"),
+        (without_one, r"but no (down|up)"),
+        (lambda t: {k: v[:, :64] if "lora_A" in k else v for k, v in t.items()}, "base model is of another size"),
+        (lambda t: {k: v[:2] if "lora_A" in k else v for k, v in t.items()}, "(shapes do not fit|says rank 4)"),
+        (lambda t: {k: v.to(torch.int32) for k, v in t.items()}, "floating-point"),
+        (lambda t: t | {"base_model.model.pos_embed.unheard.of": torch.zeros(3)}, "1 of 16 changes"),
+        (lambda t: t | {"text_encoder.layers.0.q_proj.lora_A.weight": torch.zeros(4, 8)}, "ignore text encoder"),
+    ],
+)
 def test_bad_adapters_are_refused(node, base, folder, change, message):
     rewrite(folder, change)
     with pytest.raises(ValueError, match=message):
@@ -177,14 +184,17 @@ def test_pickles_are_refused(node, base, folder):
         load(node, base, "flow_grpo")
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"peft_type": "VERA"}, "PEFT type VERA"),
-    ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4.*Convert"),
-    ({"use_qalora": True}, "use_qalora"),
-    ({"lora_alpha": "much"}, "expected a number for lora_alpha"),
-    ({"r": 16}, "is not of this file: it says rank 16"),
-    ({"target_modules": ["q_proj"]}, "target_modules do not name"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"peft_type": "VERA"}, "PEFT type VERA"),
+        ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4.*Convert"),
+        ({"use_qalora": True}, "use_qalora"),
+        ({"lora_alpha": "much"}, "expected a number for lora_alpha"),
+        ({"r": 16}, "is not of this file: it says rank 16"),
+        ({"target_modules": ["q_proj"]}, "target_modules do not name"),
+    ],
+)
 def test_configs_are_checked(node, base, folder, change, message):
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -194,7 +204,9 @@ def test_configs_are_checked(node, base, folder, change, message):
 
 PEFT_OPTIONS = {
     "DoRA on fused q, k, v": dict(use_dora=True),
-    "rsLoRA with patterns": dict(use_rslora=True, rank_pattern={"to_k": 2}, alpha_pattern={"transformer_blocks.1.attn.to_q": 3}),
+    "rsLoRA with patterns": dict(
+        use_rslora=True, rank_pattern={"to_k": 2}, alpha_pattern={"transformer_blocks.1.attn.to_q": 3}
+    ),
     "biases": dict(bias="lora_only"),
     "whole modules": dict(modules_to_save=["proj_out", "norm_out.linear", "transformer_blocks.0.norm1.linear"]),
     "norms that change halves": dict(target_modules=["norm_out.linear", "transformer_blocks.1.norm1_context.linear"]),

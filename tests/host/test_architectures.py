@@ -3,6 +3,7 @@
 The names come from real diffusers classes, the adapters and the merging from PEFT, the layouts from the host's own and
 diffusers' own checkpoint conversion. What passes is written to `tests/support/`, of which the README's table is made.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -69,12 +70,19 @@ def in_host_layout(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return weights
     # the conversion swaps the halves of some norms' weights in place
     return comfy.model_detection.convert_diffusers_mmdit(
-        {name: weight.contiguous() if "norm" in name and weight.numel() < 3e7 else weight for name, weight in weights.items()}, "")
+        {
+            name: weight.contiguous() if "norm" in name and weight.numel() < 3e7 else weight
+            for name, weight in weights.items()
+        },
+        "",
+    )
 
 
 def known_options(defined: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Of a model's options those that this release of the host has: newer models came with new ones."""
-    params = [value for name, value in vars(defined).items() if name.endswith("Params") and dataclasses.is_dataclass(value)]
+    params = [
+        value for name, value in vars(defined).items() if name.endswith("Params") and dataclasses.is_dataclass(value)
+    ]
     known = {field.name for value in params for field in dataclasses.fields(value)} | {"image_model"}
     return {name: value for name, value in options.items() if not params or name in known}
 
@@ -88,7 +96,9 @@ def host_weights(tiny: Any, diffusers_model: torch.nn.Module) -> dict[str, Tenso
     module, _, cls = tiny.host[0].rpartition(".")
     defined = importlib.import_module(f"comfy.ldm.{module}")
     options = known_options(defined, tiny.host[1])
-    model = getattr(defined, cls)(**options, operations=comfy.ops.disable_weight_init, device="meta", dtype=torch.float32)
+    model = getattr(defined, cls)(
+        **options, operations=comfy.ops.disable_weight_init, device="meta", dtype=torch.float32
+    )
     return geometry.expanded({name: tuple(weight.shape) for name, weight in model.state_dict().items()})
 
 
@@ -113,7 +123,9 @@ def case(name: str) -> Case:
     tiny = geometry.ARCHITECTURES[name]
     plain = geometry.diffusers_model(tiny)
     model = without_storage(host_weights(tiny, plain))
-    adapted = geometry.with_adapter(plain, peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=geometry.adaptable(plain)))
+    adapted = geometry.with_adapter(
+        plain, peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=geometry.adaptable(plain))
+    )
     lora = {key: value.contiguous() for key, value in peft.get_peft_model_state_dict(adapted).items()}
     return Case(name, tiny, model, adapted.unload(), lora)
 
@@ -131,19 +143,36 @@ def patched(model: Any) -> dict[str, Tensor]:
     import comfy.lora
     import comfy.utils
 
-    return {key.removeprefix("diffusion_model."): comfy.lora.calculate_weight(
-        patches, comfy.utils.get_attr(model.model, key).detach().to(torch.float32, copy=True), key)
-        for key, patches in model.patches.items()}
+    return {
+        key.removeprefix("diffusion_model."): comfy.lora.calculate_weight(
+            patches, comfy.utils.get_attr(model.model, key).detach().to(torch.float32, copy=True), key
+        )
+        for key, patches in model.patches.items()
+    }
 
 
-ORIGINAL = (("_attn.qkv.", "_attn_qkv."), ("_attn.proj.", "_attn_proj."), ("_mod.lin.", "_mod.linear."),
-            (".modulation.lin.", ".modulation.linear."), ("mlp.0.", "mlp.fc1."), ("mlp.2.", "mlp.fc2."),
-            ("_in.in_layer.", "_in.mlp.0."), ("_in.out_layer.", "_in.mlp.2."), ("vector_in.mlp.0.", "vector_in.in_layer."),
-            ("vector_in.mlp.2.", "vector_in.out_layer."), ("self_attn.qkv.", "self_attn_qkv."), ("self_attn.proj.", "self_attn_proj."),
-            ("_attn.norm.query_norm.", "_attn_q_norm."), ("_attn.norm.key_norm.", "_attn_k_norm."),
-            (".norm.query_norm.", ".q_norm."), (".norm.key_norm.", ".k_norm."), ("t_embedder.in_layer.", "t_embedder.mlp.0."),
-            ("t_embedder.out_layer.", "t_embedder.mlp.2."), ("c_embedder.in_layer.", "c_embedder.linear_1."),
-            ("c_embedder.out_layer.", "c_embedder.linear_2."))
+ORIGINAL = (
+    ("_attn.qkv.", "_attn_qkv."),
+    ("_attn.proj.", "_attn_proj."),
+    ("_mod.lin.", "_mod.linear."),
+    (".modulation.lin.", ".modulation.linear."),
+    ("mlp.0.", "mlp.fc1."),
+    ("mlp.2.", "mlp.fc2."),
+    ("_in.in_layer.", "_in.mlp.0."),
+    ("_in.out_layer.", "_in.mlp.2."),
+    ("vector_in.mlp.0.", "vector_in.in_layer."),
+    ("vector_in.mlp.2.", "vector_in.out_layer."),
+    ("self_attn.qkv.", "self_attn_qkv."),
+    ("self_attn.proj.", "self_attn_proj."),
+    ("_attn.norm.query_norm.", "_attn_q_norm."),
+    ("_attn.norm.key_norm.", "_attn_k_norm."),
+    (".norm.query_norm.", ".q_norm."),
+    (".norm.key_norm.", ".k_norm."),
+    ("t_embedder.in_layer.", "t_embedder.mlp.0."),
+    ("t_embedder.out_layer.", "t_embedder.mlp.2."),
+    ("c_embedder.in_layer.", "c_embedder.linear_1."),
+    ("c_embedder.out_layer.", "c_embedder.linear_2."),
+)
 """HunyuanVideo's host names -> those of its original checkpoints, which diffusers' conversion reads."""
 
 
@@ -208,8 +237,11 @@ def peft_case(arch: Case, config: Any, folder: Path) -> dict[str, Tensor]:
 def few(arch: Case, limit: int) -> list[str]:
     """Some modules of different kinds, small enough to hold their merged weights; those whose halves change places among them."""
     modules = dict(arch.plain.named_modules())
-    small = [name for name in geometry.one_of_each(geometry.adaptable(arch.plain))
-             if modules[name].weight.numel() < 2e7 and modules[name].weight.ndim < 5]
+    small = [
+        name
+        for name in geometry.one_of_each(geometry.adaptable(arch.plain))
+        if modules[name].weight.numel() < 2e7 and modules[name].weight.ndim < 5
+    ]
     return list(dict.fromkeys([*small[:: -(-len(small) // limit)], *(name for name in small if "norm_out" in name)]))
 
 
@@ -287,7 +319,11 @@ def test_files(host, arch, support, tmp_path, cell):
     folder = tmp_path / "other"
     folder.mkdir()
     prefix = f"{arch.tiny.prefix}." if cell == "diffusers" else ""
-    metadata = {"lora_adapter_metadata": json.dumps({prefix + key: value for key, value in HEADER.items()})} if place == "header" else None
+    metadata = (
+        {"lora_adapter_metadata": json.dumps({prefix + key: value for key, value in HEADER.items()})}
+        if place == "header"
+        else None
+    )
     save_file(tensors(arch), folder / "rl.safetensors", metadata)
     if place and place != "header":
         (folder / place).write_text(json.dumps(config))
@@ -301,8 +337,11 @@ def test_files(host, arch, support, tmp_path, cell):
 
 def test_host_names(host, arch, support, tmp_path):
     """The host's own module names, as kohya's and musubi's trainers and ComfyUI itself write them."""
-    weights = {key.removesuffix(".weight"): shape for key, shape in names(host, arch.name).shapes.items()
-               if key.endswith(".weight") and len(shape) > 1}
+    weights = {
+        key.removesuffix(".weight"): shape
+        for key, shape in names(host, arch.name).shapes.items()
+        if key.endswith(".weight") and len(shape) > 1
+    }
     generator = torch.Generator().manual_seed(0)
     for prefix, flatten in (("diffusion_model.", False), ("lora_unet_", True)):
         lora = {}
@@ -339,6 +378,12 @@ def test_recorded_keys(host, arch):
     shapes = {key: list(shape) for key, shape in names(host, arch.name).shapes.items()}
     if os.environ.get("RLG_RECORD"):
         recorded[arch.name] = shapes
-        path.write_text("{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(recorded[name])}" for name in sorted(recorded)) + "\n}\n")
+        path.write_text(
+            "{\n"
+            + ",\n".join(f"{json.dumps(name)}: {json.dumps(recorded[name])}" for name in sorted(recorded))
+            + "\n}\n"
+        )
     newer = {key.replace(".scale", ".weight"): shape for key, shape in shapes.items()}
-    assert {key.replace(".scale", ".weight"): shape for key, shape in recorded[arch.name].items()}.items() <= newer.items()
+    assert {
+        key.replace(".scale", ".weight"): shape for key, shape in recorded[arch.name].items()
+    }.items() <= newer.items()

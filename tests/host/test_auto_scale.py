@@ -1,4 +1,5 @@
 """RLG Auto Scale on a tiny model: it judges scales as the graph would, and finds what a full sweep finds."""
+
 from __future__ import annotations
 
 import pytest
@@ -17,8 +18,12 @@ def scene(host):
     model = tiny.load(host, transformer)
     rl_model = tiny.with_lora(host, model, tiny.lora_file(tiny.with_adapter(transformer, tiny.SD3_TARGETS), alpha=8))
     generator = torch.Generator().manual_seed(0)
-    weights = {name: torch.randn(value.shape, generator=generator) * (0.5 / max(value[0].numel(), 1)) ** 0.5 if value.ndim else value
-               for name, value in TAESD(latent_channels=16).state_dict().items()}
+    weights = {
+        name: torch.randn(value.shape, generator=generator) * (0.5 / max(value[0].numel(), 1)) ** 0.5
+        if value.ndim
+        else value
+        for name, value in TAESD(latent_channels=16).state_dict().items()
+    }
     return model, rl_model, host.comfy.sd.VAE(sd=weights)
 
 
@@ -27,9 +32,22 @@ def find(host, scene, lists=(), **changes):
     """The node's outputs; every input is a list, as the host hands them to a node that takes lists."""
     model, rl_model, vae = scene
     inputs = {
-        "model": model, "rl_model": rl_model, "positive": tiny.conditioning(11), "negative": tiny.conditioning(12),
-        "latent": {"samples": torch.zeros(1, 16, 8, 8)}, "vae": vae, "reward": jpeg(host), "prompt": "", "seed": 5,
-        **SETTINGS, "scale_min": 0.0, "scale_max": 4.0, "evaluations": 6, "images_per_scale": 2, "max_shift": 0.0, "by_stage": False,
+        "model": model,
+        "rl_model": rl_model,
+        "positive": tiny.conditioning(11),
+        "negative": tiny.conditioning(12),
+        "latent": {"samples": torch.zeros(1, 16, 8, 8)},
+        "vae": vae,
+        "reward": jpeg(host),
+        "prompt": "",
+        "seed": 5,
+        **SETTINGS,
+        "scale_min": 0.0,
+        "scale_max": 4.0,
+        "evaluations": 6,
+        "images_per_scale": 2,
+        "max_shift": 0.0,
+        "by_stage": False,
     }
     lists = {name: value if name in lists else [value] for name, value in (inputs | changes).items()}
     return host.classes["RLGAutoScale"].execute(**lists).result
@@ -45,8 +63,15 @@ def by_the_graph(host, scene, scale, images=2):
     model, rl_model, vae = scene
     guided = tiny.guided(host, model, rl_model, scale)
     latent = host.nodes.common_ksampler(
-        guided, 5, SETTINGS["steps"], SETTINGS["cfg"], SETTINGS["sampler_name"], SETTINGS["scheduler"], tiny.conditioning(11),
-        tiny.conditioning(12), {"samples": torch.zeros(images, 16, 8, 8)},
+        guided,
+        5,
+        SETTINGS["steps"],
+        SETTINGS["cfg"],
+        SETTINGS["sampler_name"],
+        SETTINGS["scheduler"],
+        tiny.conditioning(11),
+        tiny.conditioning(12),
+        {"samples": torch.zeros(images, 16, 8, 8)},
     )[0]
     return host.nodes.VAEDecode().decode(vae, latent)[0]
 
@@ -88,7 +113,9 @@ def test_by_stage_is_no_worse(host, scene):
 
 
 def test_several_prompts_are_judged_together(host, scene):
-    both = find(host, scene, positive=[tiny.conditioning(11), tiny.conditioning(13)], evaluations=2, lists=("positive",))[3]
+    both = find(
+        host, scene, positive=[tiny.conditioning(11), tiny.conditioning(13)], evaluations=2, lists=("positive",)
+    )[3]
     parts = [find(host, scene, positive=tiny.conditioning(seed), evaluations=2)[3] for seed in (11, 13)]
     for scale in ("0", "4"):
         assert trials(both)[scale][0] == pytest.approx(sum(trials(part)[scale][0] for part in parts) / 2, rel=1e-3)
@@ -117,6 +144,8 @@ def test_interrupting_stops_it_and_leaves_nothing(host, scene):
 
 def test_progress_counts_every_step(host, scene, monkeypatch):
     seen = []
-    monkeypatch.setattr(host.comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: seen.append((value, total)))
+    monkeypatch.setattr(
+        host.comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: seen.append((value, total))
+    )
     find(host, scene, evaluations=3, scale_max=2.0)
     assert (3 * 4, 3 * 4) in seen

@@ -1,4 +1,5 @@
 """The benchmark at tiny size: the ways agree, what is counted is counted, and the report is written."""
+
 from __future__ import annotations
 
 import sys
@@ -66,7 +67,9 @@ def test_the_report_is_written(bench, pair, timings, tmp_path):
     memory = {name: bench.memory.Memory(100, 200) for name in timings}
     profiles = bench.profiles.of_ways(pair, (bench.ways.PLAIN, bench.ways.EXACT_BATCHED), peak=1e11)
     assert profiles[bench.ways.EXACT_BATCHED.name].flops > 2 * profiles[bench.ways.PLAIN.name].flops > 0
-    results = Results(1e11, [0.1], {"tiny": Compared(timings, profiles, memory, bench.profiles.attach_seconds(pair, 2))})
+    results = Results(
+        1e11, [0.1], {"tiny": Compared(timings, profiles, memory, bench.profiles.attach_seconds(pair, 2))}
+    )
     sweep = bench.sweeps.Sweep("batch", (1, 2), {name: [0.1, 0.2] for name in timings})
     results.sweeps = [sweep, sweep]
     text = report.write(results, tmp_path).read_text()

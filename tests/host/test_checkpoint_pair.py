@@ -1,4 +1,5 @@
 """Load RLG Checkpoint Pair: real files in the host's folders, loaded, shared, guided, compressed, refused."""
+
 from __future__ import annotations
 
 import os
@@ -143,8 +144,11 @@ def test_identical_weights_are_held_once(host, folders, pair_files):
     model, rl_model, _, _, report = load(host, *pair_files)
     ours, theirs = pointers(model), pointers(rl_model)
     shared = {name for name in ours if ours[name] == theirs[name]}
-    different = {name for name, value in model.model.diffusion_model.named_parameters()
-                 if not torch.equal(value, rl_model.model.diffusion_model.get_parameter(name))}
+    different = {
+        name
+        for name, value in model.model.diffusion_model.named_parameters()
+        if not torch.equal(value, rl_model.model.diffusion_model.get_parameter(name))
+    }
     assert shared == ours.keys() - different and different and shared
     assert "of them the same in both and held once" in report
 
@@ -219,7 +223,9 @@ def test_clip_and_vae_come_from_the_base_alone(host, folders, base_weights):
     _, rl_model, clip, vae, _ = load(host, *checkpoint_files(host, folders, base_weights, parts, garbage))
     assert vae.decode(tiny.Sampling(steps=1).run(host, rl_model)).shape == (1, 64, 64, 3)
     assert "l" in clip.tokenize("a cat")
-    assert torch.equal(clip.cond_stage_model.clip_l.transformer.text_model.final_layer_norm.weight.float(), torch.ones(768))
+    assert torch.equal(
+        clip.cond_stage_model.clip_l.transformer.text_model.final_layer_norm.weight.float(), torch.ones(768)
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident memory off /proc")
@@ -359,6 +365,10 @@ def test_weights_that_the_host_never_uses_may_be_missing(host):
     whole = host.module("nodes.host.checkpoints")._whole_weights
     with whole("z-image.safetensors"):
         logging.warning("unet missing: ['norm_final.weight', 'layers.0.feed_forward.w1.scale_weight']")
-    with pytest.raises(ValueError, match=r"z-image.safetensors: 1 weights are missing, first layers.0.attention.qkv.weight"), \
-            whole("z-image.safetensors"):
+    with (
+        pytest.raises(
+            ValueError, match=r"z-image.safetensors: 1 weights are missing, first layers.0.attention.qkv.weight"
+        ),
+        whole("z-image.safetensors"),
+    ):
         logging.warning("unet missing: ['norm_final.weight', 'layers.0.attention.qkv.weight']")

@@ -1,4 +1,5 @@
 """RLG under everything that shapes a picture besides the prompt, against the combination of two plain models."""
+
 from __future__ import annotations
 
 import inspect
@@ -106,26 +107,36 @@ def test_odd_sizes(sd3):
 def areas(*conditionings):
     """Each in a part of the picture: left half, right half, everywhere."""
     places = [(8, 4, 0, 0), (8, 4, 0, 4), None]
-    return [[text, extra | ({"area": place, "strength": 0.7} if place else {})]
-            for (text, extra), place in zip((c[0] for c in conditionings), places, strict=False)]
+    return [
+        [text, extra | ({"area": place, "strength": 0.7} if place else {})]
+        for (text, extra), place in zip((c[0] for c in conditionings), places, strict=False)
+    ]
 
 
 def test_areas(sd3):
-    sd3.agree(tiny.Sampling(steps=3, positive=areas(tiny.conditioning(11), tiny.conditioning(13), tiny.conditioning(14))))
+    sd3.agree(
+        tiny.Sampling(steps=3, positive=areas(tiny.conditioning(11), tiny.conditioning(13), tiny.conditioning(14)))
+    )
 
 
 def test_masks(sd3):
     left = torch.zeros(1, 8, 8)
     left[:, :, :4] = 1.0
     (text, extra), (other, more) = tiny.conditioning(11)[0], tiny.conditioning(13)[0]
-    positive = [[text, extra | {"mask": left, "mask_strength": 1.0}], [other, more | {"mask": 1 - left, "mask_strength": 0.5}]]
+    positive = [
+        [text, extra | {"mask": left, "mask_strength": 1.0}],
+        [other, more | {"mask": 1 - left, "mask_strength": 0.5}],
+    ]
     sd3.agree(tiny.Sampling(steps=3, positive=positive))
 
 
 def test_ranges_of_the_schedule(sd3):
     """Prompts that hold for a part of the steps only; one step has no negative prompt at all."""
     (text, extra), (other, more) = tiny.conditioning(11)[0], tiny.conditioning(13)[0]
-    positive = [[text, extra | {"start_percent": 0.0, "end_percent": 0.5}], [other, more | {"start_percent": 0.5, "end_percent": 1.0}]]
+    positive = [
+        [text, extra | {"start_percent": 0.0, "end_percent": 0.5}],
+        [other, more | {"start_percent": 0.5, "end_percent": 1.0}],
+    ]
     sd3.agree(tiny.Sampling(steps=4, positive=positive))
 
 
@@ -136,8 +147,10 @@ def test_prompts_of_different_lengths(sd3):
 
 def test_lora_hooks_on_a_prompt(sd3, host):
     """A LoRA for the positive prompt alone changes the shared weights for base and RL rows alike."""
-    hook_lora = {"diffusion_model.joint_blocks.0.x_block.mlp.fc1.lora_up.weight": random(512, 2) * 0.3,
-                 "diffusion_model.joint_blocks.0.x_block.mlp.fc1.lora_down.weight": random(2, 128, seed=1) * 0.3}
+    hook_lora = {
+        "diffusion_model.joint_blocks.0.x_block.mlp.fc1.lora_up.weight": random(512, 2) * 0.3,
+        "diffusion_model.joint_blocks.0.x_block.mlp.fc1.lora_down.weight": random(2, 128, seed=1) * 0.3,
+    }
     hooks = host.comfy.hooks.create_hook_lora(hook_lora, 1.0, 0.0)
     text, extra = tiny.conditioning(11)[0]
     settings, plain = tiny.Sampling(steps=3, positive=[[text, extra | {"hooks": hooks}]]), tiny.Sampling(steps=3)
@@ -159,16 +172,30 @@ def controlnet(host):
     from comfy.controlnet import ControlNet
 
     network = Network(
-        image_size=32, in_channels=4, model_channels=320, hint_channels=3, num_res_blocks=[1, 1], channel_mult=(1, 1), num_heads=8,
-        transformer_depth=[1, 1], transformer_depth_middle=1, use_spatial_transformer=True, context_dim=768, legacy=False,
-        dtype=torch.float32, operations=host.comfy.ops.manual_cast,
+        image_size=32,
+        in_channels=4,
+        model_channels=320,
+        hint_channels=3,
+        num_res_blocks=[1, 1],
+        channel_mult=(1, 1),
+        num_heads=8,
+        transformer_depth=[1, 1],
+        transformer_depth_middle=1,
+        use_spatial_transformer=True,
+        context_dim=768,
+        legacy=False,
+        dtype=torch.float32,
+        operations=host.comfy.ops.manual_cast,
     )
     generator = torch.Generator().manual_seed(8)
-    network.load_state_dict({
-        name: torch.randn(v.shape, generator=generator) * v[0].numel() ** -0.5 if v.ndim > 1
-        else torch.full_like(v, float(name.endswith("weight")))
-        for name, v in network.state_dict().items()
-    })
+    network.load_state_dict(
+        {
+            name: torch.randn(v.shape, generator=generator) * v[0].numel() ** -0.5
+            if v.ndim > 1
+            else torch.full_like(v, float(name.endswith("weight")))
+            for name, v in network.state_dict().items()
+        }
+    )
     device = host.comfy.model_management.get_torch_device()
     return ControlNet(network.eval(), load_device=device)
 
@@ -220,7 +247,12 @@ SD3_NODES = {
     "CFGNorm": {"strength": 1.0},
     "Mahiro": {},
     "SkipLayerGuidanceDiT": {
-        "double_layers": "1", "single_layers": "", "scale": 2.0, "start_percent": 0.0, "end_percent": 1.0, "rescaling_scale": 0.3,
+        "double_layers": "1",
+        "single_layers": "",
+        "scale": 2.0,
+        "start_percent": 0.0,
+        "end_percent": 1.0,
+        "rescaling_scale": 0.3,
     },
     "SkipLayerGuidanceSD3": {"layers": "1", "scale": 2.0, "start_percent": 0.0, "end_percent": 1.0},
     "ModelSamplingSD3": {"shift": 5.0},
@@ -233,8 +265,13 @@ UNET_NODES = {
     "FreeU_V2": {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2},
     "NAGuidance": {"nag_scale": 4.0, "nag_alpha": 0.5, "nag_tau": 2.0},
     "PatchModelAddDownscale": {
-        "block_number": 2, "downscale_factor": 2.0, "start_percent": 0.0, "end_percent": 0.6, "downscale_after_skip": True,
-        "downscale_method": "bilinear", "upscale_method": "bilinear",
+        "block_number": 2,
+        "downscale_factor": 2.0,
+        "start_percent": 0.0,
+        "end_percent": 0.6,
+        "downscale_after_skip": True,
+        "downscale_method": "bilinear",
+        "upscale_method": "bilinear",
     },
 }
 
@@ -246,7 +283,9 @@ def test_nodes_after_rlg(sd3, host, name):
 
 @pytest.mark.parametrize("name", UNET_NODES)
 def test_nodes_of_unets_after_rlg(unet, host, name):
-    unet.agree(tiny.unet_sampling(steps=2), lambda model: node(host, name, model=model, **UNET_NODES[name]), tolerance=2e-4)
+    unet.agree(
+        tiny.unet_sampling(steps=2), lambda model: node(host, name, model=model, **UNET_NODES[name]), tolerance=2e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["SkipLayerGuidanceDiT", "RescaleCFG", "ModelSamplingSD3"])
@@ -262,7 +301,13 @@ def test_nodes_before_rlg(sd3, host, name):
 def test_self_attention_guidance(unet, host):
     """SAG remembers the attention of the latest call: that of the base, batched or not, first run or later."""
     settings = tiny.unet_sampling(steps=2)
-    guided = node(host, "SelfAttentionGuidance", model=tiny.guided(host, unet.model, unet.rl_model, 2.0), scale=0.5, blur_sigma=2.0)
+    guided = node(
+        host,
+        "SelfAttentionGuidance",
+        model=tiny.guided(host, unet.model, unet.rl_model, 2.0),
+        scale=0.5,
+        blur_sigma=2.0,
+    )
     first = settings.run(host, guided)
     assert torch.isfinite(first).all()
     assert torch.equal(settings.run(host, guided), first)
@@ -328,8 +373,16 @@ def test_a_cfg_function_of_another_pack(sd3):
 def test_context_windows(sd3, host):
     """Windows over the height, for want of a time axis; their calls have rows of their own shape."""
     settings = tiny.Sampling(steps=2, shape=(1, 16, 16, 8))
-    inputs = {"context_length": 8, "context_overlap": 4, "context_schedule": "standard_static", "context_stride": 1,
-              "closed_loop": False, "fuse_method": "pyramid", "dim": 2, "freenoise": False}
+    inputs = {
+        "context_length": 8,
+        "context_overlap": 4,
+        "context_schedule": "standard_static",
+        "context_stride": 1,
+        "closed_loop": False,
+        "fuse_method": "pyramid",
+        "dim": 2,
+        "freenoise": False,
+    }
     sd3.agree(settings, lambda model: node(host, "ContextWindowsManual", model=model, **inputs))
 
 
@@ -406,7 +459,9 @@ def test_two_checkpoints_and_a_lora(checkpoints, sd3, host):
 def test_eps_base_and_v_prediction_rl_model(unet, host, zsnr):
     """Each predicts in its own way; they meet in denoised space, at the base's noise levels."""
     weights = tiny.unet_weights(host, seed=7)
-    rl_model = node(host, "ModelSamplingDiscrete", model=tiny.load_weights(host, weights), sampling="v_prediction", zsnr=zsnr)
+    rl_model = node(
+        host, "ModelSamplingDiscrete", model=tiny.load_weights(host, weights), sampling="v_prediction", zsnr=zsnr
+    )
     settings = tiny.unet_sampling(steps=3)
     assert type(unet.model.model.model_sampling).__mro__ != type(rl_model.get_model_object("model_sampling")).__mro__
     for scale in (0.0, 2.0):
@@ -418,10 +473,12 @@ def test_eps_base_and_v_prediction_rl_model(unet, host, zsnr):
         assert tiny.largest(alone, settings.run(host, rl_model)) < 1e-4 * max(1.0, tiny.rms(alone))
 
 
-STYLE = {"diffusion_model.joint_blocks.0.x_block.mlp.fc1.lora_up.weight": random(512, 2) * 0.3,
-         "diffusion_model.joint_blocks.0.x_block.mlp.fc1.lora_down.weight": random(2, 128, seed=1) * 0.3,
-         "diffusion_model.joint_blocks.0.x_block.attn.proj.lora_up.weight": random(128, 2) * 0.3,
-         "diffusion_model.joint_blocks.0.x_block.attn.proj.lora_down.weight": random(2, 128, seed=1) * 0.3}
+STYLE = {
+    "diffusion_model.joint_blocks.0.x_block.mlp.fc1.lora_up.weight": random(512, 2) * 0.3,
+    "diffusion_model.joint_blocks.0.x_block.mlp.fc1.lora_down.weight": random(2, 128, seed=1) * 0.3,
+    "diffusion_model.joint_blocks.0.x_block.attn.proj.lora_up.weight": random(128, 2) * 0.3,
+    "diffusion_model.joint_blocks.0.x_block.attn.proj.lora_down.weight": random(2, 128, seed=1) * 0.3,
+}
 
 
 def both_before(host, model, rl_model):

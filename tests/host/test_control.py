@@ -1,4 +1,5 @@
 """Schedules, regions, experts, prompt branches, budgets and traces, each against plain predictions combined by hand."""
+
 from __future__ import annotations
 
 import json
@@ -61,11 +62,14 @@ def test_an_identical_pair_is_a_no_op_that_says_so(host, pair, caplog):
     assert "identical" in caplog.text
 
 
-@pytest.mark.parametrize(("window", "scales"), [
-    ((0.0, 0.5, 0.0), [2, 2, 2, 2, 2, 0, 0, 0]),
-    ((0.25, 0.75, 1.0), [1, 1, 2, 2, 2, 2, 2, 1]),
-    ((0.5, 0.5, 0.0), [0, 0, 0, 0, 2, 0, 0, 0]),
-])
+@pytest.mark.parametrize(
+    ("window", "scales"),
+    [
+        ((0.0, 0.5, 0.0), [2, 2, 2, 2, 2, 0, 0, 0]),
+        ((0.25, 0.75, 1.0), [1, 1, 2, 2, 2, 2, 2, 1]),
+        ((0.5, 0.5, 0.0), [0, 0, 0, 0, 2, 0, 0, 0]),
+    ],
+)
 def test_window_includes_both_ends(host, pair, window, scales):
     """SD3's schedule is shifted by 3; `simple` takes steps at percents k / 8."""
     start, end, outside = window
@@ -73,12 +77,15 @@ def test_window_includes_both_ends(host, pair, window, scales):
     assert_same(host, pair, guided, tiny.Sampling(), lambda step, of: paper.guidance(scales[step], CFG)(step, of))
 
 
-@pytest.mark.parametrize(("settings", "scale_at"), [
-    (("constant", 1.6, 0.0, 0.0, 1.0, 1.0), lambda p: 1.6),
-    (("linear", 3.0, 0.0, 0.0, 1.0, 1.0), lambda p: 3.0 - 3.0 * p),
-    (("cosine", 0.0, 2.0, 0.0, 1.0, 1.0), lambda p: 1.0 - torch.cos(torch.tensor(torch.pi * p)).item()),
-    (("power", 0.0, 2.0, 0.0, 1.0, 2.0), lambda p: 2.0 * p * p),
-])
+@pytest.mark.parametrize(
+    ("settings", "scale_at"),
+    [
+        (("constant", 1.6, 0.0, 0.0, 1.0, 1.0), lambda p: 1.6),
+        (("linear", 3.0, 0.0, 0.0, 1.0, 1.0), lambda p: 3.0 - 3.0 * p),
+        (("cosine", 0.0, 2.0, 0.0, 1.0, 1.0), lambda p: 1.0 - torch.cos(torch.tensor(torch.pi * p)).item()),
+        (("power", 0.0, 2.0, 0.0, 1.0, 2.0), lambda p: 2.0 * p * p),
+    ],
+)
 def test_schedules(host, pair, settings, scale_at):
     schedule = node(host, "RLGSchedule", *settings)[0]
     guided = guide(host, pair[1], pair[2], schedule=schedule)
@@ -101,9 +108,14 @@ def test_mask_sets_the_scale_by_region(host, pair):
 @pytest.mark.parametrize("extra", ["mask", "branch"])
 def test_a_call_that_names_no_prompt_has_no_place_for_masks(host, pair, extra):
     """Some sampling nodes call the model by themselves and leave out what the host says of each row."""
+
     def anonymous(apply_model, arguments):
-        options = {k: v for k, v in arguments["c"]["transformer_options"].items() if k not in ("uuids", "cond_or_uncond")}
-        return apply_model(arguments["input"], arguments["timestep"], **arguments["c"] | {"transformer_options": options})
+        options = {
+            k: v for k, v in arguments["c"]["transformer_options"].items() if k not in ("uuids", "cond_or_uncond")
+        }
+        return apply_model(
+            arguments["input"], arguments["timestep"], **arguments["c"] | {"transformer_options": options}
+        )
 
     value = torch.ones(1, 8, 8) if extra == "mask" else node(host, "RLGBranch", 0.0, 1.0, 0.5)[0]
     guided = guide(host, pair[1], pair[2], 2.0, **{extra: value})
@@ -132,7 +144,13 @@ def test_a_mask_for_each_image(host, pair):
     masks = torch.stack([torch.zeros(8, 8), torch.ones(8, 8)])
     weight = torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1)
     settings = tiny.Sampling(shape=(2, 16, 8, 8))
-    assert_same(host, pair, guide(host, pair[1], pair[2], mask=masks), settings, lambda step, of: paper.guidance(weight, CFG)(step, of))
+    assert_same(
+        host,
+        pair,
+        guide(host, pair[1], pair[2], mask=masks),
+        settings,
+        lambda step, of: paper.guidance(weight, CFG)(step, of),
+    )
     with pytest.raises(ValueError, match="2 masks for 3 images"):
         tiny.Sampling(shape=(3, 16, 8, 8)).run(host, guide(host, pair[1], pair[2], mask=masks))
 
@@ -146,6 +164,7 @@ def test_two_experts_in_any_order(host, pair, order):
     def combine(step, of):
         base = of.guided("base", CFG)
         return base + 1.5 * (of.guided("default", CFG) - base) - 0.7 * (of.guided("second", CFG) - base)
+
     assert_same(host, pair, guided, tiny.Sampling(), combine)
     with tiny.counted_calls(guided) as rows:
         tiny.Sampling(steps=3).run(host, guided)
@@ -167,6 +186,7 @@ def test_prompts_are_scaled_apart(host, pair):
         (c, u), (rl_c, rl_u) = of.pair("base"), of.pair("default")
         c, u = c + 0.5 * 2.0 * (rl_c - c), u + 2.0 * 2.0 * (rl_u - u)
         return u + CFG * (c - u)
+
     assert_same(host, pair, guide(host, pair[1], pair[2], branch=branch), tiny.Sampling(), combine)
 
 
@@ -178,6 +198,7 @@ def test_the_rl_model_with_a_cfg_of_its_own(host, pair, rl_cfg, rows):
     def combine(step, of):
         base = of.guided("base", CFG)
         return base + 2.0 * (of.guided("default", rl_cfg) - base)
+
     assert_same(host, pair, guided, tiny.Sampling(), combine)
     with tiny.counted_calls(guided) as calls:
         tiny.Sampling(steps=2).run(host, guided)
@@ -185,11 +206,14 @@ def test_the_rl_model_with_a_cfg_of_its_own(host, pair, rl_cfg, rows):
 
 
 def test_an_own_cfg_beside_another_expert(host, pair):
-    guided = guide(host, guide(host, pair[1], pair[2], 1.5), pair[3], 0.8, branch=node(host, "RLGBranch", 1.0, 1.0, 1.0)[0])
+    guided = guide(
+        host, guide(host, pair[1], pair[2], 1.5), pair[3], 0.8, branch=node(host, "RLGBranch", 1.0, 1.0, 1.0)[0]
+    )
 
     def combine(step, of):
         base = of.guided("base", CFG)
         return base + 1.5 * (of.guided("default", CFG) - base) + 0.8 * (of.guided("second", 1.0) - base)
+
     assert_same(host, pair, guided, tiny.Sampling(), combine)
 
 
@@ -244,7 +268,8 @@ def test_inner_calls_of_second_order_samplers_are_never_read_off(host, pair):
     sigmas = {round(float(s), 5) for s in settings.sigmas(host, pair[1])}
     seen = []
     hook = guided.model.diffusion_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append((args[0].shape[0], round(float(args[1][0]) / 1000, 5))), with_kwargs=True
+        lambda module, args, kwargs: seen.append((args[0].shape[0], round(float(args[1][0]) / 1000, 5))),
+        with_kwargs=True,
     )
     try:
         settings.run(host, guided)
@@ -431,6 +456,8 @@ def test_linearised_refuses_what_it_would_lose(host, pair):
         budgeted = node(host, "RLGBudget", guided, "linearised", 1, 0.0, "auto")[0]
         with pytest.raises(ValueError, match=lost):
             tiny.Sampling(steps=1).run(host, budgeted)
-    watched = node(host, "RLGTrace", node(host, "RLGBudget", guide(host, pair[1], pair[2]), "linearised", 1, 0.0, "auto")[0])[0]
+    watched = node(
+        host, "RLGTrace", node(host, "RLGBudget", guide(host, pair[1], pair[2]), "linearised", 1, 0.0, "auto")[0]
+    )[0]
     with pytest.raises(ValueError, match="RLG Trace"):
         tiny.Sampling(steps=1).run(host, watched)

@@ -1,4 +1,5 @@
 """The evidence run on the demo's base with random adapters: its ways of sampling, its statistics and its page."""
+
 from __future__ import annotations
 
 import json
@@ -50,11 +51,16 @@ def pair(host, models):
 def test_experts_are_found_with_their_reward_and_beta(models):
     found = ways.find_experts(models, models.parent / "logs")
     assert [(e.name, e.reward, e.beta) for e in found] == [
-        ("brightness", "brightness", 1.0), ("brightness-beta0.5", "brightness", 0.5), ("brightness-seed1", "brightness", 1.0),
+        ("brightness", "brightness", 1.0),
+        ("brightness-beta0.5", "brightness", 0.5),
+        ("brightness-seed1", "brightness", 1.0),
         ("jpeg", "jpeg", 1.0),
-    ]  # fmt: skip
+    ]
     assert [e.name for e in ways.other_betas(found, found[0])] == ["brightness-beta0.5"]
-    assert [(run["reward"], run["seed"]) for run in ways.logged_sweeps(models.parent / "logs")] == [("brightness", 0), ("brightness", 2)]
+    assert [(run["reward"], run["seed"]) for run in ways.logged_sweeps(models.parent / "logs")] == [
+        ("brightness", 0),
+        ("brightness", 2),
+    ]
 
 
 def test_ways_are_what_they_say(host, pair):
@@ -70,7 +76,9 @@ def test_ways_are_what_they_say(host, pair):
     strength, two = pair.latents(ways.lora("brightness", 2.0), 5), pair.latents(ways.rlg("brightness", 2.0), 5)
     with torch.inference_mode():
         doubled = pair.node("RLGAdapterLoader", pair.base, "rl-brightness", 2.0, 0.0, "")
-        turned_up = host.nodes.common_ksampler(doubled, 5, 3, 1.0, "euler", "simple", pair.together(), pair.empty, latent)[0]
+        turned_up = host.nodes.common_ksampler(
+            doubled, 5, 3, 1.0, "euler", "simple", pair.together(), pair.empty, latent
+        )[0]
     assert tiny.largest(strength, turned_up["samples"]) < 1e-4 and tiny.largest(strength, two) > 1e-2
 
 
@@ -95,7 +103,17 @@ def test_the_run_writes_the_page_and_measures_nothing_twice(host, models, tmp_pa
 
 
 def test_out_of_time_leaves_what_there_is(host, models, tmp_path):
-    run.run(host, "0", SIZES, tmp_path / "EVIDENCE.md", tmp_path / "kept", ["scales"], lambda _: None, until=0.0, models=models)
+    run.run(
+        host,
+        "0",
+        SIZES,
+        tmp_path / "EVIDENCE.md",
+        tmp_path / "kept",
+        ["scales"],
+        lambda _: None,
+        until=0.0,
+        models=models,
+    )
     text = (tmp_path / "EVIDENCE.md").read_text(encoding="utf-8")
     assert "Not measured yet: scales, kl, experts, schedules, implicit and auto." in text
 
@@ -106,9 +124,14 @@ def row(scale, step, correct=0.0):
     lost = {"mean": correct, "half": 0.01, "n": 9}
     values = {"jpeg": value | {"mean": scale}, "correct": value | {"mean": 0.9 + correct}, "diversity": value}
     return {
-        "scale": scale, "rlg": values, "lora": None, "over_previous": {"jpeg": change}, "over_one_less": {"jpeg": change},
-        "over_base": {"jpeg": value | {"mean": scale}, "correct": lost}, "diversity_over_base": change,
-    }  # fmt: skip
+        "scale": scale,
+        "rlg": values,
+        "lora": None,
+        "over_previous": {"jpeg": change},
+        "over_one_less": {"jpeg": change},
+        "over_base": {"jpeg": value | {"mean": scale}, "correct": lost},
+        "diversity_over_base": change,
+    }
 
 
 @pytest.mark.parametrize(("step", "rises"), [(0.2, "**yes**"), (0.05, "**no**"), (-0.2, "**no**")])
@@ -125,7 +148,11 @@ def test_a_verdict_says_how_much_is_left_to_gain():
     rows = [row(w, 0.1) for w in (0.0, 1.0, 2.0)]
     for found, score in zip(rows, (0.6, 0.8, 0.9)):
         found["rlg"]["composition"] = {"mean": score, "half": 0.1, "n": 9}
-        found["over_previous"]["composition"] = found["over_one_less"]["composition"] = {"mean": 0.1, "half": 0.05, "n": 9}
+        found["over_previous"]["composition"] = found["over_one_less"]["composition"] = {
+            "mean": 0.1,
+            "half": 0.05,
+            "n": 9,
+        }
         found["over_base"]["composition"] = {"mean": score - 0.6, "half": 0.1, "n": 9}
     cfg = [{"cfg": 1.0, "values": {"composition": {"mean": 0.6, "half": 0.1, "n": 9}}}]
     text = "\n".join(findings.sentences({"reward": "composition", "rows": rows}, cfg))

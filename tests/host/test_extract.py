@@ -1,4 +1,5 @@
 """RLG Extract Adapter: the difference of two models as a LoRA that the stock loader reads at true strength."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_biases_are_kept_exactly(host, sd3):
     biases = [key for key in extracted.patches if key.endswith(".bias")]
     assert biases
     for key in biases:
-        (_, (kind, (delta,)), *_), = extracted.patches[key]
+        ((_, (kind, (delta,)), *_),) = extracted.patches[key]
         ours, theirs = (host.comfy.utils.get_attr(m.model, key) for m in (model, rl_model))
         assert kind == "diff" and torch.equal(delta, theirs - ours)
 
@@ -165,9 +166,18 @@ def sd35_weights():
 
     torch.manual_seed(0)
     model = SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=64,
-        num_attention_heads=2, joint_attention_dim=96, caption_projection_dim=128, pooled_projection_dim=64,
-        pos_embed_max_size=24, qk_norm="rms_norm",
+        sample_size=16,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=2,
+        attention_head_dim=64,
+        num_attention_heads=2,
+        joint_attention_dim=96,
+        caption_projection_dim=128,
+        pooled_projection_dim=64,
+        pos_embed_max_size=24,
+        qk_norm="rms_norm",
     )
     return model.state_dict()
 
@@ -264,4 +274,6 @@ def test_a_compressed_pair_keeps_them(host, tmp_path):
     _, checkpoint, _ = load_pair(tmp_path / "base.safetensors", tmp_path / "rl.safetensors", {}, None)
     settings = tiny.wan_sampling(steps=2)
     expected = settings.run(host, tiny.two_passes(host, model, checkpoint, 2.0))
-    assert tiny.largest(settings.run(host, tiny.guided(host, model, rl_model, 2.0)), expected) < 1e-4 * max(1.0, tiny.rms(expected))
+    assert tiny.largest(settings.run(host, tiny.guided(host, model, rl_model, 2.0)), expected) < 1e-4 * max(
+        1.0, tiny.rms(expected)
+    )

@@ -1,4 +1,5 @@
 """RLG on a LoRA pair against the paper's own loop: diffusers and PEFT, adapter on and off, two passes a step."""
+
 from __future__ import annotations
 
 import paper

@@ -1,4 +1,5 @@
 """Every kind of weight patch an RL model may differ by: exact, or refused by name."""
+
 from __future__ import annotations
 
 import copy
@@ -73,7 +74,11 @@ def wan(host):
 
 def sd3_weights(host):
     model = tiny.load(host, tiny.sd3_transformer())
-    return {k.removeprefix("diffusion_model."): v for k, v in model.model.state_dict().items() if k.startswith("diffusion_model.")}
+    return {
+        k.removeprefix("diffusion_model."): v
+        for k, v in model.model.state_dict().items()
+        if k.startswith("diffusion_model.")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -98,15 +103,34 @@ def lora(host, shape, rank=4, alpha=None, dora=None, mid=None, seed=0, size=0.3)
 
 def loha(host, shape, rank=3):
     out, inner = shape[0], torch.Size(shape[1:]).numel()
-    return adapter(host, "loha", random(out, rank), random(rank, inner, size=0.2), 6.0, random(out, rank, seed=5),
-                   random(rank, inner, seed=5, size=0.2), None, None, None)
+    return adapter(
+        host,
+        "loha",
+        random(out, rank),
+        random(rank, inner, size=0.2),
+        6.0,
+        random(out, rank, seed=5),
+        random(rank, inner, seed=5, size=0.2),
+        None,
+        None,
+        None,
+    )
 
 
 def loha_tucker(host, shape, rank=3):
     out, inner = shape[:2]
     cores = [random(rank, rank, *shape[2:], seed=seed, size=0.3) for seed in (1, 2)]
-    return adapter(host, "loha", random(rank, out), random(rank, inner, size=0.3), None, random(rank, out, seed=5),
-                   random(rank, inner, seed=5, size=0.3), *cores, None)
+    return adapter(
+        host,
+        "loha",
+        random(rank, out),
+        random(rank, inner, size=0.3),
+        None,
+        random(rank, out, seed=5),
+        random(rank, inner, seed=5, size=0.3),
+        *cores,
+        None,
+    )
 
 
 def lokr(host, shape):
@@ -116,14 +140,33 @@ def lokr(host, shape):
 
 def lokr_factored(host, shape, rank=2):
     inner = torch.Size(shape[1:]).numel() // 2
-    return adapter(host, "lokr", None, None, 1.0, random(2, rank), random(rank, 2), random(shape[0] // 2, rank, size=0.3),
-                   random(rank, inner, size=0.1), None, None)
+    return adapter(
+        host,
+        "lokr",
+        None,
+        None,
+        1.0,
+        random(2, rank),
+        random(rank, 2),
+        random(shape[0] // 2, rank, size=0.3),
+        random(rank, inner, size=0.1),
+        None,
+        None,
+    )
 
 
 def glora(host, shape, rank=4):
     inner = torch.Size(shape[1:]).numel()
-    return adapter(host, "glora", random(shape[1], rank, size=0.2), random(rank, shape[1], size=0.2), random(shape[0], rank, size=0.2),
-                   random(rank, inner, size=0.2), None, None)
+    return adapter(
+        host,
+        "glora",
+        random(shape[1], rank, size=0.2),
+        random(rank, shape[1], size=0.2),
+        random(shape[0], rank, size=0.2),
+        random(rank, inner, size=0.2),
+        None,
+        None,
+    )
 
 
 def oft(host, shape):
@@ -171,7 +214,12 @@ def test_convolutions(unet, kind):
 def test_lokr_with_a_tucker_core(unet):
     """The host's own arithmetic fails here (it logs an error and leaves the weight as it was): checked against the sum."""
     shape, rank = unet.shapes[CONV], 2
-    left, core, up, down = random(2, 2), random(rank, rank, 3, 3, size=0.3), random(rank, 160, size=0.3), random(rank, 160, size=0.3)
+    left, core, up, down = (
+        random(2, 2),
+        random(rank, rank, 3, 3, size=0.3),
+        random(rank, 160, size=0.3),
+        random(rank, 160, size=0.3),
+    )
     right = torch.einsum("ijkl,jr,ip->prkl", core, down, up)
     delta = (left[:, None, :, None, None, None] * right[None, :, None]).reshape(shape) / rank
     patch = adapter(unet.host, "lokr", left, None, 1.0, None, None, up, down, core, None)
@@ -200,8 +248,11 @@ def test_slices_of_fused_weights(sd3, kind):
 
 def test_slices_mixed_with_the_whole(sd3):
     width = sd3.shapes[FUSED][1]
-    sd3.check_patches({(FUSED, (0, width, width)): lora(sd3.host, (width, width))}, {FUSED: difference(sd3.host, sd3.shapes[FUSED])},
-                      {FUSED: lora(sd3.host, sd3.shapes[FUSED], rank=7)})
+    sd3.check_patches(
+        {(FUSED, (0, width, width)): lora(sd3.host, (width, width))},
+        {FUSED: difference(sd3.host, sd3.shapes[FUSED])},
+        {FUSED: lora(sd3.host, sd3.shapes[FUSED], rank=7)},
+    )
 
 
 def test_a_function_on_the_change(sd3):
@@ -213,8 +264,13 @@ def test_a_function_on_the_change(sd3):
 
 @pytest.mark.parametrize("kind", [difference, replacement], ids=lambda kind: kind.__name__)
 def test_biases_and_norms(unet, kind):
-    keys = [NORM_OF_UNET, NORM_OF_UNET.replace("weight", "bias"), CONV.replace("weight", "bias"),
-            "diffusion_model.time_embed.0.bias", "diffusion_model.input_blocks.1.1.transformer_blocks.0.norm2.weight"]
+    keys = [
+        NORM_OF_UNET,
+        NORM_OF_UNET.replace("weight", "bias"),
+        CONV.replace("weight", "bias"),
+        "diffusion_model.time_embed.0.bias",
+        "diffusion_model.input_blocks.1.1.transformer_blocks.0.norm2.weight",
+    ]
     unet.check_patches({key: kind(unet.host, unet.shapes[key]) for key in keys})
 
 
@@ -224,8 +280,18 @@ def test_norms_of_queries_and_keys(host):
 
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=64, num_attention_heads=2,
-        joint_attention_dim=96, caption_projection_dim=128, pooled_projection_dim=64, pos_embed_max_size=24, qk_norm="rms_norm",
+        sample_size=16,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=2,
+        attention_head_dim=64,
+        num_attention_heads=2,
+        joint_attention_dim=96,
+        caption_projection_dim=128,
+        pooled_projection_dim=64,
+        pos_embed_max_size=24,
+        qk_norm="rms_norm",
     )
     family = Family(host, transformer.state_dict(), tiny.Sampling(steps=2))
     key = "diffusion_model.joint_blocks.0.x_block.attn.ln_q.weight"
@@ -339,8 +405,10 @@ def test_bypassed_loras(sd3):
     loader = sd3.host.classes.get("LoraLoaderBypassModelOnly")
     if loader is None:
         pytest.skip("this host has no bypass mode")
-    state = {"diffusion_model.joint_blocks.0.x_block.attn.proj.lora_up.weight": random(128, 4),
-             "diffusion_model.joint_blocks.0.x_block.attn.proj.lora_down.weight": random(4, 128)}
+    state = {
+        "diffusion_model.joint_blocks.0.x_block.attn.proj.lora_up.weight": random(128, 4),
+        "diffusion_model.joint_blocks.0.x_block.attn.proj.lora_down.weight": random(4, 128),
+    }
     bypassed = sd3.host.comfy.sd.load_bypass_lora_for_models(sd3.model, None, state, 1.0, 0.0)[0]
     error = sd3.host.module("rlg_core.errors").PairError
     with pytest.raises(error, match="bypass"):
@@ -357,13 +425,17 @@ def test_rlg_on_the_rl_model(sd3):
 # Parameters that all rows of a call share
 
 
-@pytest.mark.parametrize("family, key", [("wan", "diffusion_model.blocks.0.modulation"), ("sd3", "diffusion_model.pos_embed")])
+@pytest.mark.parametrize(
+    "family, key", [("wan", "diffusion_model.blocks.0.modulation"), ("sd3", "diffusion_model.pos_embed")]
+)
 def test_parameters_of_blocks_run_in_passes_of_their_own(request, caplog, family, key):
     """The host leaves out patches on such parameters: the truth is a model loaded with changed weights."""
     family = request.getfixturevalue(family)
     delta = random(*family.shapes[key], size=0.5)
     before = family.model.get_model_object(key)
-    family.check(family.model, family.patched(family.model, {key: ("diff", (delta,))}), family.with_weights({key: delta}))
+    family.check(
+        family.model, family.patched(family.model, {key: ("diff", (delta,))}), family.with_weights({key: delta})
+    )
     assert family.model.get_model_object(key) is before
     assert "are the same for all rows" in caplog.text
 
@@ -388,7 +460,9 @@ def test_layers_that_never_run_are_an_error(wan, with_parameter):
     patches = [{linear: lora(wan.host, wan.shapes[linear])}]
     patches += [{key: ("diff", (random(*wan.shapes[key]),))}] if with_parameter else []
     guided = tiny.guided(wan.host, wan.model, wan.patched(wan.model, *patches), 2.0)
-    guided.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", lambda executor, x, *args, **kwargs: torch.zeros_like(x))
+    guided.add_wrapper_with_key(
+        WrappersMP.DIFFUSION_MODEL, "test", lambda executor, x, *args, **kwargs: torch.zeros_like(x)
+    )
     with pytest.raises(ValueError, match="0 terms of the RL model were applied"):
         wan.settings.run(wan.host, guided)
 

@@ -1,4 +1,5 @@
 """Scaled fp8 checkpoints: the host's quantised layers carry terms like any other."""
+
 from __future__ import annotations
 
 import tiny
@@ -29,7 +30,10 @@ def test_quantised_layers_are_guided(host):
     rl_model, settings = tiny.with_lora(host, model, lora), tiny.Sampling(steps=4)
 
     def at(scale):
-        return settings.run(host, host.classes["RLGApply"].execute(model, rl_model, scale, 0.0, 1.0, 1.0, 0.0).result[0])
+        return settings.run(
+            host, host.classes["RLGApply"].execute(model, rl_model, scale, 0.0, 1.0, 1.0, 0.0).result[0]
+        )
+
     base, exact_base = settings.run(host, model), settings.run(host, plain)
     exact_change = settings.run(host, tiny.with_lora(host, plain, lora)) - exact_base
     assert 0 < tiny.rms(base - exact_base) < tiny.rms(exact_change)
@@ -46,7 +50,9 @@ def test_fast_fp8_keeps_the_scales_of_a_quantised_checkpoint(host, tmp_path, mon
     path = tmp_path / "scaled.safetensors"
     save_file({f"model.diffusion_model.{name}": value for name, value in scaled_fp8(weights).items()}, path)
     checkpoints = host.module("nodes.host.checkpoints")
-    fast, default = (checkpoints.load_model(path, checkpoints.WEIGHT_DTYPES[name]) for name in ("fp8_e4m3fn_fast", "default"))
+    fast, default = (
+        checkpoints.load_model(path, checkpoints.WEIGHT_DTYPES[name]) for name in ("fp8_e4m3fn_fast", "default")
+    )
     exact = settings.run(host, plain)
     error, expected = (tiny.rms(settings.run(host, model) - exact) for model in (fast, default))
     assert 0 < error < 3 * expected + 0.05 * tiny.rms(exact)

@@ -1,4 +1,5 @@
 """Rewards on the host: its folders, its memory management, and the nodes around them."""
+
 from __future__ import annotations
 
 import io as bytes_io
@@ -30,11 +31,13 @@ def tiny_pickscore(folder: Path) -> torch.nn.Module:
 
     torch.manual_seed(0)
     common = {"num_hidden_layers": 1, "intermediate_size": 32, "num_attention_heads": 1}
-    model = CLIPModel(CLIPConfig(
-        projection_dim=16,
-        text_config={"hidden_size": 16, "vocab_size": HOST_CLIP_VOCABULARY, "eos_token_id": 49407, **common},
-        vision_config={"hidden_size": 16, "patch_size": 14, "image_size": 28, **common},
-    )).eval()
+    model = CLIPModel(
+        CLIPConfig(
+            projection_dim=16,
+            text_config={"hidden_size": 16, "vocab_size": HOST_CLIP_VOCABULARY, "eos_token_id": 49407, **common},
+            vision_config={"hidden_size": 16, "patch_size": 14, "image_size": 28, **common},
+        )
+    ).eval()
     model.save_pretrained(folder)
     return model
 
@@ -110,7 +113,9 @@ def test_the_demos_rewards_are_there_where_the_demo_is(host):
     judge = run(host, "RLGRewardLoader", "scene judge (demo)", "none")[0]
     scene = grey.clone()
     scene[:, 30:60, 30:60] = torch.tensor([0.86, 0.15, 0.17])
-    right, wrong = (run(host, "RLGReward", scene, judge, prompt)[1] for prompt in ("one red square", "three blue circles"))
+    right, wrong = (
+        run(host, "RLGReward", scene, judge, prompt)[1] for prompt in ("one red square", "three blue circles")
+    )
     assert right > 0.9 > 0.5 > wrong
 
 
@@ -148,7 +153,8 @@ PREDICTIONS = {  # what the network is given for x at sigma, and what its output
     "flow": (lambda x, s: x, lambda out, x, s: out, lambda clean, n, s: (1 - s) * clean + s * n),
     "eps": (lambda x, s: x / (1 + s**2) ** 0.5, lambda out, x, s: out, lambda clean, n, s: clean + s * n),
     "v_prediction": (
-        lambda x, s: x / (1 + s**2) ** 0.5, lambda out, x, s: (x * s / (s**2 + 1)) + out / (s**2 + 1) ** 0.5,
+        lambda x, s: x / (1 + s**2) ** 0.5,
+        lambda out, x, s: (x * s / (s**2 + 1)) + out / (s**2 + 1) ** 0.5,
         lambda clean, n, s: clean + s * n,
     ),
 }
@@ -164,9 +170,13 @@ def reference(host, adapted, model, kind, drawn):
     for percent, noise in zip(drawn.percents, drawn.noise):
         sigma = torch.tensor(float(sampling.percent_to_sigma(float(percent))))
         x = noised(clean, noise, sigma)
-        settings = {"hidden_states": given(x, sigma), "timestep": sampling.timestep(sigma).float().repeat(3),
-                    "encoder_hidden_states": text.expand(3, -1, -1), "pooled_projections": extra["pooled_output"].expand(3, -1),
-                    "return_dict": False}
+        settings = {
+            "hidden_states": given(x, sigma),
+            "timestep": sampling.timestep(sigma).float().repeat(3),
+            "encoder_hidden_states": text.expand(3, -1, -1),
+            "pooled_projections": extra["pooled_output"].expand(3, -1),
+            "return_dict": False,
+        }
         rl = velocity(adapted(**settings)[0], x, sigma)
         with adapted.disable_adapter():
             base = velocity(adapted(**settings)[0], x, sigma)
@@ -182,7 +192,9 @@ def test_implicit_reward_by_definition(host, sd3, kind):
         model, rl_model = discrete(host, model, kind), discrete(host, rl_model, kind)
     drawn = host.module("nodes.host.implicit").Draws.of(DRAWS, SEED, (16, 8, 8))
     expected = reference(host, adapted, model, kind, drawn)
-    scores, errors = run(host, "RLGImplicitReward", model, rl_model, tiny.conditioning(11), {"samples": latents()}, DRAWS, SEED)
+    scores, errors = run(
+        host, "RLGImplicitReward", model, rl_model, tiny.conditioning(11), {"samples": latents()}, DRAWS, SEED
+    )
     assert scores == pytest.approx(expected.mean(0).tolist(), rel=1e-2, abs=1e-5)
     assert errors == pytest.approx((expected.std(0) / DRAWS**0.5).tolist(), rel=1e-2, abs=1e-5)
     assert max(scores) - min(scores) > 3e-4, "pictures differ"
@@ -190,14 +202,20 @@ def test_implicit_reward_by_definition(host, sd3, kind):
 
 def test_implicit_reward_does_not_depend_on_the_company(host, sd3):
     _, model, rl_model = sd3
-    together = run(host, "RLGImplicitReward", model, rl_model, tiny.conditioning(11), {"samples": latents()}, 3, SEED)[0]
-    alone = run(host, "RLGImplicitReward", model, rl_model, tiny.conditioning(11), {"samples": latents()[1:2]}, 3, SEED)[0]
+    together = run(host, "RLGImplicitReward", model, rl_model, tiny.conditioning(11), {"samples": latents()}, 3, SEED)[
+        0
+    ]
+    alone = run(
+        host, "RLGImplicitReward", model, rl_model, tiny.conditioning(11), {"samples": latents()[1:2]}, 3, SEED
+    )[0]
     assert alone == pytest.approx(together[1:2], abs=1e-5)
 
 
 def test_implicit_reward_of_an_identical_pair_and_of_a_guided_model(host, sd3):
     _, model, rl_model = sd3
-    scores, _ = run(host, "RLGImplicitReward", model, model.clone(), tiny.conditioning(11), {"samples": latents()}, 2, SEED)
+    scores, _ = run(
+        host, "RLGImplicitReward", model, model.clone(), tiny.conditioning(11), {"samples": latents()}, 2, SEED
+    )
     assert scores == [0.0, 0.0, 0.0]
     guided = tiny.guided(host, model, rl_model, 1.5)
     with pytest.raises(ValueError, match="from before the RLG nodes"):
@@ -210,11 +228,17 @@ def test_a_reward_is_read_again_where_its_files_changed(host, tmp_path, monkeypa
     (tmp_path / "head").mkdir()
     (tmp_path / "head" / "model.safetensors").write_bytes(b"first")
     before = loader.fingerprint_inputs(reward="PickScore", folder="head")
-    assert before == loader.fingerprint_inputs(reward="PickScore", folder="head") != loader.fingerprint_inputs(reward="x", folder="none")
+    assert (
+        before
+        == loader.fingerprint_inputs(reward="PickScore", folder="head")
+        != loader.fingerprint_inputs(reward="x", folder="none")
+    )
     (tmp_path / "head" / "model.safetensors").write_bytes(b"another")
     assert loader.fingerprint_inputs(reward="PickScore", folder="head") != before
 
 
 def test_demo_models_are_offered_where_the_demo_is(host):
     demo = Path(host.pack.__file__).parent / "demo"
-    assert ("rlg-demo-base.safetensors" in host.folder_paths.get_filename_list("diffusion_models")) == (demo / "models").is_dir()
+    assert ("rlg-demo-base.safetensors" in host.folder_paths.get_filename_list("diffusion_models")) == (
+        demo / "models"
+    ).is_dir()

@@ -1,4 +1,5 @@
 """Nothing stays behind: interrupts, errors, other graphs, unloading; nothing is reloaded; equal graphs, equal bits."""
+
 from __future__ import annotations
 
 import gc
@@ -31,7 +32,9 @@ def weights_of(model):
 def clean(host, model, plain, factor) -> None:
     """No module is patched, the base is as it was, and the pack holds nothing of a run."""
     patched = [name for name, module in model.model.named_modules() if "forward" in module.__dict__]
-    hooked = [name for name, module in model.model.named_modules() if module._forward_hooks or module._forward_pre_hooks]
+    hooked = [
+        name for name, module in model.model.named_modules() if module._forward_hooks or module._forward_pre_hooks
+    ]
     assert not patched and not hooked
     assert model.model.memory_usage_factor == factor
     assert not dict(host.module("nodes.host.sampling")._running)
@@ -44,8 +47,15 @@ def run_with_callback(host, model, callback):
     guider = samplers.CFGGuider(model)
     guider.set_conds(SETTINGS.positive, SETTINGS.negative)
     guider.set_cfg(SETTINGS.cfg)
-    return guider.sample(SETTINGS.noise(), torch.zeros(SETTINGS.shape), samplers.sampler_object("euler"),
-                         SETTINGS.sigmas(host, model), callback=callback, disable_pbar=True, seed=3)
+    return guider.sample(
+        SETTINGS.noise(),
+        torch.zeros(SETTINGS.shape),
+        samplers.sampler_object("euler"),
+        SETTINGS.sigmas(host, model),
+        callback=callback,
+        disable_pbar=True,
+        seed=3,
+    )
 
 
 @pytest.mark.parametrize("step", range(4))
@@ -108,9 +118,15 @@ def test_equal_graphs_are_equal_to_the_bit(host, scale):
     results = []
     for _ in range(2):
         model = tiny.load(host, tiny.sd3_transformer())
-        rl_model = tiny.with_lora(host, model, tiny.lora_file(tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS), 8))
+        rl_model = tiny.with_lora(
+            host, model, tiny.lora_file(tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS), 8)
+        )
         guided = tiny.guided(host, model, rl_model, scale)
-        results += [SETTINGS.run(host, guided), SETTINGS.run(host, guided), SETTINGS.run(host, tiny.guided(host, model, rl_model, scale))]
+        results += [
+            SETTINGS.run(host, guided),
+            SETTINGS.run(host, guided),
+            SETTINGS.run(host, tiny.guided(host, model, rl_model, scale)),
+        ]
     assert all(torch.equal(result, results[0]) for result in results)
 
 
@@ -124,7 +140,9 @@ def test_turning_the_scale_reloads_nothing(host, models, monkeypatch):
     loaded = {id(loaded.model.model) for loaded in host.comfy.model_management.current_loaded_models}
     patcher, patched = host.comfy.model_patcher.ModelPatcher, []
     original = patcher.patch_weight_to_device
-    monkeypatch.setattr(patcher, "patch_weight_to_device", lambda *args, **named: (patched.append(args[1]), original(*args, **named))[1])
+    monkeypatch.setattr(
+        patcher, "patch_weight_to_device", lambda *args, **named: (patched.append(args[1]), original(*args, **named))[1]
+    )
     for scale in (0.0, 2.0, 1.0, 0.0, 1.0, 3.0, -1.0):
         SETTINGS.run(host, tiny.guided(host, model, rl_model, scale))
         assert {name: value.data_ptr() for name, value in model.model.state_dict().items()} == places
@@ -146,7 +164,9 @@ def test_weights_are_never_written(host, models):
 def test_memory_comes_back(host):
     """With the graph gone, its terms, models and runs die; the host reports no leak."""
     model = tiny.load(host, tiny.sd3_transformer())
-    rl_model = tiny.with_lora(host, model, tiny.lora_file(tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS), 8))
+    rl_model = tiny.with_lora(
+        host, model, tiny.lora_file(tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS), 8)
+    )
     guided = tiny.guided(host, model, rl_model, 2.0)
     SETTINGS.run(host, guided)
     source = host.module("nodes.host.record").record_of(guided).experts[0].source

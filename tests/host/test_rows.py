@@ -1,4 +1,5 @@
 """Batched passes against separate ones: low precisions, and models in which rows cannot be told apart."""
+
 from __future__ import annotations
 
 import logging

@@ -1,4 +1,5 @@
 """RLG under every stock sampler, scheduler, sampling node and guider, against the combination of two plain models."""
+
 from __future__ import annotations
 
 import pytest
@@ -29,14 +30,62 @@ def agree(guided: torch.Tensor, reference: torch.Tensor) -> bool:
 
 
 SAMPLERS = [
-    "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "heun", "heunpp2", "dpm_2", "dpm_2_ancestral", "lms",
-    "dpm_fast", "dpm_adaptive", "dpmpp_2s_ancestral", "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "dpmpp_sde_gpu", "dpmpp_2m",
-    "dpmpp_2m_cfg_pp", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde",
-    "dpmpp_3m_sde_gpu", "ddpm", "lcm", "ipndm", "ipndm_v", "deis", "res_multistep", "res_multistep_cfg_pp",
-    "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp", "er_sde",
-    "seeds_2", "seeds_3", "sa_solver", "sa_solver_pece", "exp_heun_2_x0", "exp_heun_2_x0_sde", "ddim", "uni_pc", "uni_pc_bh2",
+    "euler",
+    "euler_cfg_pp",
+    "euler_ancestral",
+    "euler_ancestral_cfg_pp",
+    "heun",
+    "heunpp2",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "lms",
+    "dpm_fast",
+    "dpm_adaptive",
+    "dpmpp_2s_ancestral",
+    "dpmpp_2s_ancestral_cfg_pp",
+    "dpmpp_sde",
+    "dpmpp_sde_gpu",
+    "dpmpp_2m",
+    "dpmpp_2m_cfg_pp",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde_gpu",
+    "dpmpp_2m_sde_heun",
+    "dpmpp_2m_sde_heun_gpu",
+    "dpmpp_3m_sde",
+    "dpmpp_3m_sde_gpu",
+    "ddpm",
+    "lcm",
+    "ipndm",
+    "ipndm_v",
+    "deis",
+    "res_multistep",
+    "res_multistep_cfg_pp",
+    "res_multistep_ancestral",
+    "res_multistep_ancestral_cfg_pp",
+    "gradient_estimation",
+    "gradient_estimation_cfg_pp",
+    "er_sde",
+    "seeds_2",
+    "seeds_3",
+    "sa_solver",
+    "sa_solver_pece",
+    "exp_heun_2_x0",
+    "exp_heun_2_x0_sde",
+    "ddim",
+    "uni_pc",
+    "uni_pc_bh2",
 ]
-SCHEDULERS = ["simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal", "linear_quadratic", "kl_optimal"]
+SCHEDULERS = [
+    "simple",
+    "sgm_uniform",
+    "karras",
+    "exponential",
+    "ddim_uniform",
+    "beta",
+    "normal",
+    "linear_quadratic",
+    "kl_optimal",
+]
 
 
 def test_no_stock_sampler_or_scheduler_is_missing_here(host):
@@ -80,17 +129,42 @@ COMMON = {"steps": 4, "cfg": 4.5, "sampler_name": "euler", "scheduler": "simple"
 
 
 def ksampler(host, model, settings):
-    return execute(host, "KSampler", model=model, seed=3, positive=settings.positive, negative=settings.negative,
-                   latent_image=latent(), denoise=1.0, **COMMON)
+    return execute(
+        host,
+        "KSampler",
+        model=model,
+        seed=3,
+        positive=settings.positive,
+        negative=settings.negative,
+        latent_image=latent(),
+        denoise=1.0,
+        **COMMON,
+    )
 
 
 def ksampler_advanced(host, model, settings):
     """In two stages, the second continuing the first."""
     shared = {"model": model, "noise_seed": 3, "positive": settings.positive, "negative": settings.negative, **COMMON}
-    first = execute(host, "KSamplerAdvanced", add_noise="enable", latent_image=latent(), start_at_step=0, end_at_step=2,
-                    return_with_leftover_noise="enable", **shared)
-    return execute(host, "KSamplerAdvanced", add_noise="disable", latent_image=first, start_at_step=2, end_at_step=1000,
-                   return_with_leftover_noise="disable", **shared)
+    first = execute(
+        host,
+        "KSamplerAdvanced",
+        add_noise="enable",
+        latent_image=latent(),
+        start_at_step=0,
+        end_at_step=2,
+        return_with_leftover_noise="enable",
+        **shared,
+    )
+    return execute(
+        host,
+        "KSamplerAdvanced",
+        add_noise="disable",
+        latent_image=first,
+        start_at_step=2,
+        end_at_step=1000,
+        return_with_leftover_noise="disable",
+        **shared,
+    )
 
 
 def schedule(host, model):
@@ -100,16 +174,34 @@ def schedule(host, model):
 
 def sampler_custom(host, model, settings):
     sampler, sigmas = schedule(host, model)
-    return execute(host, "SamplerCustom", model=model, add_noise=True, noise_seed=3, cfg=4.5, positive=settings.positive,
-                   negative=settings.negative, sampler=sampler, sigmas=sigmas, latent_image=latent())
+    return execute(
+        host,
+        "SamplerCustom",
+        model=model,
+        add_noise=True,
+        noise_seed=3,
+        cfg=4.5,
+        positive=settings.positive,
+        negative=settings.negative,
+        sampler=sampler,
+        sigmas=sigmas,
+        latent_image=latent(),
+    )
 
 
 def with_guider(make):
     def run(host, model, settings):
         sampler, sigmas = schedule(host, model[0] if isinstance(model, tuple) else model)
         noise = execute(host, "RandomNoise", noise_seed=3)
-        return execute(host, "SamplerCustomAdvanced", noise=noise, guider=make(host, model, settings), sampler=sampler,
-                       sigmas=sigmas, latent_image=latent())
+        return execute(
+            host,
+            "SamplerCustomAdvanced",
+            noise=noise,
+            guider=make(host, model, settings),
+            sampler=sampler,
+            sigmas=sigmas,
+            latent_image=latent(),
+        )
 
     run.__name__ = make.__name__
     return run
@@ -127,20 +219,46 @@ def cfg_guider(host, model, settings):
 
 @with_guider
 def dual_cfg_guider(host, model, settings):
-    return execute(host, "DualCFGGuider", model=model, cond1=settings.positive, cond2=tiny.conditioning(13),
-                   negative=settings.negative, cfg_conds=5.0, cfg_cond2_negative=3.0, style="regular")
+    return execute(
+        host,
+        "DualCFGGuider",
+        model=model,
+        cond1=settings.positive,
+        cond2=tiny.conditioning(13),
+        negative=settings.negative,
+        cfg_conds=5.0,
+        cfg_cond2_negative=3.0,
+        style="regular",
+    )
 
 
 @with_guider
 def dual_cfg_guider_nested(host, model, settings):
-    return execute(host, "DualCFGGuider", model=model, cond1=settings.positive, cond2=tiny.conditioning(13),
-                   negative=settings.negative, cfg_conds=5.0, cfg_cond2_negative=3.0, style="nested")
+    return execute(
+        host,
+        "DualCFGGuider",
+        model=model,
+        cond1=settings.positive,
+        cond2=tiny.conditioning(13),
+        negative=settings.negative,
+        cfg_conds=5.0,
+        cfg_cond2_negative=3.0,
+        style="nested",
+    )
 
 
 @with_guider
 def perp_neg_guider(host, model, settings):
-    return execute(host, "PerpNegGuider", model=model, positive=settings.positive, negative=settings.negative,
-                   empty_conditioning=tiny.conditioning(13), cfg=5.0, neg_scale=1.0)
+    return execute(
+        host,
+        "PerpNegGuider",
+        model=model,
+        positive=settings.positive,
+        negative=settings.negative,
+        empty_conditioning=tiny.conditioning(13),
+        cfg=5.0,
+        neg_scale=1.0,
+    )
 
 
 def perp_neg_node(host, model, settings):
@@ -156,8 +274,18 @@ def cfg_override(host, model, settings):
     return execute(host, "CFGGuider", model=model, positive=settings.positive, negative=settings.negative, cfg=4.5)
 
 
-NODES = [ksampler, ksampler_advanced, sampler_custom, basic_guider, cfg_guider, dual_cfg_guider, dual_cfg_guider_nested,
-         perp_neg_guider, perp_neg_node, cfg_override]
+NODES = [
+    ksampler,
+    ksampler_advanced,
+    sampler_custom,
+    basic_guider,
+    cfg_guider,
+    dual_cfg_guider,
+    dual_cfg_guider_nested,
+    perp_neg_guider,
+    perp_neg_node,
+    cfg_override,
+]
 
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
@@ -187,8 +315,15 @@ def test_the_two_model_guider_is_refused(host, both, models):
     @with_guider
     def dual_model(host, pair, settings):
         model, negative_model = pair
-        return execute(host, "DualModelGuider", model=model, model_negative=negative_model, positive=settings.positive,
-                       negative=settings.negative, cfg=4.5)
+        return execute(
+            host,
+            "DualModelGuider",
+            model=model,
+            model_negative=negative_model,
+            positive=settings.positive,
+            negative=settings.negative,
+            cfg=4.5,
+        )
 
     guided, plain = both[0], models[0]
     for pair in ((guided, plain), (guided, guided), (plain, guided)):

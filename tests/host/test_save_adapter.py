@@ -1,4 +1,5 @@
 """RLG Save Adapter: stock ComfyUI and PEFT load what it writes, at the strength it had."""
+
 from __future__ import annotations
 
 import copy
@@ -40,8 +41,10 @@ def save(host, base, rl_model, file_format: str) -> Path:
 
 
 def patched(host, model) -> dict[str, torch.Tensor]:
-    return {key: host.comfy.lora.calculate_weight(patches, model.model.state_dict()[key].float().clone(), key)
-            for key, patches in model.patches.items()}
+    return {
+        key: host.comfy.lora.calculate_weight(patches, model.model.state_dict()[key].float().clone(), key)
+        for key, patches in model.patches.items()
+    }
 
 
 def assert_same(found, expected, tolerance=1e-6):
@@ -76,7 +79,10 @@ def test_peft_reads_it(host, base, adapted, output, tmp_path):
     folder = save(host, base, rl_model, "peft")
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (4, 8)
-    own, theirs = load_file(folder / "adapter_model.safetensors"), load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    own, theirs = (
+        load_file(folder / "adapter_model.safetensors"),
+        load_file(tmp_path / "peft" / "adapter_model.safetensors"),
+    )
     assert own.keys() == theirs.keys() and all(torch.equal(own[key], theirs[key]) for key in own)
     loaded = peft.PeftModel.from_pretrained(tiny.sd3_transformer(), str(folder)).merge_and_unload().state_dict()
     expected = copy.deepcopy(adapted).merge_and_unload().state_dict()
@@ -88,9 +94,14 @@ def test_several_ranks_and_scales(host, base, adapted, output, tmp_path):
     """Two adapters of different ranks and alphas on the same weights, one with fused names, survive both formats."""
     generator = torch.Generator().manual_seed(4)
     name = "diffusion_model.joint_blocks.0.x_block.attn.qkv"
-    save_file({f"{name}.lora_down.weight": torch.randn(3, 128, generator=generator),
-               f"{name}.lora_up.weight": torch.randn(384, 3, generator=generator), f"{name}.alpha": torch.tensor(1.7)},
-              tmp_path / "fused.safetensors")
+    save_file(
+        {
+            f"{name}.lora_down.weight": torch.randn(3, 128, generator=generator),
+            f"{name}.lora_up.weight": torch.randn(384, 3, generator=generator),
+            f"{name}.alpha": torch.tensor(1.7),
+        },
+        tmp_path / "fused.safetensors",
+    )
     rl_model = with_file(host, with_file(host, base, tmp_path / "peft"), tmp_path / "fused.safetensors")
     expected = patched(host, rl_model)
     assert_same(patched(host, stock(host, base, save(host, base, rl_model, "comfyui"))), expected, 1e-5)
@@ -104,9 +115,11 @@ def test_other_kinds_as_comfyui(host, base, output, tmp_path, kind):
     import peft
 
     targets = ["attn.to_q", "attn.to_out.0", "ff.net.2"]
-    config = {"LoHa": lambda: peft.LoHaConfig(r=4, alpha=6, target_modules=targets),
-              "LoKr": lambda: peft.LoKrConfig(r=4, alpha=6, target_modules=targets),
-              "DoRA": lambda: peft.LoraConfig(r=4, lora_alpha=6, use_dora=True, target_modules=targets)}[kind]()
+    config = {
+        "LoHa": lambda: peft.LoHaConfig(r=4, alpha=6, target_modules=targets),
+        "LoKr": lambda: peft.LoKrConfig(r=4, alpha=6, target_modules=targets),
+        "DoRA": lambda: peft.LoraConfig(r=4, lora_alpha=6, use_dora=True, target_modules=targets),
+    }[kind]()
     model = peft.get_peft_model(tiny.sd3_transformer(), config)
     for name, parameter in model.named_parameters():
         if any(mark in name for mark in ("lora_A", "lora_B", "hada_", "lokr_")):

@@ -1,4 +1,5 @@
 """Sweeps on the host: the same noise for every scale, each item at its own scale."""
+
 from __future__ import annotations
 
 import pytest

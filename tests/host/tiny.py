@@ -1,4 +1,5 @@
 """Tiny models in real key layouts: diffusers classes make the weights, the host loads them."""
+
 from __future__ import annotations
 
 import math
@@ -20,8 +21,16 @@ def sd3_transformer(seed: int = 0, depth: int = 2) -> torch.nn.Module:
 
     torch.manual_seed(seed)
     model = SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=16, out_channels=16, num_layers=depth, attention_head_dim=64,
-        num_attention_heads=depth, joint_attention_dim=96, caption_projection_dim=64 * depth, pooled_projection_dim=64,
+        sample_size=16,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=depth,
+        attention_head_dim=64,
+        num_attention_heads=depth,
+        joint_attention_dim=96,
+        caption_projection_dim=64 * depth,
+        pooled_projection_dim=64,
         pos_embed_max_size=24,
     )
     return model.eval().requires_grad_(False)
@@ -35,7 +44,9 @@ def sd15_unet(seed: int = 0) -> torch.nn.Module:
     return UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8).eval().requires_grad_(False)
 
 
-def with_adapter(transformer: torch.nn.Module, targets: list[str], rank: int = 4, alpha: int = 8, seed: int = 1) -> torch.nn.Module:
+def with_adapter(
+    transformer: torch.nn.Module, targets: list[str], rank: int = 4, alpha: int = 8, seed: int = 1
+) -> torch.nn.Module:
     """`transformer` under a real PEFT adapter with random weights in both matrices."""
     import peft
 
@@ -104,8 +115,13 @@ class Sampling:
             guider.set_cfg(self.cfg)
         latent = torch.zeros(self.shape) if self.latent is None else self.latent
         return guider.sample(
-            self.noise(), latent, samplers.sampler_object(self.sampler), self.sigmas(host, model),
-            denoise_mask=self.mask, seed=self.seed, disable_pbar=True,
+            self.noise(),
+            latent,
+            samplers.sampler_object(self.sampler),
+            self.sigmas(host, model),
+            denoise_mask=self.mask,
+            seed=self.seed,
+            disable_pbar=True,
         )
 
 
@@ -129,13 +145,27 @@ def unet_weights(host: SimpleNamespace, seed: int = 0) -> dict[str, torch.Tensor
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     network = UNetModel(
-        image_size=32, in_channels=4, out_channels=4, model_channels=320, num_res_blocks=[1, 1], channel_mult=(1, 1),
-        transformer_depth=[1, 1], transformer_depth_output=[1, 1, 1, 1], transformer_depth_middle=1, num_heads=8,
-        use_spatial_transformer=True, context_dim=768, legacy=False, dtype=torch.float32, operations=host.comfy.ops.manual_cast,
+        image_size=32,
+        in_channels=4,
+        out_channels=4,
+        model_channels=320,
+        num_res_blocks=[1, 1],
+        channel_mult=(1, 1),
+        transformer_depth=[1, 1],
+        transformer_depth_output=[1, 1, 1, 1],
+        transformer_depth_middle=1,
+        num_heads=8,
+        use_spatial_transformer=True,
+        context_dim=768,
+        legacy=False,
+        dtype=torch.float32,
+        operations=host.comfy.ops.manual_cast,
     )
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: torch.randn(value.shape, generator=generator) * value[0].numel() ** -0.5 * (0.1 if name == "out.2.weight" else 1)
+        name: torch.randn(value.shape, generator=generator)
+        * value[0].numel() ** -0.5
+        * (0.1 if name == "out.2.weight" else 1)
         if value.ndim > 1
         else torch.full_like(value, float(name.endswith("weight")))
         for name, value in network.state_dict().items()
@@ -144,13 +174,18 @@ def unet_weights(host: SimpleNamespace, seed: int = 0) -> dict[str, torch.Tensor
 
 def load_weights(host: SimpleNamespace, weights: dict[str, torch.Tensor], dtype: torch.dtype = torch.float32) -> Any:
     """Weights in the host's own keys as a MODEL of the host."""
-    return host.comfy.sd.load_diffusion_model_state_dict({k: v.clone() for k, v in weights.items()}, model_options={"dtype": dtype})
+    return host.comfy.sd.load_diffusion_model_state_dict(
+        {k: v.clone() for k, v in weights.items()}, model_options={"dtype": dtype}
+    )
 
 
 def unet_sampling(**settings: Any) -> Sampling:
     """Settings for the SD1.5 layout."""
     defaults = {
-        "shape": (1, 4, 8, 8), "steps": 4, "positive": conditioning(11, 768, None), "negative": conditioning(12, 768, None),
+        "shape": (1, 4, 8, 8),
+        "steps": 4,
+        "positive": conditioning(11, 768, None),
+        "negative": conditioning(12, 768, None),
     }
     return Sampling(**defaults | settings)
 
@@ -159,17 +194,32 @@ def wan_weights(host: SimpleNamespace) -> dict[str, torch.Tensor]:
     """Wan 2.1's layout, whose blocks have a `modulation` of their own beside their layers."""
     from comfy.ldm.wan.model import WanModel
 
-    network = WanModel(model_type="t2v", dim=256, in_dim=16, out_dim=16, ffn_dim=512, text_dim=4096, num_heads=2, num_layers=1,
-                       operations=host.comfy.ops.disable_weight_init, dtype=torch.float32)
+    network = WanModel(
+        model_type="t2v",
+        dim=256,
+        in_dim=16,
+        out_dim=16,
+        ffn_dim=512,
+        text_dim=4096,
+        num_heads=2,
+        num_layers=1,
+        operations=host.comfy.ops.disable_weight_init,
+        dtype=torch.float32,
+    )
     generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(value.shape, generator=generator) * 0.02 + ("norm" in name and name.endswith("weight"))
-            for name, value in network.state_dict().items()}
+    return {
+        name: torch.randn(value.shape, generator=generator) * 0.02 + ("norm" in name and name.endswith("weight"))
+        for name, value in network.state_dict().items()
+    }
 
 
 def wan_sampling(**settings: Any) -> Sampling:
     """Settings for Wan's layout: one frame."""
     defaults = {
-        "shape": (1, 16, 1, 8, 8), "steps": 2, "positive": conditioning(11, 4096, None), "negative": conditioning(12, 4096, None),
+        "shape": (1, 16, 1, 8, 8),
+        "steps": 2,
+        "positive": conditioning(11, 4096, None),
+        "negative": conditioning(12, 4096, None),
     }
     return Sampling(**defaults | settings)
 
@@ -190,7 +240,9 @@ def two_passes(host: SimpleNamespace, model: Any, rl_model: Any, scale: float) -
     def combine(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **conds):
         fresh = lambda: None if control is None else {name: list(outputs) for name, outputs in control.items()}  # noqa: E731
         base = executor(x, t, c_concat, c_crossattn, fresh(), transformer_options, **conds)
-        run = type(executor).new_class_executor(rl_model.model._apply_model, rl_model.model, executor.wrappers, executor.idx)
+        run = type(executor).new_class_executor(
+            rl_model.model._apply_model, rl_model.model, executor.wrappers, executor.idx
+        )
         rl = run(x, t, c_concat, c_crossattn, fresh(), transformer_options, **conds)
         return base + scale * (rl - base)
 

@@ -1,4 +1,5 @@
 """A real server for each session of tests: RLG_HOST_PATH names the ComfyUI, `devtools.lanes` sets it."""
+
 import os
 import shutil
 from pathlib import Path

@@ -1,4 +1,5 @@
 """The shipped API workflows, and small changes to them."""
+
 import copy
 import io
 import json

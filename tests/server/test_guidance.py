@@ -1,4 +1,5 @@
 """What a user sees of the dial: over HTTP, in the pictures' pixels."""
+
 import numpy as np
 import pytest
 from graphs import changed, forget, load, pixels, without_guidance
@@ -97,7 +98,9 @@ def test_image_to_image(server):
 
 
 def test_inpainting_leaves_the_rest_alone(server):
-    start, base, guided = (pixels(server, edited(scale, denoise, half=True)) for scale, denoise in ((0, 0), (0, 1), (3, 1)))
+    start, base, guided = (
+        pixels(server, edited(scale, denoise, half=True)) for scale, denoise in ((0, 0), (0, 1), (3, 1))
+    )
     kept, painted = slice(0, 40), slice(56, 96)
     for picture in (base, guided):
         assert luma(picture, kept) == pytest.approx(luma(start, kept), abs=0.5)

@@ -1,4 +1,5 @@
 """Node ids and input names are saved in users' workflow files: they never change, new ones are appended."""
+
 import re
 import urllib.error
 

@@ -1,4 +1,5 @@
 """The shipped workflows, as the server lists and runs them."""
+
 import io
 import json
 
