@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .terms import LowRank
+from .algebra import LowRank
 
 OVERSAMPLING = 8
 """Columns beyond the rank and a quarter of it."""

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..algebra import ALGEBRAS, Algebra
 from ..errors import AdapterError
 
-KINDS = {"LORA": "lora", "LOHA": "loha", "LOKR": "lokr"}
+PEFT_TYPES: dict[str, Algebra] = {algebra.peft_type: algebra for algebra in ALGEBRAS if algebra.peft_type}
+"""PEFT's types of adapters that are loaded."""
 
 CONVERT = (
     "Convert it to a plain LoRA in its trainer: PEFT's save_pretrained(folder, "
@@ -132,12 +134,12 @@ def _targets(source: str, config: Mapping[str, Any]) -> str | tuple[str, ...] | 
     return (*targets, *(name for name in extra if isinstance(name, str)))
 
 
-def _refuse_unsupported(source: str, config: Mapping[str, Any]) -> str:
-    """The kind of adapter a PEFT config describes; raises `AdapterError`, by name, for those that are not loaded."""
+def _supported_algebra(source: str, config: Mapping[str, Any]) -> Algebra:
+    """The algebra that a PEFT config describes. Raises `AdapterError`, by name, for those that are not loaded."""
     peft_type = str(config.get("peft_type") or "LORA").upper()
-    if peft_type not in KINDS:
+    if peft_type not in PEFT_TYPES:
         raise AdapterError(
-            f"{source}: PEFT type {peft_type} is not loaded (LORA, LOHA and LOKR are). Merge it into the model "
+            f"{source}: PEFT type {peft_type} is not loaded ({', '.join(PEFT_TYPES)} are). Merge it into the model "
             "with PEFT's merge_and_unload, save that, and use Load RLG Checkpoint Pair."
         )
     init = str(config.get("init_lora_weights", True)).lower()
@@ -149,18 +151,17 @@ def _refuse_unsupported(source: str, config: Mapping[str, Any]) -> str:
     for option, why in REFUSED_OPTIONS.items():
         if config.get(option):
             raise AdapterError(f"{source}: {option} is set ({why}); such adapters are not loaded. {CONVERT}")
-    return KINDS[peft_type]
+    return PEFT_TYPES[peft_type]
 
 
 def peft_recipe(source: str, config: Mapping[str, Any]) -> Recipe:
     """The recipe of a PEFT config, which diffusers' header entry is too."""
-    kind = _refuse_unsupported(source, config)
-    alpha = "lora_alpha" if kind == "lora" else "alpha"
+    algebra = _supported_algebra(source, config)
     return Recipe(
         source,
-        _number(source, config, alpha),
+        _number(source, config, algebra.peft_alpha),
         int(_number(source, config, "r")),
-        kind,
+        algebra.kind,
         _targets(source, config),
         _numbers(source, config, "alpha_pattern"),
         _numbers(source, config, "rank_pattern"),

@@ -1,6 +1,7 @@
-"""What the keys of adapter files mean: one table of endings, for every trainer and tool there is a file of.
+"""What the keys of adapter files mean, for every trainer and tool whose files are known.
 
-A key is `<prefix><module><ending>`; the ending says which part of the module's change the tensor is.
+A key is `<prefix><module><ending>`; the ending says which part of the module's change the tensor is. Each algebra lists
+its own endings.
 """
 
 from __future__ import annotations
@@ -9,61 +10,29 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-ADAPTER = r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?"
-"""PEFT puts the adapter's name (`default`, `old`) into the keys of raw state dicts."""
+from ..algebra import ALGEBRAS, dora, full
+from ..algebra.term import ADAPTER
 
 UNCHANGED = "unchanged"
 """Base weights that a raw state dict holds along with the adapter's."""
 
+WRAPPERS = (
+    (r"\.base_layer\.weight", UNCHANGED),
+    (r"\.original_module\.(?:weight|bias)", UNCHANGED),
+    (r"\.base_layer\.bias", "bias"),
+    (rf"\.modules_to_save{ADAPTER}\.weight", "weight"),
+    (rf"\.modules_to_save{ADAPTER}\.bias", "bias"),
+)
+"""PEFT's modules around the ones that it adapts or copies."""
+
 ENDINGS = tuple(
     (re.compile(pattern + "$"), part)
     for pattern, part in (
-        # PEFT, and diffusers since PEFT
-        (rf"\.lora_A{ADAPTER}(?:\.weight)?", "down"),
-        (rf"\.lora_B{ADAPTER}(?:\.weight)?", "up"),
-        (rf"\.lora_B{ADAPTER}\.bias", "up_bias"),
-        (rf"\.lora_magnitude_vector{ADAPTER}(?:\.weight)?", "magnitude"),
-        (r"\.base_layer\.weight", UNCHANGED),
-        (r"\.original_module\.(?:weight|bias)", UNCHANGED),
-        (r"\.base_layer\.bias", "bias"),
-        (rf"\.modules_to_save{ADAPTER}\.weight", "weight"),
-        (rf"\.modules_to_save{ADAPTER}\.bias", "bias"),
-        # diffusers before PEFT: attention processors, and the text encoders' linear layers
-        (r"(?:_lora|\.lora|\.lora_linear_layer)\.down\.weight", "down"),
-        (r"(?:_lora|\.lora|\.lora_linear_layer)\.up\.weight", "up"),
-        # kohya and LyCORIS LoCon
-        (r"\.lora_down\.weight", "down"),
-        (r"\.lora_up\.weight", "up"),
-        (r"\.lora_mid\.weight", "mid"),
+        *WRAPPERS,
+        *(ending for algebra in ALGEBRAS for ending in algebra.endings),
+        *dora.ENDINGS,
         (r"\.alpha", "alpha"),
-        (r"\.dora_scale", "dora_scale"),
-        # LyCORIS LoHa and LoKr, from LyCORIS or PEFT
-        *(
-            (rf"\.{part}{ADAPTER}", part)
-            for part in (
-                "hada_w1_a",
-                "hada_w1_b",
-                "hada_w2_a",
-                "hada_w2_b",
-                "hada_t1",
-                "hada_t2",
-                "lokr_w1",
-                "lokr_w1_a",
-                "lokr_w1_b",
-                "lokr_w2",
-                "lokr_w2_a",
-                "lokr_w2_b",
-                "lokr_t2",
-            )
-        ),
-        # full differences and full values
-        (r"\.diff", "diff"),
-        (r"\.diff_b", "diff_bias"),
-        (r"\.w_norm", "diff"),
-        (r"\.b_norm", "diff_bias"),
-        (r"\.set_weight", "weight"),
-        (r"\.weight", "weight"),
-        (r"\.bias", "bias"),
+        *full.ENDINGS,
     )
 )
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..algebra import Term, algebra_of, is_dora, rank_of, terms_of
 from ..errors import AdapterError
-from ..terms import Term
 from . import config
-from .build import DORA, build, kind_of, rank_of
 from .container import TensorFile, check_values, open_tensors
 from .files import DEFAULT, STEM, find_file
 from .keys import UNCHANGED, Key, read_key, spellings
@@ -149,7 +148,7 @@ def _recipe(
     file: TensorFile, modules: Modules, keys: Mapping[str, Key], alpha: float, name: str
 ) -> config.Recipe | None:
     """Where the scale comes from, in the order: alpha input, `.alpha` tensors (None), files, an assumption."""
-    factored = {module: parts for module, parts in modules.items() if kind_of(parts)}
+    factored = {module: parts for module, parts in modules.items() if algebra_of(parts)}
     if alpha == 0 and all("alpha" in parts for parts in factored.values()):
         return None
     component = (
@@ -177,11 +176,10 @@ def _recipe(
 
 
 def _misfit(recipe: config.Recipe, factored: Modules) -> str | None:
-    kinds = {
-        kind: {_bare(module): rank_of(parts) for module, parts in factored.items() if kind_of(parts) == kind}
-        for kind in {kind_of(parts) for parts in factored.values()}
-    }
-    return next((reason for kind, ranks in kinds.items() if (reason := recipe.misfit(str(kind), ranks))), None)
+    ranks: dict[str, dict[str, int | None]] = {}
+    for module, parts in factored.items():
+        ranks.setdefault(algebra_of(parts).kind, {})[_bare(module)] = rank_of(parts)
+    return next((reason for kind, own in ranks.items() if (reason := recipe.misfit(kind, own))), None)
 
 
 def _is_peft(path: Path, keys: Mapping[str, Key]) -> bool:
@@ -205,7 +203,7 @@ def _changes(file: TensorFile, module: str, parts: Mapping[str, Tensor], recipe:
         raise AdapterError(f"{file.path}: {module}.alpha has {parts['alpha'].numel()} values, expected one.")
     try:
         scale = _scale(module, parts, recipe)
-        return [Change(module, parameter, term, scale) for parameter, term in build(parts, scale).items()]
+        return [Change(module, parameter, term, scale) for parameter, term in terms_of(parts, scale).items()]
     except AdapterError as error:
         raise AdapterError(f"{file.path}: {module}: {error}") from error
 
@@ -215,7 +213,7 @@ def _ranks(modules: Modules) -> tuple[int, ...]:
 
 
 def _alphas(modules: Modules, recipe: config.Recipe | None) -> tuple[float, ...]:
-    factored = {module: parts for module, parts in modules.items() if kind_of(parts)}
+    factored = {module: parts for module, parts in modules.items() if algebra_of(parts)}
     return tuple(
         sorted(
             {
@@ -231,7 +229,7 @@ def _alphas(modules: Modules, recipe: config.Recipe | None) -> tuple[float, ...]
 def _alpha_source(modules: Modules, recipe: config.Recipe | None) -> str:
     if recipe is not None:
         return recipe.source + (" (rsLoRA: alpha / sqrt(rank))" if recipe.rslora else "")
-    factored = [parts for parts in modules.values() if kind_of(parts)]
+    factored = [parts for parts in modules.values() if algebra_of(parts)]
     if not factored:
         return "nowhere: full tensors have none"
     with_alpha = sum("alpha" in parts for parts in factored)
@@ -252,7 +250,6 @@ FORMATS = (
     ("unet.", "diffusers"),
     ("diffusion_model.", "ComfyUI"),
 )
-KINDS = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", None: "full tensors"}
 
 
 def _format(keys: Mapping[str, Key], modules: Modules) -> str:
@@ -260,8 +257,7 @@ def _format(keys: Mapping[str, Key], modules: Modules) -> str:
     writer = next((label for prefix, label in FORMATS for name in keys if name.startswith(prefix)), "bare names")
     if any(key.adapter not in (None, FIRST_COMPONENT, SECOND) for key in keys.values()):
         writer = "PEFT, raw state dict"
-    kinds = sorted(
-        {KINDS[kind_of(parts)] for parts in modules.values()}
-        | ({"DoRA"} if any(parts.keys() & set(DORA) for parts in modules.values()) else set())
-    )
-    return f"{writer} ({', '.join(kinds)})"
+    labels = {algebra.label if (algebra := algebra_of(parts)) else "full tensors" for parts in modules.values()}
+    if any(map(is_dora, modules.values())):
+        labels.add("DoRA")
+    return f"{writer} ({', '.join(sorted(labels))})"

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-Rows = Callable[[int, int], tuple[int, int]]
+Cut = Callable[[int, int], tuple[int, int]]
 """(rows n, columns c of the fused weight) -> (first row, number of rows)"""
 
-QUERY: Rows = lambda n, c: (0, c)
-KEY: Rows = lambda n, c: (c, (n - c) // 2)
-VALUE: Rows = lambda n, c: (c + (n - c) // 2, (n - c) // 2)
+QUERY: Cut = lambda n, c: (0, c)
+KEY: Cut = lambda n, c: (c, (n - c) // 2)
+VALUE: Cut = lambda n, c: (c + (n - c) // 2, (n - c) // 2)
 """The query has the model's width; key and value share the rest, less of it where queries are grouped (Lumina2)."""
 
-FIRST: Rows = lambda n, c: (0, c)
-SECOND: Rows = lambda n, c: (c, c)
-THIRD: Rows = lambda n, c: (2 * c, c)
-REST: Rows = lambda n, c: (3 * c, n - 3 * c)
+FIRST: Cut = lambda n, c: (0, c)
+SECOND: Cut = lambda n, c: (c, c)
+THIRD: Cut = lambda n, c: (2 * c, c)
+REST: Cut = lambda n, c: (3 * c, n - 3 * c)
 """`linear1` of single-stream blocks: query, key, value, then the MLP."""
 
-UPPER: Rows = lambda n, c: (0, n // 2)
-LOWER: Rows = lambda n, c: (n // 2, n - n // 2)
+UPPER: Cut = lambda n, c: (0, n // 2)
+LOWER: Cut = lambda n, c: (n // 2, n - n // 2)
 
-SWAPPED: Rows = lambda n, c: (0, n)
+SWAPPED: Cut = lambda n, c: (0, n)
 """All rows, but where they are a shift and a scale (2c rows), the two are in the other order than in diffusers."""
 
-Leaf = dict[str, "Rows | None"]
+Leaf = dict[str, "Cut | None"]
 
 
 def whole(*names: str) -> Leaf:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from ..algebra import Term
 from ..errors import AdapterError
 from ..formats import Adapter, Change
-from ..terms import Decomposed, Delta, Hadamard, Kronecker, LowRank, Replace, Term
 from .resolve import NameMap, Target
 
 
@@ -50,49 +46,11 @@ def _unmatched(adapter: Adapter, missing: list[Change], names: NameMap) -> str:
 
 
 def _fitted(adapter: Adapter, change: Change, target: Target) -> Term:
-    shape = (target.rows[1], *target.shape[1:]) if target.rows is not None else target.shape
-    term = _shaped(change.term, shape)
+    shape = target.shape if target.cut is None else (target.cut[1], *target.shape[1:])
+    term = change.term.fitted(shape)
     if term is None:
         raise AdapterError(
             f"{adapter.file.path}: {change.module}: its change has shape {list(change.term.shape)}, but "
             f"{target.key} has {list(shape)} in this model. The base model is of another size or kind."
         )
-    return _swapped(term) if target.swapped else term
-
-
-def _shaped(term: Term, shape: tuple[int, ...]) -> Term | None:
-    """`term` where it is for a weight of `shape`, up to how a kernel's dimensions are written; None otherwise."""
-    own = term.shape
-    if own == shape:
-        return term
-    same = len(own) > 0 and own[0] == shape[0] and math.prod(own) == math.prod(shape)
-    if not same or min(len(own), len(shape)) > 2 and own[2:] != (1,) * (len(own) - 2):
-        return None
-    reshape = {
-        Delta: lambda: replace(term, weight=term.weight.reshape(shape)),
-        Replace: lambda: replace(term, value=term.value.reshape(shape)),
-    }
-    return reshape.get(type(term), lambda: term)()
-
-
-def _roll(tensor: Tensor) -> Tensor:
-    return torch.roll(tensor, tensor.shape[0] // 2, 0)
-
-
-def _swapped(term: Term) -> Term:
-    """`term` with the two halves of its rows in the other order."""
-    if isinstance(term, LowRank):
-        return replace(term, up=_roll(term.up))
-    if isinstance(term, Hadamard):
-        return replace(term, left=_swapped(term.left), right=_swapped(term.right))
-    if isinstance(term, Kronecker):
-        return Delta(_roll(term.delta_weight()))
-    if isinstance(term, Decomposed):
-        return replace(
-            term, inner=_swapped(term.inner), magnitude=term.magnitude if term.axis else _roll(term.magnitude)
-        )
-    return (
-        replace(term, value=_roll(term.value))
-        if isinstance(term, Replace)
-        else replace(term, weight=_roll(term.weight))
-    )
+    return term.swapped() if target.swapped else term

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from ..algebra import Decomposed
 from ..formats import STEM, Adapter
-from ..terms import Decomposed
 from .match import Match
 from .resolve import NameMap
 
@@ -22,7 +22,7 @@ def describe(
 ) -> str:
     """Format, name, rank, alpha and its source, scale, coverage, what stock loading would do, size of the change.
 
-    `stock`: (key, rows) -> the scale the stock loader would use; `sizes`: `|dW| / |W|` of some of the changes.
+    `stock`: (key, cut) -> the scale the stock loader would use; `sizes`: `|dW| / |W|` of some of the changes.
     """
     architecture = names.architecture.name if names.architecture else "by the host's own names"
     path = adapter.file.path
@@ -48,7 +48,7 @@ def _listed(values: Sequence[float]) -> str:
 
 def _stock(matches: Sequence[Match], stock: Mapping[Any, float | None]) -> str:
     """`at 0.5x`, `not at all`, ... the host's own loader measured against the true scale."""
-    placed = [(match, (match.target.key, match.target.rows)) for match in matches]
+    placed = [(match, (match.target.key, match.target.cut)) for match in matches]
     found = [(match, stock[place]) for match, place in placed if place in stock]
     if not found:
         return "not at all"

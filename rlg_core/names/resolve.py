@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..formats.keys import spellings
-from .cuts import SWAPPED, Rows
+from .cuts import SWAPPED, Cut
 from .rule import Architecture, Block
 from .table import ARCHITECTURES
-
-WEIGHTS = ("weight", "scale")
-"""What hosts call a module's main parameter; FLUX's norms changed from `scale` to `weight` between releases."""
 
 SPELLED_OTHERWISE = ((".processor.", "."), (re.compile(r"\.to_out$"), ".to_out.0"))
 """Old attention processors in diffusers' names."""
@@ -21,21 +18,21 @@ SPELLED_OTHERWISE = ((".processor.", "."), (re.compile(r"\.to_out$"), ".to_out.0
 
 @dataclass(frozen=True)
 class Target:
-    """A parameter of the host: its key, and the `(first row, number of rows)` that are meant, or None for all.
+    """A parameter of the host: its key, and its `cut` (first row, number of rows), None for the whole of it.
 
-    `swapped`: the two halves of its rows are in the other order than in the file.
+    `swapped`: the two halves of its rows have the other order than in the file.
     """
 
     key: str
     shape: tuple[int, ...]
-    rows: tuple[int, int] | None = None
+    cut: tuple[int, int] | None = None
     swapped: bool = False
 
 
 @dataclass(frozen=True)
 class _Module:
     host: str
-    rows: Rows | tuple[int, int] | None = None
+    cut: Cut | tuple[int, int] | None = None
 
 
 class NameMap:
@@ -46,9 +43,13 @@ class NameMap:
     """
 
     def __init__(
-        self, shapes: Mapping[str, tuple[int, ...]], prefix: str = "", host_names: Mapping[str, Any] | None = None
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        prefix: str = "",
+        host_names: Mapping[str, Any] | None = None,
+        weight_names: Sequence[str] = ("weight",),
     ):
-        self.prefix = prefix
+        self.prefix, self.weight_names = prefix, weight_names
         self.shapes = {key[len(prefix) :]: shape for key, shape in shapes.items() if key.startswith(prefix)}
         hosts = dict.fromkeys(module for key in self.shapes for module in (key.rpartition(".")[0], key) if module)
         self.architecture = next((known for known in ARCHITECTURES if all(mark in hosts for mark in known.marks)), None)
@@ -85,16 +86,16 @@ class NameMap:
         return self.flat.get(name)
 
     def _target(self, module: _Module, parameter: str) -> Target | None:
-        names = WEIGHTS if parameter == "weight" else (parameter,)
+        names = self.weight_names if parameter == "weight" else (parameter,)
         keys = (f"{module.host}.{name}" if name else module.host for name in names)
         key = next((key for key in keys if key in self.shapes), None)
         if key is None:
             return None
-        shape, rows = self.shapes[key], module.rows
+        shape, cut = self.shapes[key], module.cut
         width = (self.shapes.get(f"{module.host}.weight") or shape)[-1]
-        if rows is SWAPPED:
+        if cut is SWAPPED:
             return Target(self.prefix + key, shape, swapped=shape[0] == 2 * width)
-        return Target(self.prefix + key, shape, rows(shape[0], width) if callable(rows) else rows)
+        return Target(self.prefix + key, shape, cut(shape[0], width) if callable(cut) else cut)
 
 
 def _otherwise(name: str) -> Iterator[str]:
@@ -109,8 +110,8 @@ def _host_names(names: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, _M
         key, offset, function = (*((value,) if isinstance(value, str) else value), None, None)[:3]
         if key.startswith(prefix) and (offset is None or offset[0] == 0):
             host = key[len(prefix) :].removesuffix(".weight")
-            rows = SWAPPED if function is not None else None if offset is None else tuple(offset[1:])
-            yield name, _Module(host, rows)
+            cut = SWAPPED if function is not None else None if offset is None else tuple(offset[1:])
+            yield name, _Module(host, cut)
 
 
 def _rule_names(architecture: Architecture | None, hosts: Iterable[str]) -> Iterator[tuple[str, _Module]]:
@@ -121,8 +122,8 @@ def _rule_names(architecture: Architecture | None, hosts: Iterable[str]) -> Iter
         (block, re.compile(re.escape(block.host).replace(r"\#", r"(\d+)") + r"\.(.+)")) for block in architecture.blocks
     ]
     for host in hosts:
-        for source, rows in architecture.top.get(host, {}).items():
-            yield source, _Module(host, rows)
+        for source, cut in architecture.top.get(host, {}).items():
+            yield source, _Module(host, cut)
         for block, pattern in blocks:
             match = pattern.fullmatch(host)
             if match:
@@ -135,5 +136,5 @@ def _block_names(block: Block, match: re.Match[str], host: str) -> Iterator[tupl
     for number in numbers:
         source = source.replace("#", number, 1)
     leaves = {leaf: None} if block.leaves is None else block.leaves.get(leaf, {})
-    for name, rows in leaves.items():
-        yield f"{source}.{name}", _Module(host, rows)
+    for name, cut in leaves.items():
+        yield f"{source}.{name}", _Module(host, cut)

@@ -1,0 +1,34 @@
+"""What an adapter does to one weight: one file per algebra, and one table of them all."""
+
+from .dora import Decomposed
+from .full import Delta, Replace
+from .loha import Hadamard
+from .lokr import Kronecker
+from .lora import LowRank, low_rank_product
+from .placed import Placed, Slice, total_delta
+from .table import ALGEBRAS, algebra_of, is_dora, rank_of, terms_of
+from .term import AdditiveTerm, Algebra, Conv, Parts, Term, plain_conv
+
+__all__ = [
+    "ALGEBRAS",
+    "AdditiveTerm",
+    "Algebra",
+    "Conv",
+    "Decomposed",
+    "Delta",
+    "Hadamard",
+    "Kronecker",
+    "LowRank",
+    "Parts",
+    "Placed",
+    "Replace",
+    "Slice",
+    "Term",
+    "algebra_of",
+    "is_dora",
+    "low_rank_product",
+    "plain_conv",
+    "rank_of",
+    "terms_of",
+    "total_delta",
+]

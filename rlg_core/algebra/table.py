@@ -1,0 +1,56 @@
+"""All algebras, and the terms that the parts of one module make."""
+
+from __future__ import annotations
+
+from ..errors import AdapterError
+from . import dora
+from .full import PARAMETERS
+from .loha import LOHA
+from .lokr import LOKR
+from .lora import LORA
+from .term import Algebra, Parts, Term
+
+ALGEBRAS: tuple[Algebra, ...] = (LORA, LOHA, LOKR)
+
+
+def algebra_of(parts: Parts) -> Algebra | None:
+    """The algebra whose parts a module has; None where it has full tensors only."""
+    return next((algebra for algebra in ALGEBRAS if algebra.parts & parts.keys()), None)
+
+
+def rank_of(parts: Parts) -> int | None:
+    """The rank of a module's factors; None where nothing is factored."""
+    names = (name for algebra in ALGEBRAS for name in algebra.rank_parts)
+    factor = next((parts[name] for name in names if name in parts), None)
+    return factor.shape[0] if factor is not None and factor.ndim else None
+
+
+def is_dora(parts: Parts) -> bool:
+    return bool(parts.keys() & set(dora.PARTS))
+
+
+def terms_of(parts: Parts, scale: float) -> dict[str, Term]:
+    """The terms of one module by parameter (`weight`, `bias`, or an empty name for a parameter that is its own key).
+
+    `scale` multiplies what is factored. Raises `AdapterError` for parts that lack their counterpart or do not fit.
+    """
+    algebra = algebra_of(parts)
+    terms = {} if algebra is None else _factored(algebra, parts, scale)
+    used = set() if algebra is None else {"alpha", *algebra.parts, *dora.PARTS}
+    for part, (parameter, make) in PARAMETERS.items():
+        if part in parts and parameter not in terms:
+            terms[parameter] = make(parts[part])
+            used.add(part)
+    left = sorted(parts.keys() - used)
+    if left:
+        raise AdapterError(f"it has {', '.join(left)} without what belongs to it")
+    return terms
+
+
+def _factored(algebra: Algebra, parts: Parts, scale: float) -> dict[str, Term]:
+    try:
+        terms = algebra.build(parts, scale)
+    except KeyError as missing:
+        present = ", ".join(sorted(parts.keys() - {"alpha"}))
+        raise AdapterError(f"it has {present}, but no {missing.args[0]}") from missing
+    return terms | {"weight": dora.decomposed(terms["weight"], parts)} if is_dora(parts) else terms
