@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import Conv2d, GroupNorm, LayerNorm, Linear, RMSNorm
 
+from rlg_core.algebra import Delta, Hadamard, Kronecker, LowRank, Placed
 from rlg_core.errors import RowsNotSeparable
-from rlg_core.rows import Assignment, Placed, RowTerms, module_terms
-from rlg_core.terms import Delta, Hadamard, Kronecker, LowRank
+from rlg_core.rows import Assignment, RowTerms, module_terms
 
 RANK = 3
 
@@ -55,7 +55,7 @@ def changed(module: nn.Module, placed: list[Placed]) -> nn.Module:
     for change in placed:
         parameter = getattr(module, change.parameter)
         part = parameter.data if change.at is None else parameter.data.narrow(*change.at)
-        part += change.term.delta_weight()
+        part += change.term.delta()
     return module
 
 
@@ -65,10 +65,14 @@ def root_of(module: nn.Module) -> nn.Module:
     return root.requires_grad_(False)
 
 
+def row_terms(root: nn.Module, experts) -> RowTerms:
+    return RowTerms(root, experts, lambda module: isinstance(module, (GroupNorm, LayerNorm, RMSNorm)))
+
+
 def terms_on(root: nn.Module, *experts: list[Placed]) -> RowTerms:
     """The terms of experts 1, 2, ... on `root.layer`."""
     by_number = enumerate(experts, 1)
-    return RowTerms(root, {k: {"layer": module_terms(root.layer, placed, torch.float32)} for k, placed in by_number})
+    return row_terms(root, {k: {"layer": module_terms(root.layer, placed, torch.float32)} for k, placed in by_number})
 
 
 @pytest.mark.parametrize("terms", TERMS)
@@ -80,12 +84,12 @@ def test_only_the_rows_of_the_expert_change(layer, terms):
     placed = TERMS[terms](tuple(root.layer.weight.shape))
     plain, merged = root.layer(x), changed(root.layer, placed)(x)
     bank = terms_on(root, placed)
-    with bank.attached([Assignment(1, 1, 3)], total=4):
+    with bank.attached([Assignment(1, 1, 3)], total=4) as call:
         y = root.layer(x)
     assert torch.equal(y[[0, 3]], plain[[0, 3]])
     assert (y[1:3] - merged[1:3]).abs().max() < 1e-5
     assert (merged - plain).abs().max() > 1e-2
-    assert bank.applied == 1
+    assert call.applied == 1 and call.ran == {"layer"}
     assert torch.equal(root.layer(x), plain)
 
 
@@ -113,10 +117,10 @@ def test_norms(make, x):
     plain, merged = root.layer(x), changed(root.layer, placed)(x)
     for assignment in (Assignment(1, 1, 2), Assignment(1, 0, 2)):
         bank = terms_on(root, placed)
-        with bank.attached([assignment], total=2):
+        with bank.attached([assignment], total=2) as call:
             y = root.layer(x)
         assert (y[1] - merged[1]).abs().max() < 1e-5
-        assert bank.applied == 1
+        assert call.applied == 1
     with terms_on(root, placed).attached([Assignment(1, 0, 2, 0.5)], total=2):
         assert (root.layer(x) - (plain + merged) / 2).abs().max() < 1e-5
     assert torch.equal(root.layer(x), plain)
@@ -153,7 +157,7 @@ def test_computes_in_the_dtype_of_the_activations(dtype):
     x = random(2, 8)
     expected = changed(root.layer, placed)(x)
     root.to(dtype)
-    with RowTerms(root, {1: {"layer": module_terms(root.layer, placed, dtype)}}).attached([Assignment(1, 0, 2)], 2):
+    with row_terms(root, {1: {"layer": module_terms(root.layer, placed, dtype)}}).attached([Assignment(1, 0, 2)], 2):
         y = root.layer(x.to(dtype))
     assert y.dtype == dtype
     assert (y.float() - expected).abs().max() < 5e-2
@@ -220,7 +224,7 @@ def test_compiled_before_the_terms_came(backend):
     first, norm = [Placed("weight", low_rank(8, 8))], [Placed("weight", Delta(random(8)))]
     compiled = torch.compile(root.layer, backend=backend)
     plain = compiled(x)
-    bank = RowTerms(
+    bank = row_terms(
         root,
         {
             1: {
@@ -231,10 +235,10 @@ def test_compiled_before_the_terms_came(backend):
     )
     expected = changed(root.layer[1], norm)(changed(root.layer[0], first)(x))
     for rows in ((0, 1), (0, 2), (1, 2), (0, 1)):
-        with bank.attached([Assignment(1, *rows)], total=2):
+        with bank.attached([Assignment(1, *rows)], total=2) as call:
             y = compiled(x)
         assert (y[rows[0] : rows[1]] - expected[rows[0] : rows[1]]).abs().max() < 1e-5
-        assert bank.applied == 2
+        assert call.applied == 2
     assert torch.equal(compiled(x), plain)
 
 
@@ -264,9 +268,9 @@ def test_parameters_that_rows_share_are_swapped_for_a_call_of_their_own(factor):
     root, x, delta = root_of(Shifted()), random(2, 4), random(1, 4)
     shift = root.layer.shift
     bank = terms_on(root, [Placed("shift", Delta(delta))])
-    with bank.attached([Assignment(1, 0, 2, factor)], total=2):
+    with bank.attached([Assignment(1, 0, 2, factor)], total=2) as call:
         assert torch.allclose(root.layer(x), (x + shift + factor * delta) * root.layer.norm.weight)
-        assert bank.waiting == bank.applied == 0
+        assert not call.watched and call.applied == 0
     assert root.layer.shift is shift
     apart = pytest.raises(RowsNotSeparable, match="the parameters of layer are the same for all rows")
     with apart, bank.attached([Assignment(1, 0, 1)], total=2):
@@ -274,19 +278,20 @@ def test_parameters_that_rows_share_are_swapped_for_a_call_of_their_own(factor):
     assert root.layer.shift is shift
 
 
-def test_a_norm_that_is_passed_by_is_swapped_from_then_on():
+def test_a_norm_that_was_passed_by_can_be_swapped():
     root, x, delta = root_of(Shifted()), random(2, 4), random(4)
     weight = root.layer.norm.weight
-    bank = RowTerms(
+    bank = row_terms(
         root, {1: {"layer.norm": module_terms(root.layer.norm, [Placed("weight", Delta(delta))], torch.float32)}}
     )
     everything = [Assignment(1, 0, 2)]
-    with bank.attached(everything, total=2):
+    with bank.attached(everything, total=2) as call:
         root.layer(x)
-    assert bank.passed_by() == ["layer.norm"]
-    with bank.attached(everything, total=2):
+    assert bank.passed_by(call) == bank.passed_by(call) == ["layer.norm"], "a question must not change the answer"
+    bank.swap(bank.passed_by(call))
+    with bank.attached(everything, total=2) as call:
         assert torch.allclose(root.layer(x), (x + root.layer.shift) * (weight + delta))
-    assert bank.passed_by() == [] and root.layer.norm.weight is weight
+    assert bank.passed_by(call) == [] and root.layer.norm.weight is weight
 
 
 def test_norms_are_not_blamed_where_no_layer_ran():
@@ -294,13 +299,13 @@ def test_norms_are_not_blamed_where_no_layer_ran():
     root = root_of(nn.Sequential(Linear(4, 4), LayerNorm(4)))
     layer = module_terms(root.layer[0], [Placed("weight", low_rank(4, 4))], torch.float32)
     norm = module_terms(root.layer[1], [Placed("weight", Delta(random(4)))], torch.float32)
-    bank = RowTerms(root, {1: {"layer.0": layer, "layer.1": norm}})
-    with bank.attached([Assignment(1, 0, 2)], total=2):
+    bank = row_terms(root, {1: {"layer.0": layer, "layer.1": norm}})
+    with bank.attached([Assignment(1, 0, 2)], total=2) as call:
         pass
-    assert bank.passed_by() == []
-    with bank.attached([Assignment(1, 0, 2)], total=2):
+    assert bank.passed_by(call) == []
+    with bank.attached([Assignment(1, 0, 2)], total=2) as call:
         root.layer[0](random(2, 4))
-    assert bank.passed_by() == ["layer.1"]
+    assert bank.passed_by(call) == ["layer.1"]
 
 
 def test_several_experts_add_up_in_a_swapped_parameter():
