@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from rlg_core.rewards.scenes import GROUNDS, Prompt, all_prompts
+
 from . import codec, model, scenes, text
 
 UNCONDITIONAL = 0.1
@@ -22,11 +24,11 @@ class Captions:
     """Every caption encoded once. Row 0 is the empty prompt, `open_rows` leave the ground open."""
 
     def __init__(self) -> None:
-        self.prompts = scenes.all_prompts((None, *scenes.GROUNDS))
+        self.prompts = all_prompts((None, *GROUNDS))
         self.open_rows = 54
         self.context, self.pooled = text.encode(["", *self.prompts])
 
-    def draw(self, batch: int, generator: torch.Generator) -> tuple[list[scenes.Prompt], torch.Tensor]:
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[list[Prompt], torch.Tensor]:
         """Random prompts and the rows of their captions (some dropped to the empty prompt)."""
         named = torch.rand(batch, generator=generator) < GROUND_NAMED
         low, high = torch.where(named, self.open_rows, 0), torch.where(named, len(self.prompts), self.open_rows)
@@ -37,7 +39,7 @@ class Captions:
     def rows(self, rows: torch.Tensor) -> model.Conditioning:
         return self.context[rows], self.pooled[rows]
 
-    def of(self, prompts: list[scenes.Prompt]) -> model.Conditioning:
+    def of(self, prompts: list[Prompt]) -> model.Conditioning:
         """Conditioning of given prompts, and of as many empty ones where a prompt is None."""
         return self.rows(torch.tensor([0 if p is None else 1 + self.prompts.index(p) for p in prompts]))
 
@@ -105,7 +107,7 @@ def train_encoder(steps: int, batch: int, peak: float, seed: int) -> tuple[codec
     weights = codec.encoder_start(generator)
     trained = [w.requires_grad_() for k, w in weights.items() if int(k.split(".")[0]) in codec.ENCODER_TRAINED]
     optimiser = torch.optim.AdamW(trained, lr=peak, weight_decay=1e-4)
-    log, start, prompts = [], time.time(), scenes.all_prompts()
+    log, start, prompts = [], time.time(), all_prompts()
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = learning_rate(step, steps, peak)
         picks = torch.randint(len(prompts), (batch,), generator=generator)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 import torch
 
+from rlg_core.rewards.scenes import Prompt
+
 from . import base, codec, model, rewards, scenes
 
 NOISE_LEVEL = 0.7  # "a" of eq. 9
@@ -48,7 +50,7 @@ class Rollout:
     states: torch.Tensor
     log_probs: torch.Tensor
     conditioning: model.Conditioning
-    prompts: list[scenes.Prompt]
+    prompts: list[Prompt]
     scores: torch.Tensor
     correct: float
 

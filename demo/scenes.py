@@ -14,27 +14,16 @@ Three half planes draw a triangle exactly, two absolute distances a square, one 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
+
+from rlg_core.rewards.scenes import GROUNDS, PALETTE, SHAPES, Prompt
 
 CELL = 8
 GRID = 12
 SIZE = CELL * GRID
 CHANNELS = 16
 USED_CHANNELS = 9
-COUNTS = ("one", "two", "three")
-SHAPES = ("circle", "square", "triangle")
-GROUNDS = ("plain", "striped", "checkered", "noisy")
-PALETTE = {
-    "red": (0.86, 0.15, 0.17),
-    "orange": (0.95, 0.52, 0.08),
-    "yellow": (0.96, 0.87, 0.18),
-    "green": (0.12, 0.65, 0.25),
-    "blue": (0.15, 0.32, 0.90),
-    "purple": (0.60, 0.18, 0.78),
-}
-COLOURS = tuple(PALETTE)
 RADII = {"circle": (10.0, 13.5), "square": (9.0, 12.0), "triangle": (13.5, 17.0)}  # of free scenes
 GRID_RADII = {"circle": 12.0, "square": 10.5, "triangle": 15.0}
 PLACES = (16.0, 48.0, 80.0)  # whole patches of the transformer
@@ -42,34 +31,6 @@ REACH = {"circle": 1.0, "square": 1.2, "triangle": 1.0}
 CLEARANCE = 6.5
 MARGIN = 5.0
 DISTANCE_LIMITS = (-1.5, 1.0)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a caption asks for. `ground` is None where the caption leaves it open."""
-
-    count: int
-    colour: str
-    shape: str
-    ground: str | None = None
-
-    def __str__(self) -> str:
-        noun = self.shape + ("s" if self.count > 1 else "")
-        tail = f" on {self.ground} ground" if self.ground else ""
-        return f"{COUNTS[self.count - 1]} {self.colour} {noun}{tail}"
-
-
-def all_prompts(grounds=(None,)) -> list[Prompt]:
-    """Every combination of count, colour and shape, once for each of `grounds`."""
-    return [Prompt(n, c, s, g) for g in grounds for n in (1, 2, 3) for c in COLOURS for s in SHAPES]
-
-
-def parse(text: str) -> Prompt:
-    """The caption `Prompt.__str__` writes, back to a Prompt. Raises ValueError on anything else."""
-    for prompt in all_prompts((None, *GROUNDS)):
-        if str(prompt) == text.strip().lower():
-            return prompt
-    raise ValueError(f"Expected a caption such as 'two red circles on striped ground' but got {text!r}.")
 
 
 def latents(prompts: list[Prompt], generator: torch.Generator, layout: str = "board") -> torch.Tensor:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .scenes import Prompt
+from rlg_core.rewards.scenes import Prompt
 
 VOCABULARY, DIM, HIDDEN, LAYERS, LENGTH = 49408, 768, 3072, 12, 12
 START, END = 49406, 49407

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import torch
 
 from demo import scenes
-from rlg_core.plots import number
+from rlg_core.report.plot import number
 
 from .measure import SHIFT, Bench, Outcome
 from .page import Figures, read, signed, table, told, yes

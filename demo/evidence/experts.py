@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
 
-from rlg_core.plots import Curve, Panel, number
+from rlg_core.report.plot import Curve, Panel, number
 
 from .measure import CORRECT, SHIFT, Bench
 from .page import TITLES, Figures, read, signed, summary, table, told, yes

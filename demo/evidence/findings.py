@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlg_core.plots import number
+from rlg_core.report.plot import number
 
 from .measure import CORRECT, SHIFT
 from .page import DIVERSITY, TITLES, WORDS, listed, read, signed, told, yes

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
-from rlg_core.plots import Curve, Panel
+from rlg_core.report.plot import Curve, Panel
 
 from .measure import Bench, score
 from .page import TITLES, Figures, listed, table, told, yes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from rlg_core.plots import Panel, number
-from rlg_core.sweep import picture_distance
+from rlg_core.pictures import picture_distance
+from rlg_core.report.plot import Panel, number
 
 from .measure import CORRECT, Bench
 from .page import DIVERSITY, TITLES, Figures, curve, level, read, signed, summary, table, told, yes

@@ -12,15 +12,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from demo import judge, rewards, scenes
-from rlg_core.sweep import diversity, picture_distance
+from demo import rewards
+from rlg_core.pictures import diversity, picture_distance
+from rlg_core.rewards import scenes as judge
+from rlg_core.rewards.scenes import Prompt
 
 from .pair import BASE, CLIP, Pair
 from .statistics import Estimate, estimate
 from .ways import HERE, MODELS, Dial, Way
 
 CORRECT, SHIFT = "correct", "shift"
-SOURCES = ("judge.py", "rewards.py", "codec.py", "scenes.py", "evidence/pair.py", "evidence/measure.py")
+SOURCES = (
+    "../rlg_core/rewards/scenes.py",
+    "rewards.py",
+    "codec.py",
+    "scenes.py",
+    "evidence/pair.py",
+    "evidence/measure.py",
+)
 
 
 class OutOfTime(Exception):
@@ -46,16 +55,16 @@ class Outcome:
         return estimate(self.diversity)
 
 
-def score(pictures: Tensor, prompts: Sequence[scenes.Prompt]) -> dict[str, list[float]]:
+def score(pictures: Tensor, prompts: Sequence[Prompt]) -> dict[str, list[float]]:
     """Every reward and correctness of pictures (B, 3, H, W) in [0, 1]; the judge looks once."""
-    found = judge.find(pictures)
+    found = judge.find(pictures.movedim(1, -1))
     values = {name: reward(pictures, prompts) for name, reward in rewards.REWARDS.items() if name != "composition"}
     values["composition"] = torch.tensor([judge.score(f, p) for f, p in zip(found, prompts)])
     values[CORRECT] = torch.tensor([float(judge.correct(f, p)) for f, p in zip(found, prompts)])
     return {name: [round(v, 5) for v in value.tolist()] for name, value in values.items()}
 
 
-def outcome(batches: Sequence[Tensor], base: Sequence[Tensor], prompts: Sequence[scenes.Prompt]) -> Outcome:
+def outcome(batches: Sequence[Tensor], base: Sequence[Tensor], prompts: Sequence[Prompt]) -> Outcome:
     """Of batches (P, 3, H, W), one a seed, and the base's."""
     parts = [score(pictures, prompts) for pictures in batches]
     values = {name: [v for part in parts for v in part[name]] for name in parts[0]}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rlg_core.plots import Curve, Panel, number, plot, to_picture
+from rlg_core.pictures import to_picture
+from rlg_core.report.plot import Curve, Panel, number, plot
 
 from .measure import CORRECT, SHIFT, Outcome
 from .statistics import Estimate

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from demo import codec, scenes
+from rlg_core.rewards.scenes import Prompt
 
 from .ways import MODELS, Expert, Way
 
@@ -30,7 +31,7 @@ class Pair:
         self,
         host: SimpleNamespace,
         experts: Sequence[Expert],
-        prompts: Sequence[scenes.Prompt],
+        prompts: Sequence[Prompt],
         steps: int,
         models: Path = MODELS,
     ):

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
-from demo import scenes
-from rlg_core.plots import number
+from rlg_core.report.plot import number
+from rlg_core.rewards.scenes import all_prompts
 
 from . import auto, experts, findings, implicit, kl, scales, schedules
 from .measure import CORRECT, Bench, OutOfTime
@@ -39,7 +39,7 @@ def run(
     found = find_experts(models, models.parent / "logs")
     if not found:
         raise SystemExit(f"No RL model lies in {models}: train one with `python demo/train.py rl brightness`.")
-    prompts = scenes.all_prompts()[:: max(1, 54 // sizes.prompts)][: sizes.prompts]
+    prompts = all_prompts()[:: max(1, 54 // sizes.prompts)][: sizes.prompts]
     pair = Pair(host, found, prompts, sizes.steps, models)
     bench, figures = Bench(pair, kept, say, fresh, models, until), Figures(page)
     try:

@@ -8,7 +8,9 @@ from dataclasses import asdict
 from PIL import Image
 from torch import Tensor
 
-from rlg_core.plots import Panel, captioned, contact_sheet, number, to_picture
+from rlg_core.pictures import to_picture
+from rlg_core.report.plot import Panel, number
+from rlg_core.report.sheet import captioned, contact_sheet
 
 from .findings import JUDGED, sentences
 from .measure import CORRECT, Bench, Outcome

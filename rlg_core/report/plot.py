@@ -1,4 +1,4 @@
-"""Small clean pictures with PIL alone: line plots, captions, contact sheets. Tensors are [height, width, 3]."""
+"""Line plots with PIL alone. Pictures are [height, width, 3] in [0, 1]."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-INK, FAINT, PAPER, ACCENT = (38, 40, 46), (222, 224, 230), (255, 255, 255), (0, 114, 178)
+from ..pictures import to_tensor
+from .style import ACCENT, FAINT, INK, PAPER, font
+
 COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
 """Okabe and Ito's, told apart by colour-blind readers too."""
 
@@ -52,20 +52,6 @@ class Panel:
     x_label: str = ""
     y_label: str = ""
     marks: Mapping[float, str] = field(default_factory=dict)
-
-
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """The face PIL carries with it, at `size` pixels."""
-    return ImageFont.load_default(size=size)
-
-
-def to_tensor(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0)
-
-
-def to_picture(tensor: Tensor) -> Image.Image:
-    """[height, width, channels >= 3] in [0, 1] as a PIL picture."""
-    return Image.fromarray((tensor[..., :3].float().clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:
@@ -195,28 +181,3 @@ def plot(panels: Sequence[Panel], width: int = 760, height: int = 380) -> Tensor
             _draw_curve(pen, curve, axes, COLOURS[index % len(COLOURS)])
         _draw_legend(pen, panel, axes)
     return to_tensor(picture.resize((width, height * len(panels)), Image.LANCZOS))
-
-
-def captioned(picture: Image.Image, text: str, accent: bool = False) -> Image.Image:
-    """`picture` with a line of text below it, on a strip in the accent colour where it is to stand out."""
-    size = max(13, min(22, picture.width // 12))
-    while size > 9 and font(size).getlength(text) > picture.width - 6:
-        size -= 1
-    strip = round(max(13, min(22, picture.width // 12)) * 1.8)
-    out = Image.new("RGB", (picture.width, picture.height + strip), ACCENT if accent else PAPER)
-    out.paste(picture, (0, 0))
-    centre = (picture.width / 2, picture.height + strip / 2)
-    ImageDraw.Draw(out).text(centre, text, fill=PAPER if accent else INK, font=font(size), anchor="mm")
-    return out
-
-
-def contact_sheet(rows: Sequence[Sequence[Image.Image]], gap: int = 8) -> Tensor:
-    """Pictures of one size in rows, with white between and around them."""
-    cell_width, cell_height = rows[0][0].size
-    columns = max(len(row) for row in rows)
-    size = (columns * (cell_width + gap) + gap, len(rows) * (cell_height + gap) + gap)
-    sheet = Image.new("RGB", size, PAPER)
-    for y, row in enumerate(rows):
-        for x, cell in enumerate(row):
-            sheet.paste(cell, (gap + x * (cell_width + gap), gap + y * (cell_height + gap)))
-    return to_tensor(sheet)

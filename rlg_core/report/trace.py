@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .plots import Curve, Panel
-from .trace import TraceEntry, linearised_statement
+from ..trace import TraceEntry, linearised_statement
+from .plot import Curve, Panel
 
 PANELS = {
     "scale": "effective scale w",

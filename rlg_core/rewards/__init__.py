@@ -8,12 +8,14 @@ from pathlib import Path
 
 from torch import nn
 
+from .brightness import brightness
 from .cache import Score, ScoreCache, batches
 from .clip import aesthetic, clip_score, pick_score
 from .hps import hps
 from .image_reward import image_reward
 from .jpeg import compressibility, incompressibility
 from .ocr import TextReward, rapidocr_reader
+from .scenes import scene_score
 
 __all__ = ["KINDS", "Kind", "Score", "ScoreCache", "batches"]
 
@@ -44,4 +46,6 @@ KINDS: dict[str, Kind] = {
     "HPSv2.1": Kind(hps, "Human Preference Score v2.1"),
     "ImageReward": Kind(image_reward, "ImageReward v1.0"),
     "LAION aesthetic": Kind(aesthetic, "LAION aesthetic predictor v2, about 1 to 10", needs_prompt=False),
+    "scene judge (demo)": Kind(lambda *_: scene_score, "right number, colour and shape in the demo's scenes", False),
+    "brightness (demo)": Kind(lambda *_: brightness, "mean luma, on which a demo adapter was trained", False, False),
 }

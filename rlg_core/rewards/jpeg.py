@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..plots import to_picture
+from ..pictures import to_picture
 
 QUALITY = 95
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RLGError
-from ..plots import to_picture
+from ..pictures import to_picture
 
 QUOTED = re.compile(r'"([^"]+)"|\u201c([^\u201d]+)\u201d')
 

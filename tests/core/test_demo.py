@@ -9,33 +9,35 @@ import torch.nn.functional as F
 pytest.importorskip("diffusers")
 pytest.importorskip("PIL")
 
-from demo import codec, flow_grpo, judge, model, nft, rewards, scenes, text
-from demo.scenes import Prompt
+from demo import codec, flow_grpo, model, nft, rewards, scenes, text
+from rlg_core.errors import RLGError
+from rlg_core.rewards import scenes as judge
+from rlg_core.rewards.scenes import GROUNDS, Prompt, all_prompts, parse
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    prompts = scenes.all_prompts(scenes.GROUNDS)
+    prompts = all_prompts(GROUNDS)
     return prompts, scenes.latents(prompts, torch.Generator().manual_seed(0))
 
 
 def test_captions_survive_parsing():
-    for prompt in scenes.all_prompts((None, *scenes.GROUNDS)):
-        assert scenes.parse(str(prompt)) == prompt
-    with pytest.raises(ValueError, match="four pink stars"):
-        scenes.parse("four pink stars")
+    for prompt in all_prompts((None, *GROUNDS)):
+        assert parse(str(prompt)) == prompt
+    with pytest.raises(RLGError, match="four pink stars"):
+        parse("four pink stars")
 
 
 def test_judge_reads_what_scenes_draw(drawn):
     prompts, latents = drawn
-    right = judge.judge(codec.decode(latents), prompts)
+    right = rewards.correctness(codec.decode(latents), prompts).tolist()
     assert sum(right) / len(right) > 0.95
 
 
 @pytest.mark.parametrize("change", [{"count": 3}, {"colour": "blue"}, {"shape": "triangle"}])
 def test_judge_refuses_other_captions(change):
     asked = Prompt(2, "red", "circle")
-    found = judge.find(codec.decode(scenes.latents([asked], torch.Generator().manual_seed(0))))[0]
+    found = judge.find(codec.decode(scenes.latents([asked], torch.Generator().manual_seed(0))).movedim(1, -1))[0]
     other = Prompt(**{"count": 2, "colour": "red", "shape": "circle"} | change)
     assert judge.correct(found, asked) and not judge.correct(found, other)
     assert judge.score(found, other) < judge.score(found, asked) - 0.4

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rlg_core.algebra import Decomposed, Replace
 from rlg_core.errors import AdapterError
 from rlg_core.formats import read_adapter
 from rlg_core.formats.keys import read_key, spellings
 from rlg_core.names import NameMap, match
-from rlg_core.terms import Decomposed, Replace
 
 RANK, ALPHA = 2, 6.0
 
@@ -92,7 +92,7 @@ def changed(weights: dict[str, Tensor], path: Path, adapter: str = "", alpha: fl
     result = dict(weights)
     for found in match(read_adapter(path, adapter, alpha), name_map(weights)):
         key, term = found.target.key, found.term
-        delta = term.delta_weight(result[key]) if isinstance(term, (Decomposed, Replace)) else term.delta_weight()
+        delta = term.delta(result[key]) if isinstance(term, (Decomposed, Replace)) else term.delta()
         result[key] = result[key] + delta.reshape(result[key].shape)
     return result
 
@@ -300,12 +300,10 @@ def test_tucker_and_dora_of_lycoris(tmp_path):
     )
     terms = {found.target.key: found.term for found in match(read_adapter(path), name_map(base))}
     expected = torch.einsum("or,rskl,si->oikl", up.flatten(1), mid, down.flatten(1)) * 3 / RANK
-    assert torch.allclose(terms["conv.weight"].delta_weight(), expected, atol=1e-5)
-    whole = base["key.weight"] + terms["key.weight"].inner.delta_weight()
+    assert torch.allclose(terms["conv.weight"].delta(), expected, atol=1e-5)
+    whole = base["key.weight"] + terms["key.weight"].inner.delta()
     decomposed = dora * whole / whole.norm(dim=0, keepdim=True)
-    assert torch.allclose(
-        base["key.weight"] + terms["key.weight"].delta_weight(base["key.weight"]), decomposed, atol=1e-5
-    )
+    assert torch.allclose(base["key.weight"] + terms["key.weight"].delta(base["key.weight"]), decomposed, atol=1e-5)
 
 
 def test_full_differences(tmp_path):
@@ -359,7 +357,7 @@ def test_dtypes(tmp_path, dtype):
     path = file(tmp_path, {name: tensor.to(dtype) for name, tensor in LORA.items()})
     term = read_adapter(path).changes[0].term
     expected = LORA["query.lora_B.weight"].to(dtype).float() @ LORA["query.lora_A.weight"].to(dtype).float()
-    assert torch.allclose(term.delta_weight(), expected, atol=1e-4)
+    assert torch.allclose(term.delta(), expected, atol=1e-4)
 
 
 def test_large_half_precision_values_are_finite(tmp_path):

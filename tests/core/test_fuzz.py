@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import torch
 
+from rlg_core.algebra import Decomposed, Replace
 from rlg_core.errors import AdapterError
 from rlg_core.formats import read_adapter
 from rlg_core.names import NameMap, match
-from rlg_core.terms import Decomposed, Replace
 
 CASES = int(os.environ.get("RLG_FUZZ_CASES", "30000"))
 SHAPES = {
@@ -297,10 +297,10 @@ def assert_whole(file: File, path: Path, bytes_changed: bool) -> None:
     found = match(adapter, NAMES)
     assert len(found) == len(adapter.changes) > 0
     for change in found:
-        rows = change.target.rows[1] if change.target.rows else change.target.shape[0]
+        rows = change.target.cut[1] if change.target.cut else change.target.shape[0]
         shape = (rows, *change.target.shape[1:])
         term = change.term
-        delta = term.delta_weight(torch.ones(shape)) if isinstance(term, (Decomposed, Replace)) else term.delta_weight()
+        delta = term.delta(torch.ones(shape)) if isinstance(term, (Decomposed, Replace)) else term.delta()
         assert delta.shape[0] == rows and delta.numel() == math.prod(shape) and math.isfinite(change.change.scale)
     if not bytes_changed and file.alpha and not any(isinstance(change.term, Replace) for change in found):
         ranks = {change.change.scale * rank for change in found for rank in adapter.ranks}

@@ -31,7 +31,7 @@ def test_a_low_rank_difference_is_recovered_to_rounding(shape, rank):
     assert result.term.rank == rank  # the ranks above it hold rounding noise only
     assert result.term.shape == shape
     assert result.kept == pytest.approx(1.0, abs=1e-6)
-    assert (result.term.delta_weight() - delta).norm() < 1e-5 * delta.norm()
+    assert (result.term.delta() - delta).norm() < 1e-5 * delta.norm()
 
 
 @pytest.mark.parametrize("power", [0.3, 1.0])
@@ -56,7 +56,7 @@ def test_energy_takes_the_smallest_rank_that_suffices(energy):
 def test_kept_energy_is_the_share_of_the_squared_norm():
     matrix = decaying()
     result = truncate(matrix, 5)
-    lost = (matrix - result.term.delta_weight()).square().sum() / matrix.square().sum()
+    lost = (matrix - result.term.delta()).square().sum() / matrix.square().sum()
     assert result.term.rank == 5
     assert result.kept == pytest.approx(1 - float(lost), abs=1e-5)
 

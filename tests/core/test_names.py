@@ -47,7 +47,7 @@ def test_every_module_has_its_weight(arch):
         for parameter, own in model.get_submodule(module).named_parameters():
             target = names.find(f"base_model.model.{module}", parameter)
             assert target is not None, f"{module}.{parameter}"
-            shape = (target.rows[1], *target.shape[1:]) if target.rows else target.shape
+            shape = (target.cut[1], *target.shape[1:]) if target.cut else target.shape
             assert shape == tuple(own.shape), (module, target)
 
 
@@ -57,8 +57,8 @@ def test_the_parts_of_a_weight_are_the_whole(arch):
     rows: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for module in geometry.adaptable(model):
         target = names.find(module, "weight")
-        if target.rows is not None:
-            rows[target.key].add(target.rows)
+        if target.cut is not None:
+            rows[target.key].add(target.cut)
     for key, parts in rows.items():
         end = 0
         for start, length in sorted(parts):
@@ -118,8 +118,8 @@ def test_the_hosts_own_names_where_there_are_no_rules():
         },
     )
     assert names.architecture is None
-    assert names.find("transformer.other", "weight").rows is None
-    assert names.find("transformer.half", "weight").rows == (3, 3)
+    assert names.find("transformer.other", "weight").cut is None
+    assert names.find("transformer.half", "weight").cut == (3, 3)
     assert names.find("diffusion_model.deep", "weight").key == "diffusion_model.deep.weight"
     assert names.find("elsewhere", "weight") is None
 

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from rlg_core.errors import RLGError
-from rlg_core.plots import to_picture, to_tensor
+from rlg_core.pictures import to_picture, to_tensor
 from rlg_core.rewards import KINDS, ScoreCache, batches
 from rlg_core.rewards.clip import TOKENS, load_clip
 from rlg_core.rewards.hps import hps

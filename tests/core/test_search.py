@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from rlg_core.errors import RLGError
-from rlg_core.plots import plot
-from rlg_core.search import STAGES, Bounds, Search, Stages, Trial, panels, search
+from rlg_core.report.plot import plot
+from rlg_core.report.search import panels
+from rlg_core.schedule import Stages
+from rlg_core.search import STAGES, Bounds, Search, Trial, search
 
 
 def judge(reward, shift=lambda w: abs(w) / 10, noise=(0.0,)):

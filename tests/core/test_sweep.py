@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from rlg_core.errors import RLGError
-from rlg_core.plots import Curve, Panel, number, plot, ticks
-from rlg_core.sweep import Sweep, curves, diversity, mean_and_error, parse_scales, picture_distance, sheet, table
+from rlg_core.pictures import diversity, picture_distance
+from rlg_core.report.plot import Curve, Panel, number, plot, ticks
+from rlg_core.report.sweep import curves, sheet, table
+from rlg_core.statistics import mean_and_error
+from rlg_core.sweep import Sweep, parse_scales
 
 
 def flat(value: float, n: int = 1, height: int = 32, width: int = 32) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Plots, contact sheets and tables of what the pack measures."""
