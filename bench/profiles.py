@@ -120,8 +120,8 @@ def _nothing() -> None:
 def attach_seconds(pair: Pair, times: int = 50) -> tuple[float, float]:
     """Seconds to make a run's state, and to attach and detach the terms around one model call."""
     rl = pair.rl()
-    source = pair.host.module("nodes.host.pair").pair(pair.base, rl)
-    passes = pair.host.module("nodes.host.passes").SharedPasses
+    source = pair.host.module("nodes.host.models.relation").relate(pair.base, rl)
+    passes = pair.host.module("nodes.host.run.passes").SharedPasses
     assignment = pair.host.module("rlg_core.rows").Assignment
     started = now()
     for _ in range(times):

@@ -1,26 +1,29 @@
-"""The nodes, one file a topic: a schema and one call each."""
+"""The nodes, one file per topic: a schema and one call each."""
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from comfy_api.latest import ComfyExtension, io
 
-TOPICS = (
-    "adapter_loader",
-    "save_adapter",
-    "apply",
-    "control",
-    "budget",
-    "trace",
-    "checkpoint_pair",
-    "extract_adapter",
-    "rewards",
-    "sweep",
-    "auto_scale",
-    "implicit_reward",
+from . import (
+    adapter_loader,
+    apply,
+    auto_scale,
+    budget,
+    checkpoint_pair,
+    control,
+    extract_adapter,
+    implicit_reward,
+    rewards,
+    save_adapter,
+    sweep,
+    trace,
 )
-NODES: list[type[io.ComfyNode]] = [node for topic in TOPICS for node in import_module(f".{topic}", __name__).NODES]
+
+TOPICS = (
+    *(adapter_loader, save_adapter, apply, control, budget, trace, checkpoint_pair, extract_adapter),
+    *(rewards, sweep, auto_scale, implicit_reward),
+)
+NODES: list[type[io.ComfyNode]] = [node for topic in TOPICS for node in topic.NODES]
 
 
 class RLGExtension(ComfyExtension):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..rlg_core.formats import read_adapter
-from .host import adapters, files
+from .host.models import adapters, files
 from .host.schema import schema
 
 
@@ -75,7 +75,7 @@ class RLGAdapterLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str, **_) -> str:
-        return files.fingerprint(lora_name)
+        return files.adapter_fingerprint(lora_name)
 
     @classmethod
     def execute(cls, model, lora_name: str, strength: float, alpha: float, adapter: str) -> io.NodeOutput:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..rlg_core.schedule import constant_in_window
-from .host.attach import with_expert
+from .host.models.relation import relate
 from .host.notice import notice
-from .host.pair import pair
-from .host.record import Branch, Expert
+from .host.run.attach import with_expert
+from .host.run.record import Branch, Expert
 from .host.schema import schema
-from .types import BranchType, Schedule
+from .types import BranchType, ScheduleType
 
 
 class RLGApply(io.ComfyNode):
@@ -87,7 +87,7 @@ class RLGApply(io.ComfyNode):
                         "Neutral: 0."
                     ),
                 ),
-                Schedule.Input("schedule", optional=True, tooltip="From RLG Schedule: replaces scale and window."),
+                ScheduleType.Input("schedule", optional=True, tooltip="From RLG Schedule: replaces scale and window."),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -117,14 +117,14 @@ class RLGApply(io.ComfyNode):
         branch=None,
     ) -> io.NodeOutput:
         schedule = schedule or constant_in_window(scale, start_percent, end_percent, outside_scale)
-        source = pair(model, rl_model)
-        if source is None:
+        relation = relate(model, rl_model)
+        if relation is None:
             notice(
                 "model and rl_model are identical (a bypassed LoRA loader?): this node changes nothing.",
                 cls.hidden and cls.hidden.unique_id,
             )
             return io.NodeOutput(model)
-        expert = Expert(source, schedule, outside_scale, mask, branch or Branch())
+        expert = Expert(relation, schedule, outside_scale, mask, branch or Branch())
         return io.NodeOutput(with_expert(model, expert, rescale))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..rlg_core.errors import RLGError
-from ..rlg_core.plots import number, plot
-from ..rlg_core.search import STAGES, Bounds, Search, panels, search
-from .host.auto_scale import SAMPLERS, SCHEDULERS, Case, Judge, Sampling
+from ..rlg_core.report.plot import number, plot
+from ..rlg_core.report.search import panels
+from ..rlg_core.search import STAGES, Bounds, Search, search
 from .host.schema import schema
-from .types import Reward, Schedule
+from .host.scores.auto_scale import SAMPLERS, SCHEDULERS, Case, Judge, Sampling
+from .types import RewardType, ScheduleType
 
 SCALE = {"min": -10.0, "max": 20.0, "step": 0.01, "round": 0.001}
 
@@ -36,7 +37,7 @@ class RLGAutoScale(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="The negative prompt: one for all, or one for each."),
                 io.Latent.Input("latent", tooltip="The size of the pictures."),
                 io.Vae.Input("vae", tooltip="Decodes the pictures that are scored."),
-                Reward.Input("reward", tooltip="From Load RLG Reward."),
+                RewardType.Input("reward", tooltip="From Load RLG Reward."),
                 io.String.Input(
                     "prompt",
                     default="",
@@ -117,7 +118,7 @@ class RLGAutoScale(io.ComfyNode):
             ],
             outputs=[
                 io.Float.Output(display_name="scale", tooltip="The best scale; with by_stage the mean of the three."),
-                Schedule.Output(
+                ScheduleType.Output(
                     display_name="schedule", tooltip=("For Reinforcement Learning Guidance; constant without by_stage.")
                 ),
                 io.Image.Output(display_name="plot"),

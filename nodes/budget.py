@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..rlg_core.budget import BATCHING, EVALUATE, Budget
-from .host.attach import with_budget
+from .host.run.attach import with_budget
 from .host.schema import schema
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host import checkpoints
-from .host.pairs import load_pair
+from .host.models import files
+from .host.models.checkpoint_pair import load_pair
+from .host.models.checkpoints import WEIGHT_DTYPES
+from .host.models.clip_and_vae import load_parts
 from .host.schema import schema
 
 
 class RLGCheckpointPairLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        names = checkpoints.model_names()
+        names = files.model_names()
         return schema(
             node_id="RLGCheckpointPairLoader",
             display_name="Load RLG Checkpoint Pair",
@@ -32,7 +34,7 @@ class RLGCheckpointPairLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "weight_dtype",
-                    options=list(checkpoints.WEIGHT_DTYPES),
+                    options=list(WEIGHT_DTYPES),
                     default="default",
                     tooltip=("How both models' weights are held. Neutral: default, as the host chooses."),
                 ),
@@ -77,22 +79,22 @@ class RLGCheckpointPairLoader(io.ComfyNode):
     def validate_inputs(cls, base_name: str, rl_name: str) -> bool | str:
         """Accepts what is in the folders now, and a stock loader's plain names."""
         try:
-            checkpoints.model_path(base_name)
-            checkpoints.model_path(rl_name)
+            files.model_path(base_name)
+            files.model_path(rl_name)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
     def fingerprint_inputs(cls, base_name: str, rl_name: str, **_) -> str:
-        return checkpoints.fingerprint(base_name, rl_name)
+        return files.model_fingerprint(base_name, rl_name)
 
     @classmethod
     def execute(cls, base_name: str, rl_name: str, weight_dtype: str, compress: str, rank: int) -> io.NodeOutput:
-        base, rl = checkpoints.model_path(base_name), checkpoints.model_path(rl_name)
-        options = checkpoints.WEIGHT_DTYPES[weight_dtype]
+        base, rl = files.model_path(base_name), files.model_path(rl_name)
+        options = WEIGHT_DTYPES[weight_dtype]
         model, rl_model, report = load_pair(base, rl, options, rank if compress == "low-rank" else None)
-        return io.NodeOutput(model, rl_model, *checkpoints.load_parts(base), report)
+        return io.NodeOutput(model, rl_model, *load_parts(base), report)
 
 
 NODES = [RLGCheckpointPairLoader]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..rlg_core.plots import Curve, Panel, plot
-from ..rlg_core.schedule import PROGRESS, AnySchedule, PerItem, Schedule, scale_from_kl
-from .host.record import Branch
+from ..rlg_core.report.plot import Curve, Panel, plot
+from ..rlg_core.schedule import PROGRESS, PerItem, ScaleSchedule, Schedule, scale_from_kl
+from .host.run.record import Branch
 from .host.schema import schema
-from .types import BranchType
-from .types import Schedule as ScheduleType
+from .types import BranchType, ScheduleType
 
 SCALE = {"min": -10.0, "max": 20.0, "step": 0.01, "round": 0.001}
 PERCENT = {"min": 0.0, "max": 1.0, "step": 0.001}
 CURVE_POINTS = 201
 
 
-def curve_picture(schedule: AnySchedule):
+def curve_picture(schedule: ScaleSchedule):
     """The schedule from noise (0) to picture (1), [1, height, width, 3]."""
     percents = [k / (CURVE_POINTS - 1) for k in range(CURVE_POINTS)]
     if isinstance(schedule, PerItem):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from .host import extraction
+from .host.models import extraction
 from .host.schema import schema
 
 

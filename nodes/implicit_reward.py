@@ -6,8 +6,8 @@ import math
 
 from comfy_api.latest import io
 
-from .host.implicit import implicit_reward
 from .host.schema import schema
+from .host.scores.implicit_reward import implicit_reward
 
 
 class RLGImplicitReward(io.ComfyNode):

@@ -6,10 +6,14 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..rlg_core.errors import RLGError
-from ..rlg_core.plots import captioned, number, to_picture, to_tensor
-from .host import rewards
+from ..rlg_core.pictures import to_picture, to_tensor
+from ..rlg_core.report.plot import number
+from ..rlg_core.report.sheet import captioned
+from ..rlg_core.rewards import KINDS
+from .host.models import files
 from .host.schema import schema
-from .types import Reward
+from .host.scores.rewards import Reward
+from .types import RewardType
 
 
 class RLGRewardLoader(io.ComfyNode):
@@ -23,35 +27,34 @@ class RLGRewardLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "reward",
-                    options=list(rewards.kinds()),
-                    tooltip="; ".join(f"{name}: {kind.about}" for name, kind in rewards.kinds().items())
-                    + ". Higher is better.",
+                    options=list(KINDS),
+                    tooltip="; ".join(f"{name}: {kind.about}" for name, kind in KINDS.items()) + ". Higher is better.",
                 ),
                 io.Combo.Input(
                     "folder",
-                    options=rewards.folders(),
-                    default=rewards.NO_FOLDER,
+                    options=files.reward_folders(),
+                    default=files.NO_FOLDER,
                     tooltip=(
                         "The model's folder below models/rlg_rewards, with the files as published (see the help). Neutral: "
                         "none, for JPEG, OCR and the demo's rewards, which need no model."
                     ),
                 ),
             ],
-            outputs=[Reward.Output(display_name="reward_model", tooltip="For RLG Reward and RLG Auto Scale.")],
+            outputs=[RewardType.Output(display_name="reward_model", tooltip="For RLG Reward and RLG Auto Scale.")],
         )
 
     @classmethod
     def validate_inputs(cls, folder: str) -> bool | str:
         """Accepts a folder that was added after the page was loaded."""
-        return folder in rewards.folders() or f"{folder!r} is no folder below models/{rewards.FOLDER}."
+        return folder in files.reward_folders() or f"{folder!r} is no folder below models/{files.REWARDS}."
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_) -> str:
-        return rewards.fingerprint(folder)
+        return files.reward_fingerprint(folder)
 
     @classmethod
     def execute(cls, reward: str, folder: str) -> io.NodeOutput:
-        return io.NodeOutput(rewards.Reward(reward, folder))
+        return io.NodeOutput(Reward(reward, folder))
 
 
 class RLGReward(io.ComfyNode):
@@ -64,7 +67,7 @@ class RLGReward(io.ComfyNode):
             search_aliases=["reward", "score", "rate image"],
             inputs=[
                 io.Image.Input("image", tooltip="The pictures to score."),
-                Reward.Input("reward", tooltip="From Load RLG Reward."),
+                RewardType.Input("reward", tooltip="From Load RLG Reward."),
                 io.String.Input(
                     "prompt",
                     default="",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from .host import saving
+from .host.models import saving
 from .host.schema import schema
 
 

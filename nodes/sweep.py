@@ -6,10 +6,11 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..rlg_core.errors import RLGError
+from ..rlg_core.report.sweep import curves, sheet, table
 from ..rlg_core.schedule import PerItem
-from ..rlg_core.sweep import DEFAULT_SCALES, Sweep, curves, parse_scales, sheet, table
+from ..rlg_core.sweep import DEFAULT_SCALES, Sweep, parse_scales
 from .host.schema import schema
-from .types import Schedule
+from .types import ScheduleType
 
 SCALES = "Numbers with commas: 0 is the base model, 1 the RL model, above 1 extrapolates. The paper uses 1.0 to 3.0."
 
@@ -52,7 +53,7 @@ class RLGBatchSweep(io.ComfyNode):
                     ),
                 ),
                 io.String.Input("scales", default=DEFAULT_SCALES, tooltip=SCALES),
-                Schedule.Input(
+                ScheduleType.Input(
                     "schedule",
                     optional=True,
                     tooltip=(
@@ -62,7 +63,7 @@ class RLGBatchSweep(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="latents"),
-                Schedule.Output(display_name="scale_schedule", tooltip="For Reinforcement Learning Guidance."),
+                ScheduleType.Output(display_name="scale_schedule", tooltip="For Reinforcement Learning Guidance."),
                 io.Float.Output(display_name="scale", is_output_list=True, tooltip="For RLG Sweep Grid."),
             ],
         )

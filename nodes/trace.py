@@ -5,12 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..rlg_core.errors import RunError
-from ..rlg_core.plots import plot
+from ..rlg_core.report.plot import plot
+from ..rlg_core.report.trace import panels
 from ..rlg_core.trace import TraceLog
-from ..rlg_core.trace_plot import panels
-from .host.attach import with_trace
+from .host.run.attach import with_trace
 from .host.schema import schema
-from .types import Trace
+from .types import TraceType
 
 
 class RLGTrace(io.ComfyNode):
@@ -23,7 +23,7 @@ class RLGTrace(io.ComfyNode):
             display_name="RLG Trace",
             description="Records what guidance does at each step: wire the model into the sampler, the trace into RLG Trace Plot.",
             inputs=[io.Model.Input("model", tooltip="A model with RLG on it.")],
-            outputs=[io.Model.Output(display_name="model"), Trace.Output(display_name="trace")],
+            outputs=[io.Model.Output(display_name="model"), TraceType.Output(display_name="trace")],
         )
 
     @classmethod
@@ -42,7 +42,7 @@ class RLGTracePlot(io.ComfyNode):
             display_name="RLG Trace Plot",
             description="The trace of the run that made the latent, as a plot and as JSON.",
             inputs=[
-                Trace.Input("trace", tooltip="From RLG Trace."),
+                TraceType.Input("trace", tooltip="From RLG Trace."),
                 io.Latent.Input("after", tooltip="The sampler's latent: the plot waits for it. Passed through."),
             ],
             outputs=[

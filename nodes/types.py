@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-Schedule = io.Custom("RLG_SCHEDULE")
+ScheduleType = io.Custom("RLG_SCHEDULE")
 BranchType = io.Custom("RLG_BRANCH")
-Trace = io.Custom("RLG_TRACE")
-Reward = io.Custom("RLG_REWARD")
+TraceType = io.Custom("RLG_TRACE")
+RewardType = io.Custom("RLG_REWARD")

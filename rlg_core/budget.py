@@ -40,7 +40,7 @@ class Budget:
             )
 
     @property
-    def linearised(self) -> bool:
+    def is_linearised(self) -> bool:
         return self.evaluate == "linearised"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +23,13 @@ PROGRESS: dict[str, Callable[[float, float], float]] = {
     "interval": lambda u, power: 0.0,
 }
 """How far the scale has moved from `scale_from` (0) to `scale_to` (1) at the fraction u of the window."""
+
+
+class ScaleSchedule(Protocol):
+    """A scale over the percent of the schedule, 0 noise to 1 picture."""
+
+    def scale_at(self, percent: float) -> float | Tensor:
+        """The scale at `percent`: one number, or one per batch item."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,21 @@ class PerItem:
         return torch.tensor(self.scales) * factor
 
 
-AnySchedule = Schedule | PerItem
+@dataclass(frozen=True)
+class Stages:
+    """A scale for each third of the schedule: early, middle and late."""
+
+    scales: tuple[float, float, float]
+
+    @classmethod
+    def constant(cls, scale: float) -> Stages:
+        return cls((scale, scale, scale))
+
+    def scale_at(self, percent: float) -> float:
+        return self.scales[min(max(int(percent * len(self.scales)), 0), len(self.scales) - 1)]
+
+    def with_stage(self, stage: int, scale: float) -> Stages:
+        return Stages((*self.scales[:stage], scale, *self.scales[stage + 1 :]))
 
 
 def constant_in_window(scale: float, start_percent: float, end_percent: float, outside_scale: float) -> Schedule:

@@ -7,37 +7,21 @@ does and not by luck; what is maximised is then a smooth function of the scale, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from scipy.optimize import minimize_scalar
 
 from .errors import RLGError
-from .plots import Curve, Panel, number
-from .sweep import mean_and_error
+from .report.plot import number
+from .schedule import Stages
+from .statistics import mean_and_error
 
 CONSTANT = "constant"
 STAGES = ("early", "middle", "late")
 STEP = 0.01
 """Scales are tried on this grid: finer ones cannot be told apart."""
-
-
-@dataclass(frozen=True)
-class Stages:
-    """A scale for each third of the schedule's percent; a schedule like those of `schedule.py`."""
-
-    scales: tuple[float, float, float]
-
-    @classmethod
-    def constant(cls, scale: float) -> Stages:
-        return cls((scale, scale, scale))
-
-    def scale_at(self, percent: float) -> float:
-        return self.scales[min(max(int(percent * len(self.scales)), 0), len(self.scales) - 1)]
-
-    def with_stage(self, stage: int, scale: float) -> Stages:
-        return Stages((*self.scales[:stage], scale, *self.scales[stage + 1 :]))
 
 
 @dataclass(frozen=True)
@@ -167,38 +151,3 @@ def search(evaluate: Evaluate, bounds: Bounds, evaluations: int, by_stage: bool)
         start = state.best().stages
         state.maximise(name, max(4, evaluations // 2), partial(start.with_stage, stage))
     return state
-
-
-def panels(state: Search) -> list[Panel]:
-    """What was tried: reward, shift and diversity against constant scales, and reward against each stage's where those were."""
-    best, trials = state.best(), dict(sorted(state.lines[CONSTANT].items()))
-    marks = {best.scale: f"chosen: {number(best.scale)}"} if best.is_constant else {}
-    shown = [
-        Panel(_reward_curves(state, trials), "Reward, mean \u00b1 standard error", "scale w", "reward", marks),
-        Panel(_distance_curves(trials), "Mean distance of pictures", "scale w", "distance", marks),
-    ]
-    stages = [_line(name, state.lines[name]) for name in STAGES if name in state.lines]
-    if stages:
-        title = "Reward by stage; chosen: " + ", ".join(f"{n} {number(s)}" for n, s in zip(STAGES, best.stages.scales))
-        shown.append(Panel(stages, title, "scale of that stage", "reward"))
-    return shown
-
-
-def _distance_curves(trials: Mapping[float, Trial]) -> list[Curve]:
-    shift = Curve(list(trials), [trial.shift for trial in trials.values()], "from the base's (shift)")
-    diversity = Curve(list(trials), [trial.diversity for trial in trials.values()], "between a prompt's (diversity)")
-    return [shift, diversity] if diversity.points() else [shift]
-
-
-def _line(name: str, trials: Mapping[float, Trial]) -> Curve:
-    scales = sorted(trials)
-    return Curve(scales, [trials[s].reward for s in scales], name)
-
-
-def _reward_curves(state: Search, trials: Mapping[float, Trial]) -> list[Curve]:
-    """All constant trials, and once more those that moved too far, as dots in another colour."""
-    far = {scale: trial for scale, trial in trials.items() if not state.bounds.allows(trial)}
-    rewards = [trial.reward for trial in trials.values()]
-    tried = Curve(list(trials), rewards, "tried", [trial.error for trial in trials.values()])
-    beyond = Curve(list(far), [trial.reward for trial in far.values()], "beyond max_shift", joined=False)
-    return [tried, beyond] if far else [tried]

@@ -1,0 +1,1 @@
+"""The pack's only rooms that know ComfyUI: its models, its sampling runs, its way of loading things."""

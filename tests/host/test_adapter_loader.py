@@ -89,7 +89,7 @@ def test_the_list_names_each_adapter_once(host, node, loras, folder):
     save_file({"x": torch.zeros(1)}, loras / "sub" / "style.safetensors")
     (folder / "old").mkdir()
     (folder / "adapter_model.safetensors").rename(folder / "old" / "adapter_model.safetensors")
-    files = importlib.import_module(f"{host.pack.__name__}.nodes.host.files")
+    files = importlib.import_module(f"{host.pack.__name__}.nodes.host.models.files")
     assert files.adapter_names() == ["flow_grpo/old", "sub/style.safetensors"]
     (folder / "adapter_model.safetensors").write_bytes((folder / "old" / "adapter_model.safetensors").read_bytes())
     host.folder_paths.filename_list_cache.pop("loras", None)

@@ -202,13 +202,13 @@ def load(host: SimpleNamespace, arch: Case, path: Path, adapter: str = "", alpha
     """The model with the file on it, the file's adapter, and where its changes went."""
     pack = host.pack.__name__
     read = importlib.import_module(f"{pack}.rlg_core.formats").read_adapter(path, adapter, alpha)
-    installer = importlib.import_module(f"{pack}.nodes.host.adapters")
+    installer = importlib.import_module(f"{pack}.nodes.host.models.adapters")
     matches = importlib.import_module(f"{pack}.rlg_core.names").match(read, names(host, arch.name))
     return installer.with_patches(arch.model, read, matches, 1.0), read, matches
 
 
 def places(matches: list) -> dict[Any, Any]:
-    return {(m.target.key, m.target.rows): m.term for m in matches}
+    return {(m.target.key, m.target.cut): m.term for m in matches}
 
 
 @lru_cache(maxsize=1)
@@ -217,7 +217,7 @@ def _names(installer: Any, name: str) -> Any:
 
 
 def names(host: SimpleNamespace, name: str) -> Any:
-    return _names(importlib.import_module(f"{host.pack.__name__}.nodes.host.adapters"), name)
+    return _names(importlib.import_module(f"{host.pack.__name__}.nodes.host.models.adapters"), name)
 
 
 def record(support: dict[str, list[str]], arch: Case, cell: str) -> None:
@@ -352,7 +352,7 @@ def test_host_names(host, arch, support, tmp_path):
         save_file(with_alphas(lora, ".lora_down.weight"), tmp_path / "own.safetensors")
         matches = load(host, arch, tmp_path / "own.safetensors")[2]
         assert {m.target.key for m in matches} == {f"diffusion_model.{module}.weight" for module in weights}
-        assert all(m.target.rows is None and not m.target.swapped for m in matches)
+        assert all(m.target.cut is None and not m.target.swapped for m in matches)
     record(support, arch, "ComfyUI and kohya, host names")
 
 

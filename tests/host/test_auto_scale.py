@@ -91,7 +91,7 @@ def test_it_judges_as_the_graph_does_and_takes_the_best(host, scene):
     pictures = by_the_graph(host, scene, scale)
     scores = host.classes["RLGReward"].execute(pictures, jpeg(host), "").result[1]
     assert scores == pytest.approx(tried[f"{scale:.4g}"][0], rel=1e-3)
-    sweep = host.module("rlg_core.sweep")
+    sweep = host.module("rlg_core.pictures")
     distance = sweep.picture_distance(pictures, by_the_graph(host, scene, 0.0)).mean()
     assert tried[f"{scale:.4g}"][1] == pytest.approx(float(distance), abs=1e-3)
     assert tried[f"{scale:.4g}"][2] == pytest.approx(sweep.diversity(pictures), abs=1e-3)

@@ -101,7 +101,7 @@ def test_names_are_the_same_on_every_system(host, folders, pair_files):
 )
 def test_plain_and_windows_names_are_found(host, folders, pair_files, spelling):
     expected = folders.diffusion_models / "sub" / "rl.safetensors"
-    assert host.module("nodes.host.checkpoints").model_path(spelling) == expected
+    assert host.module("nodes.host.models.files").model_path(spelling) == expected
 
 
 def test_a_plain_name_in_both_folders_is_refused(host, folders, pair_files):
@@ -191,7 +191,7 @@ def test_weight_dtype_is_honoured(host, folders, pair_files, base_weights, weigh
     if layout == "checkpoints":
         names = checkpoint_files(host, folders, base_weights)
     model, rl_model, *_ = load(host, *names, weight_dtype=weight_dtype)
-    expected = host.module("nodes.host.checkpoints").WEIGHT_DTYPES[weight_dtype]["dtype"]
+    expected = host.module("nodes.host.models.checkpoints").WEIGHT_DTYPES[weight_dtype]["dtype"]
     for loaded in (model, rl_model):
         assert loaded.model.diffusion_model.final_layer.linear.weight.dtype == expected
     tiny.Sampling(steps=1).run(host, rl_model)
@@ -362,7 +362,7 @@ def test_weights_that_the_host_never_uses_may_be_missing(host):
     """Z-Image files lack a norm that 0.3.75 makes and never calls; a quantised file's absent scale is 1."""
     import logging
 
-    whole = host.module("nodes.host.checkpoints")._whole_weights
+    whole = host.module("nodes.host.models.checkpoints")._whole_weights
     with whole("z-image.safetensors"):
         logging.warning("unet missing: ['norm_final.weight', 'layers.0.feed_forward.w1.scale_weight']")
     with (

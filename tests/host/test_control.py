@@ -218,7 +218,7 @@ def test_an_own_cfg_beside_another_expert(host, pair):
 
 
 def test_branch_refuses_both_ways_at_once(host):
-    with pytest.raises(ValueError, match="expected both to be 1"):
+    with pytest.raises(ValueError, match="expected both scales to be 1"):
         node(host, "RLGBranch", 2.0, 0.5, 1.0)
 
 
@@ -449,15 +449,18 @@ def test_rescale_counts_with_a_cfg_of_its_own_too(host, pair):
 
 
 def test_linearised_refuses_what_it_would_lose(host, pair):
+    """At the node that asks for it, whichever of the two comes last."""
+    budget = lambda model: node(host, "RLGBudget", model, "linearised", 1, 0.0, "auto")[0]  # noqa: E731
     other = tiny.load(host, tiny.sd3_transformer(seed=9))
-    mixed = guide(host, guide(host, pair[1], pair[2]), other, 0.5)
-    rescaled = guide(host, pair[1], pair[2], rescale=0.5)
-    for guided, lost in ((mixed, "RL checkpoint"), (rescaled, "rescale")):
-        budgeted = node(host, "RLGBudget", guided, "linearised", 1, 0.0, "auto")[0]
+    plain = guide(host, pair[1], pair[2])
+    masked = guide(host, pair[1], pair[2], mask=torch.ones(1, 8, 8))
+    mixed, rescaled = guide(host, plain, other, 0.5), guide(host, pair[1], pair[2], rescale=0.5)
+    for guided, lost in ((mixed, "RL checkpoint"), (rescaled, "rescale"), (masked, "a mask")):
         with pytest.raises(ValueError, match=lost):
-            tiny.Sampling(steps=1).run(host, budgeted)
-    watched = node(
-        host, "RLGTrace", node(host, "RLGBudget", guide(host, pair[1], pair[2]), "linearised", 1, 0.0, "auto")[0]
-    )[0]
+            budget(guided)
     with pytest.raises(ValueError, match="RLG Trace"):
-        tiny.Sampling(steps=1).run(host, watched)
+        node(host, "RLGTrace", budget(plain))
+    with pytest.raises(ValueError, match="RLG Trace"):
+        budget(node(host, "RLGTrace", plain)[0])
+    with pytest.raises(ValueError, match="RL checkpoint"):
+        guide(host, budget(plain), other, 0.5)

@@ -16,10 +16,11 @@ import torch
 PACK = Path(__file__).resolve().parents[2]
 sys.path.append(str(PACK))  # last: the host's own `nodes` must be found first
 
-from demo import model, scenes  # noqa: E402
+from demo import model  # noqa: E402
 from demo.evidence import findings, run, statistics, ways  # noqa: E402
 from demo.evidence.pair import Pair  # noqa: E402
 from demo.evidence.sizes import QUICK  # noqa: E402
+from rlg_core.rewards.scenes import parse
 
 SIZES = replace(QUICK, prompts=2, steps=2, ranked=3)
 ADAPTERS = ("brightness", "brightness-beta0.5", "brightness-seed1", "jpeg")
@@ -45,7 +46,7 @@ def models(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pair(host, models):
     experts = ways.find_experts(models, models.parent / "logs")
-    return Pair(host, experts, [scenes.parse("two red circles"), scenes.parse("one blue square")], 3, models)
+    return Pair(host, experts, [parse("two red circles"), parse("one blue square")], 3, models)
 
 
 def test_experts_are_found_with_their_reward_and_beta(models):

@@ -119,7 +119,7 @@ def test_a_failed_write_leaves_no_file(host, sd3, output, monkeypatch):
     def full(*_, **__):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(host.module("rlg_core.save"), "save_file", full)
+    monkeypatch.setattr(host.module("rlg_core.save.files"), "save_file", full)
     with pytest.raises(OSError, match="No space"):
         extract(host, *sd3)
     assert [path for path in output.rglob("*") if path.is_file()] == []
@@ -203,7 +203,7 @@ def test_factors_are_in_the_dtype_the_model_computes_in(host, dtype):
     model, rl_model = host_model(host, weights, dtype), host_model(host, tuned(weights), dtype)
     extracted, report = extract(host, model, rl_model)
     tensors = load_file(saved(report))
-    computed = host.module("nodes.host.pair").compute_dtype(model.model)
+    computed = host.module("nodes.host.compat").compute_dtype(model.model)
     assert {value.dtype for name, value in tensors.items() if "lora_" in name} == {computed}
     assert_same_weights(host, extracted, rl_model, 4 * torch.finfo(dtype).eps)
 
@@ -244,7 +244,7 @@ def test_interrupting_stops_it(host, sd3, output):
 
 
 def test_buffers_are_compared_in_the_coarser_dtype(host):
-    same = host.module("nodes.host.extraction")._same
+    same = host.module("nodes.host.models.extraction")._same
     fine = torch.rand(64, generator=torch.Generator().manual_seed(0))
     assert same(fine, fine.half()) and same(fine.bfloat16(), fine)
     assert not same(fine, 1.02 * fine.bfloat16()) and not same(torch.tensor([1, 2]), torch.tensor([1, 3]))
@@ -268,7 +268,7 @@ def test_a_compressed_pair_keeps_them(host, tmp_path):
     save_file(weights, tmp_path / "base.safetensors")
     changed = {name: value + 0.1 if name == "blocks.0.modulation" else value for name, value in weights.items()}
     save_file(changed, tmp_path / "rl.safetensors")
-    load_pair = host.module("nodes.host.pairs").load_pair
+    load_pair = host.module("nodes.host.models.checkpoint_pair").load_pair
     model, rl_model, report = load_pair(tmp_path / "base.safetensors", tmp_path / "rl.safetensors", {}, 4)
     assert "of modules that are no layers: diffusion_model.blocks.0.modulation." in report
     _, checkpoint, _ = load_pair(tmp_path / "base.safetensors", tmp_path / "rl.safetensors", {}, None)

@@ -49,7 +49,7 @@ def test_fast_fp8_keeps_the_scales_of_a_quantised_checkpoint(host, tmp_path, mon
     weights = {name: value.clone() for name, value in plain.model.diffusion_model.state_dict().items()}
     path = tmp_path / "scaled.safetensors"
     save_file({f"model.diffusion_model.{name}": value for name, value in scaled_fp8(weights).items()}, path)
-    checkpoints = host.module("nodes.host.checkpoints")
+    checkpoints = host.module("nodes.host.models.checkpoints")
     fast, default = (
         checkpoints.load_model(path, checkpoints.WEIGHT_DTYPES[name]) for name in ("fp8_e4m3fn_fast", "default")
     )

@@ -99,18 +99,13 @@ def test_a_reward_without_its_folder_says_so(host, reward_folder):
         run(host, "RLGRewardLoader", "PickScore", "none")
 
 
-def test_the_demos_rewards_are_there_where_the_demo_is(host):
-    demo = Path(host.pack.__file__).parent / "demo"
-    names = host.classes["RLGRewardLoader"].define_schema().inputs[0].options
-    assert ("scene judge (demo)" in names) == (demo / "rewards.py").is_file()
-    if not (demo / "rewards.py").is_file():
-        pytest.skip("no demo here")
+def test_rewards_that_need_no_model(host):
     reward = run(host, "RLGRewardLoader", "brightness (demo)", "none")[0]
     grey = torch.full((1, 96, 96, 3), 0.25)
     assert run(host, "RLGReward", grey, reward, "one red circle")[1] == pytest.approx(0.25, abs=1e-4)
-    with pytest.raises(ValueError, match="Expected a caption such as"):
-        run(host, "RLGReward", grey, reward, "a cat")
     judge = run(host, "RLGRewardLoader", "scene judge (demo)", "none")[0]
+    with pytest.raises(ValueError, match="The scene judge knows captions such as"):
+        run(host, "RLGReward", grey, judge, "a cat")
     scene = grey.clone()
     scene[:, 30:60, 30:60] = torch.tensor([0.86, 0.15, 0.17])
     right, wrong = (
@@ -190,7 +185,7 @@ def test_implicit_reward_by_definition(host, sd3, kind):
     adapted, model, rl_model = sd3
     if kind != "flow":
         model, rl_model = discrete(host, model, kind), discrete(host, rl_model, kind)
-    drawn = host.module("nodes.host.implicit").Draws.of(DRAWS, SEED, (16, 8, 8))
+    drawn = host.module("nodes.host.scores.implicit_reward").Draws.of(DRAWS, SEED, (16, 8, 8))
     expected = reference(host, adapted, model, kind, drawn)
     scores, errors = run(
         host, "RLGImplicitReward", model, rl_model, tiny.conditioning(11), {"samples": latents()}, DRAWS, SEED
@@ -223,8 +218,8 @@ def test_implicit_reward_of_an_identical_pair_and_of_a_guided_model(host, sd3):
 
 
 def test_a_reward_is_read_again_where_its_files_changed(host, tmp_path, monkeypatch):
-    rewards, loader = host.module("nodes.host.rewards"), host.classes["RLGRewardLoader"]
-    monkeypatch.setattr(rewards.folder_paths, "get_folder_paths", lambda _: [str(tmp_path)])
+    loader = host.classes["RLGRewardLoader"]
+    monkeypatch.setattr(host.folder_paths, "get_folder_paths", lambda _: [str(tmp_path)])
     (tmp_path / "head").mkdir()
     (tmp_path / "head" / "model.safetensors").write_bytes(b"first")
     before = loader.fingerprint_inputs(reward="PickScore", folder="head")

@@ -37,7 +37,7 @@ def clean(host, model, plain, factor) -> None:
     ]
     assert not patched and not hooked
     assert model.model.memory_usage_factor == factor
-    assert not dict(host.module("nodes.host.sampling")._running)
+    assert not dict(host.module("nodes.host.run.wrapper")._running)
     assert model.model.current_patcher is None
     assert torch.equal(SETTINGS.run(host, model), plain)
 
@@ -135,7 +135,7 @@ def test_turning_the_scale_reloads_nothing(host, models, monkeypatch):
     model, rl_model = models
     SETTINGS.run(host, tiny.guided(host, model, rl_model, 2.0))
     places = {name: value.data_ptr() for name, value in model.model.state_dict().items()}
-    bank = host.module("nodes.host.pair").pair(model, rl_model).bank
+    bank = host.module("nodes.host.models.relation").relate(model, rl_model).bank
     terms = {name: value.data_ptr() for name, value in bank.state_dict().items()}
     loaded = {id(loaded.model.model) for loaded in host.comfy.model_management.current_loaded_models}
     patcher, patched = host.comfy.model_patcher.ModelPatcher, []
@@ -147,7 +147,7 @@ def test_turning_the_scale_reloads_nothing(host, models, monkeypatch):
         SETTINGS.run(host, tiny.guided(host, model, rl_model, scale))
         assert {name: value.data_ptr() for name, value in model.model.state_dict().items()} == places
         assert {name: value.data_ptr() for name, value in bank.state_dict().items()} == terms
-    assert host.module("nodes.host.pair").pair(model, rl_model).bank is bank
+    assert host.module("nodes.host.models.relation").relate(model, rl_model).bank is bank
     assert {id(loaded.model.model) for loaded in host.comfy.model_management.current_loaded_models} == loaded
     assert not patched
     assert not model.backup and not rl_model.backup
@@ -169,7 +169,7 @@ def test_memory_comes_back(host):
     )
     guided = tiny.guided(host, model, rl_model, 2.0)
     SETTINGS.run(host, guided)
-    source = host.module("nodes.host.record").record_of(guided).experts[0].source
+    source = host.module("nodes.host.run.record").record_of(guided).experts[0].relation
     bank, base = weakref.ref(source.bank), weakref.ref(model.model)
     del source, guided
     gc.collect()
@@ -187,7 +187,7 @@ def test_memory_comes_back(host):
 
 
 def test_a_run_leaves_no_run_behind(host, models):
-    run_class = host.module("nodes.host.run").Run
+    run_class = host.module("nodes.host.run.run").Run
     SETTINGS.run(host, tiny.guided(host, *models, 2.0))
     gc.collect()
     assert not [thing for thing in gc.get_objects() if type(thing) is run_class]
@@ -228,7 +228,7 @@ def test_clones_do_not_share_what_later_nodes_add(host, models):
     alone = SETTINGS.run(host, guided)
     tiny.guided(host, guided, rl_model, 3.0)
     assert torch.equal(SETTINGS.run(host, guided), alone)
-    assert host.module("nodes.host.record").record_of(model) is None
+    assert host.module("nodes.host.run.record").record_of(model) is None
 
 
 def test_memory_is_estimated_for_all_rows(host, models):

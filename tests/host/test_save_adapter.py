@@ -32,7 +32,7 @@ def module(host: SimpleNamespace, name: str):
 
 def with_file(host, base, path: Path, alpha: float = 0.0, strength: float = 1.0):
     read = module(host, "rlg_core.formats").read_adapter(path, "", alpha)
-    return module(host, "nodes.host.adapters").load(base, read, strength)[0]
+    return module(host, "nodes.host.models.adapters").load(base, read, strength)[0]
 
 
 def save(host, base, rl_model, file_format: str) -> Path:

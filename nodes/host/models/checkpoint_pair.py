@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from comfy.model_patcher import ModelPatcher
+from torch import Tensor
 
-from ...rlg_core.errors import PairError
+from ....rlg_core.errors import PairError
+from ..compat import is_streamed
 from . import extraction
-from .checkpoints import load_model, share_identical
-from .pair import pair
+from .checkpoints import load_model
+from .relation import relate
 
 Loaded = tuple[ModelPatcher, ModelPatcher, str]
 
@@ -27,7 +30,7 @@ def load_pair(base: Path, rl: Path, options: Mapping[str, Any], rank: int | None
 def _load_both(base: Path, rl: Path, options: Mapping[str, Any]) -> tuple[ModelPatcher, ModelPatcher]:
     model, rl_model = load_model(base, options), load_model(rl, options)
     try:
-        pair(model, rl_model)
+        relate(model, rl_model)
     except PairError as error:
         raise PairError(f"{base.name} and {rl.name}: {error}") from error
     return model, rl_model
@@ -55,3 +58,27 @@ def _one_model(base: Path, rl: Path, options: Mapping[str, Any], rank: int) -> L
     rl_model = extraction.with_terms(model, found.terms)
     heading = f"{rl.name} at low rank on {base.name}: one {type(model.model).__name__} model."
     return model, rl_model, f"{heading}\n{extraction.report(model, found)}"
+
+
+def share_identical(base: ModelPatcher, rl: ModelPatcher) -> tuple[int, int]:
+    """Makes bit-identical weights of `rl` share `base`'s memory. Returns (shared bytes, total bytes).
+
+    Only the memory is shared, not the parameter: the host moves and patches either model by itself, putting new memory
+    in place of the old. Nothing is shared of models that the host streams from their files or keeps on a GPU.
+    """
+    weights = dict(base.model.diffusion_model.named_parameters())
+    shared = total = 0
+    for name, weight in rl.model.diffusion_model.named_parameters():
+        total += weight.nbytes
+        if not is_streamed(rl) and name in weights and _same_bits(weight.data, weights[name].data):
+            weight.data = weights[name].data
+            shared += weight.nbytes
+    return shared, total
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    if type(a) is not Tensor or type(b) is not Tensor or a.device.type != "cpu" or b.device.type != "cpu":
+        return False
+    if a.shape != b.shape or a.dtype != b.dtype or not (a.is_contiguous() and b.is_contiguous()):
+        return False
+    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))

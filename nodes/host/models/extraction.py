@@ -14,15 +14,15 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...rlg_core.errors import PairError
-from ...rlg_core.lowrank import truncate
-from ...rlg_core.rows import is_linear_or_conv
-from ...rlg_core.save import Part, comfyui_tensors, write
-from ...rlg_core.terms import Delta, LowRank
-from .adapters import PATCHES, PREFIX, name_map
-from .pair import UNUSED, compute_dtype, pair
-from .patches import original_weight
-from .record import record_of
+from ....rlg_core.algebra import Delta, LowRank, Placed
+from ....rlg_core.errors import PairError
+from ....rlg_core.lowrank import truncate
+from ....rlg_core.rows import is_linear_or_conv
+from ....rlg_core.save import comfyui_tensors, write
+from ..compat import UNUSED_WEIGHTS, compute_dtype, unpatched_weight
+from .adapters import PREFIX, name_map
+from .relation import KEY, relate
+from .stock import as_patch
 
 Lasting = LowRank | Delta
 WORKING_COPIES = 6
@@ -72,18 +72,18 @@ def extract(model: ModelPatcher, rl_model: ModelPatcher, rank: int, energy: floa
 def _comparable(model: ModelPatcher, rl_model: ModelPatcher) -> list[str]:
     """The weights in which the two may differ. Raises `PairError` where they are no pair, or differ elsewhere."""
     for name, patcher in (("model", model), ("rl_model", rl_model)):
-        if record_of(patcher) is not None:
+        if patcher.attachments.get(KEY) is not None:
             raise PairError(f"{name} has RLG on it. Give the model as it was before Reinforcement Learning Guidance.")
     if model.model is rl_model.model:
         return [key for key in dict.fromkeys([*model.patches, *rl_model.patches]) if key.startswith(PREFIX)]
-    pair(model, rl_model)
+    relate(model, rl_model)
     buffers = dict(rl_model.model.diffusion_model.named_buffers())
     named = model.model.diffusion_model.named_buffers()
-    differing = [name for name, ours in named if name not in UNUSED and not _same(ours, buffers[name])]
+    differing = [name for name, ours in named if name not in UNUSED_WEIGHTS and not _same(ours, buffers[name])]
     if differing:
         names = ", ".join(differing[:3])
         raise PairError(f"The RL model changes {names}, buffers that no adapter can hold. Use both checkpoints.")
-    return [PREFIX + name for name, _ in model.model.diffusion_model.named_parameters() if name not in UNUSED]
+    return [PREFIX + name for name, _ in model.model.diffusion_model.named_parameters() if name not in UNUSED_WEIGHTS]
 
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:
@@ -98,16 +98,16 @@ def _same(ours: Tensor, theirs: Tensor) -> bool:
 def _fused_layers(model: ModelPatcher) -> dict[str, int]:
     """How many layers that RL trains separately the host holds as one weight: a rank-r change of q, k and v each has
     rank 3r in the fused weight."""
-    rows: dict[str, set[tuple[int, int]]] = {}
+    cuts: dict[str, set[tuple[int, int]]] = {}
     for _, target in name_map(model).source_names():
-        if target.rows is not None:
-            rows.setdefault(target.key, set()).add(target.rows)
-    return {key: len(parts) for key, parts in rows.items()}
+        if target.cut is not None:
+            cuts.setdefault(target.key, set()).add(target.cut)
+    return {key: len(parts) for key, parts in cuts.items()}
 
 
 def effective_weight(model: ModelPatcher, key: str) -> Tensor:
     """The weight `key` as `model` samples with it, in float32 on the device it computes on."""
-    return comfy.lora.calculate_weight(model.patches.get(key, []), original_weight(model, key), key)
+    return comfy.lora.calculate_weight(model.patches.get(key, []), unpatched_weight(model, key), key)
 
 
 def _difference(model: ModelPatcher, rl_model: ModelPatcher, key: str) -> Tensor | None:
@@ -136,7 +136,7 @@ def _owner(model: ModelPatcher, key: str) -> tuple[nn.Module, str]:
 def with_terms(model: ModelPatcher, terms: Mapping[str, Lasting]) -> ModelPatcher:
     """A clone of `model` with `terms` on it as patches that every sampler and RLG understand."""
     clone = model.clone()
-    placed = clone.add_patches({key: PATCHES[type(term)](term) for key, term in terms.items()})
+    placed = clone.add_patches({key: as_patch(term) for key, term in terms.items()})
     missing = [key for key in terms if key not in placed]
     if missing:
         raise PairError(f"The host took {len(placed)} of {len(terms)} changes, not {', '.join(missing[:3])}.")
@@ -147,8 +147,8 @@ def save(found: Extraction, filename_prefix: str) -> Path:
     """Writes `found` below the output folder, under the next free number, as a LoRA that stock nodes load as it is."""
     folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, folder_paths.get_output_directory())
     path = Path(folder, f"{name}_{counter:05}_.safetensors")
-    parts = {key: [Part(term)] for key, term in found.terms.items()}
-    tensors = comfyui_tensors(parts, {key: term.shape for key, term in found.terms.items()})
+    changes = {key: [Placed(key.rsplit(".", 1)[1], term)] for key, term in found.terms.items()}
+    tensors = comfyui_tensors(changes, {key: term.shape for key, term in found.terms.items()})
     write(path, tensors, {"kept_energy": f"{found.kept_in_all():.6f}"})
     return path
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import folder_paths
 from comfy.model_patcher import ModelPatcher
 
-from ...rlg_core.errors import PairError
-from ...rlg_core.save import Part, Parts, comfyui_tensors, peft_tensors, write, write_peft
+from ....rlg_core.algebra import Placed
+from ....rlg_core.errors import PairError
+from ....rlg_core.save import comfyui_tensors, peft_adapter, write, write_peft
 from .adapters import PREFIX, SOURCE, name_map
 from .patches import changed_parameters
 
@@ -24,31 +25,31 @@ def save_adapter(model: ModelPatcher, rl_model: ModelPatcher, filename_prefix: s
         raise PairError(
             "rl_model is another checkpoint than model: there is no adapter to save. RLG Extract Adapter makes one."
         )
-    parts = _parts(model, rl_model)
-    if not parts:
+    changes = _changes(model, rl_model)
+    if not changes:
         raise PairError("model and rl_model are identical: there is no adapter to save.")
     source = rl_model.attachments.get(SOURCE, {})
     metadata = {name: text for name, text in source.items() if name not in DROPPED_METADATA}
     folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, folder_paths.get_output_directory())
     path = Path(folder, f"{name}_{counter:05}_")
     if file_format == "peft":
-        tensors, config = peft_tensors(parts, name_map(model))
+        tensors, config = peft_adapter(changes, name_map(model))
         write_peft(path, tensors, config, metadata)
         return path
     path = path.with_name(path.name + ".safetensors")
     shapes = {PREFIX + key: shape for key, shape in name_map(model).shapes.items()}
-    write(path, comfyui_tensors(parts, shapes), metadata)
+    write(path, comfyui_tensors(changes, shapes), metadata)
     return path
 
 
-def _parts(model: ModelPatcher, rl_model: ModelPatcher) -> Parts:
-    changes = changed_parameters(model, rl_model)
-    foreign = [module for module in changes if not module.startswith(PREFIX)]
+def _changes(model: ModelPatcher, rl_model: ModelPatcher) -> dict[str, list[Placed]]:
+    """What `rl_model` changes in `model`, by the weight's key."""
+    by_module = changed_parameters(model, rl_model)
+    foreign = [module for module in by_module if not module.startswith(PREFIX)]
     if foreign:
         raise PairError(f"{foreign[0]}: an adapter file holds changes of the diffusion model only.")
-    parts: dict[str, list[Part]] = {}
-    for module, placed in changes.items():
+    changes: dict[str, list[Placed]] = {}
+    for module, placed in by_module.items():
         for change in placed:
-            rows = None if change.at is None else tuple(change.at[1:])
-            parts.setdefault(f"{module}.{change.parameter}", []).append(Part(change.term, rows))
-    return parts
+            changes.setdefault(f"{module}.{change.parameter}", []).append(change)
+    return changes

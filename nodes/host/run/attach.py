@@ -7,15 +7,16 @@ from dataclasses import replace
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
-from ...rlg_core.budget import Budget
-from ...rlg_core.errors import RunError
-from ...rlg_core.trace import TraceLog
-from . import sampling
-from .record import KEY, Expert, Record, record_of
+from ....rlg_core.budget import Budget
+from ....rlg_core.errors import RunError
+from ....rlg_core.trace import TraceLog
+from ..models.relation import KEY
+from . import wrapper
+from .record import Expert, Record, record_of
 
 
 def with_expert(model: ModelPatcher, expert: Expert, rescale: float) -> ModelPatcher:
-    """A clone of `model` guided by one expert more; of several rescales the strongest counts, in whatever order."""
+    """A clone of `model` guided by one more expert; the strongest of several rescales counts, in whatever order."""
     record = record_of(model) or Record()
     return with_record(model, replace(record, experts=(*record.experts, expert), rescale=max(record.rescale, rescale)))
 
@@ -23,7 +24,7 @@ def with_expert(model: ModelPatcher, expert: Expert, rescale: float) -> ModelPat
 def with_budget(model: ModelPatcher, budget: Budget) -> ModelPatcher:
     """A clone of `model` that runs within `budget`. Raises `RunError` without RLG on it, or with a budget already."""
     record = _existing(model, "RLG Budget")
-    if record.budget is not None:
+    if record.budget != Budget():
         raise RunError(
             "This model has an RLG Budget already, and a second one would replace nothing. Remove one of the two."
         )
@@ -46,9 +47,9 @@ def with_record(model: ModelPatcher, record: Record) -> ModelPatcher:
     """A clone of `model` that carries `record` and samples by it."""
     clone = model.clone()
     clone.set_attachments(KEY, record)
-    clone.set_additional_models(KEY, [expert.source.patcher.clone() for expert in record.experts])
+    clone.set_additional_models(KEY, [expert.relation.patcher.clone() for expert in record.experts])
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sampling.outer_sample)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, wrapper.outer_sample)
     clone.remove_callbacks_with_key(CallbacksMP.ON_PRE_RUN, KEY)
-    clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, sampling.before_run)
+    clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, wrapper.before_run)
     return clone

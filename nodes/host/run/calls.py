@@ -14,15 +14,40 @@ from comfy.model_base import BaseModel
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
-from .record import KEY
+from ..models.relation import KEY
 
 BASE = 0
+"""The base's role in a call; expert k, counted from 1, has role k."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one call: latents `x` [rows, ...] at `sigma`, and where they come from.
+
+    The rows are `[conditioning][item]`, with `chunks` conditionings. `conditionings` are their ids, each with its index
+    in the guider's list of prompts (0 positive, 1 negative), as far as the sampler tells them. `window` is the host's
+    context window, where the call is for one.
+    """
+
+    x: Tensor
+    sigma: float
+    chunks: int = 1
+    conditionings: tuple[tuple[Any, int], ...] = ()
+    window: Any = None
+
+    @property
+    def items(self) -> int:
+        """Batch items per conditioning."""
+        return self.x.shape[0] // self.chunks
 
 
 @dataclass(frozen=True)
 class ModelCall:
-    """`executor(x, t, ...)` returns the denoised prediction [rows, ...] in float32 for latents `x` [rows, ...] at sigmas
-    `t` [rows]."""
+    """One call of the model.
+
+    `executor(x, t, ...)` returns the denoised prediction [rows, ...] in float32 for latents `x` [rows, ...] at sigmas
+    `t` [rows].
+    """
 
     executor: WrapperExecutor
     x: Tensor
@@ -41,6 +66,13 @@ class ModelCall:
     def sigma(self) -> float:
         return float(self.t.flatten()[0])
 
+    @property
+    def batch(self) -> Batch:
+        options = self.transformer_options
+        indices = options.get("cond_or_uncond", ())
+        conditionings = tuple(zip(options.get("uuids", ()), indices))
+        return Batch(self.x, self.sigma, max(len(indices), 1), conditionings, options.get("context_window"))
+
     def run(self) -> Tensor:
         # UNets pop from the control lists: every run gets lists of its own.
         control = None if self.control is None else {name: list(outputs) for name, outputs in self.control.items()}
@@ -48,18 +80,18 @@ class ModelCall:
             self.x, self.t, self.c_concat, self.c_crossattn, control, self.transformer_options, **self.conds
         )
 
-    def for_part(self, part: int, purpose: str = "") -> ModelCall:
-        """This call under uuids of its own: caches of other nodes must not take one part's features for another's.
+    def for_role(self, role: int, purpose: str = "") -> ModelCall:
+        """This call under uuids of its own: caches of other nodes must not take one role's features for another's.
 
         The latents are copied: caches write into them (EasyCache does), and the base's call comes after.
         """
-        if part == BASE and not purpose:
+        if role == BASE and not purpose:
             return self
-        return replace(self, x=self.x.clone(), transformer_options=self._options([part], purpose))
+        return replace(self, x=self.x.clone(), transformer_options=self._options([role], purpose))
 
-    def for_parts(self, parts: Sequence[int]) -> ModelCall:
-        """One call over `[part rows | part rows | ...]`."""
-        times = len(parts)
+    def for_roles(self, roles: Sequence[int]) -> ModelCall:
+        """One call over `[rows of the first role | rows of the second | ...]`."""
+        times = len(roles)
         return replace(
             self,
             x=self._repeat(self.x, times),
@@ -67,16 +99,14 @@ class ModelCall:
             c_concat=self._repeat(self.c_concat, times),
             c_crossattn=self._repeat(self.c_crossattn, times),
             control=self._repeat(self.control, times),
-            transformer_options=self._options(parts),
+            transformer_options=self._options(roles),
             conds=self._repeat(self.conds, times),
         )
 
     def on(self, model: BaseModel) -> ModelCall:
         """This call on another model, through the same wrappers of other nodes."""
-        executor = WrapperExecutor.new_class_executor(
-            model._apply_model, model, self.executor.wrappers, self.executor.idx
-        )
-        return replace(self, executor=executor)
+        wrappers, index = self.executor.wrappers, self.executor.idx
+        return replace(self, executor=WrapperExecutor.new_class_executor(model._apply_model, model, wrappers, index))
 
     def signature(self) -> tuple:
         """What decides, within one run, whether rows stay apart: shape, kinds of conditioning and patches, by name."""
@@ -104,15 +134,15 @@ class ModelCall:
             return [self._repeat(item, times) for item in value]
         return value
 
-    def _options(self, parts: Sequence[int], purpose: str = "") -> dict[str, Any]:
+    def _options(self, roles: Sequence[int], purpose: str = "") -> dict[str, Any]:
         options = self.transformer_options.copy()
-        options["cond_or_uncond"] = list(options.get("cond_or_uncond", ())) * len(parts)
-        options["uuids"] = [_part_uuid(u, part, purpose) for part in parts for u in options.get("uuids", ())]
+        options["cond_or_uncond"] = list(options.get("cond_or_uncond", ())) * len(roles)
+        options["uuids"] = [_role_uuid(u, role, purpose) for role in roles for u in options.get("uuids", ())]
         return options
 
 
-def _part_uuid(conditioning: uuid.UUID, part: int, purpose: str) -> uuid.UUID:
-    return conditioning if part == BASE and not purpose else uuid.uuid5(conditioning, f"rlg {part} {purpose}")
+def _role_uuid(conditioning: uuid.UUID, role: int, purpose: str) -> uuid.UUID:
+    return conditioning if role == BASE and not purpose else uuid.uuid5(conditioning, f"rlg {role} {purpose}")
 
 
 def _callables(place: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -139,3 +169,8 @@ def mark(patch: Any) -> Hashable:
     except TypeError:
         return object()  # cannot be recognised: equal to nothing
     return reference
+
+
+def is_gone(marked: Hashable) -> bool:
+    """Whether the object behind a mark is gone, so that nothing will ever equal the mark."""
+    return not isinstance(marked, weakref.ref) or marked() is None

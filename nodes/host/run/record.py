@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...rlg_core.budget import Budget
-from ...rlg_core.errors import RLGError
-from ...rlg_core.schedule import AnySchedule
-from ...rlg_core.trace import TraceLog
-from .pair import SharedWeights, TwoCheckpoints
-
-KEY = "rlg"
+from ....rlg_core.budget import Budget
+from ....rlg_core.errors import RLGError, RunError
+from ....rlg_core.schedule import ScaleSchedule
+from ....rlg_core.trace import TraceLog
+from ..models.relation import KEY, Relation, TwoCheckpoints
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,8 @@ class Branch:
     def __post_init__(self) -> None:
         if self.rl_cfg > 0 and self.by_prompt:
             raise RLGError(
-                f"rl_cfg is {self.rl_cfg} with positive_scale {self.positive_scale} and negative_scale {self.negative_scale}: "
-                "an RL model with a CFG of its own has no prompts to scale apart, expected both to be 1."
+                f"rl_cfg is {self.rl_cfg}, positive_scale {self.positive_scale}, negative_scale {self.negative_scale}: "
+                "an RL model with a CFG of its own has no prompts to scale apart, expected both scales to be 1."
             )
 
     @property
@@ -47,21 +45,60 @@ class Expert:
     `mask` [masks, H, W] in [0, 1], or None for everywhere; `outside_scale` o counts where it is 0.
     """
 
-    source: SharedWeights | TwoCheckpoints
-    schedule: AnySchedule
+    relation: Relation
+    schedule: ScaleSchedule
     outside_scale: float = 1.0
     mask: Tensor | None = None
-    branch: Branch = Branch()
+    branch: Branch = field(default_factory=Branch)
+
+    @property
+    def has_own_weights(self) -> bool:
+        return isinstance(self.relation, TwoCheckpoints)
 
 
 @dataclass(frozen=True)
 class Record:
-    """All that RLG nodes have put on one MODEL."""
+    """All that RLG nodes have put on one MODEL. Raises `RunError` for settings that cannot be honoured together."""
 
     experts: tuple[Expert, ...] = ()
     rescale: float = 0.0
-    budget: Budget | None = None
+    budget: Budget = field(default_factory=Budget)
     trace: TraceLog | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget.is_linearised:
+            self._refuse_what_one_model_cannot_do()
+        if self.has_own_cfg:
+            self._refuse_what_own_cfg_cannot_do()
+
+    @property
+    def has_own_cfg(self) -> bool:
+        """Whether any expert is CFG'd on its own."""
+        return any(expert.branch.rl_cfg > 0 for expert in self.experts)
+
+    def _refuse_what_one_model_cannot_do(self) -> None:
+        """A linearised budget makes one prediction, of which base and RL model are no parts."""
+        lost = {
+            "an RL checkpoint": any(expert.has_own_weights for expert in self.experts),
+            "a mask": any(expert.mask is not None for expert in self.experts),
+            "rescale": self.rescale > 0,
+            "RLG Trace": self.trace is not None,
+        }
+        found = [name for name, is_set in lost.items() if is_set]
+        if found:
+            raise RunError(
+                f"RLG Budget `linearised` runs one model, so it cannot honour {', '.join(found)}. Set evaluate to exact."
+            )
+
+    def _refuse_what_own_cfg_cannot_do(self) -> None:
+        if self.budget.is_linearised or self.budget.refresh_every > 1:
+            raise RunError(
+                "RLG Branch `rl_cfg` evaluates base and RL model apart, so RLG Budget has nothing to save: remove one."
+            )
+        if self.trace is not None:
+            raise RunError(
+                "RLG Trace watches single model calls, and RLG Branch `rl_cfg` combines after CFG. Remove one of the two."
+            )
 
 
 def record_of(model: ModelPatcher) -> Record | None:

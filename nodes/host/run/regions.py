@@ -9,8 +9,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...rlg_core.errors import RunError
-from .calls import ModelCall
+from ....rlg_core.errors import RunError
+from .calls import Batch
 
 Area = tuple[int, ...]
 """The host's `(lengths..., offsets...)` over the spatial dimensions of the latent."""
@@ -22,46 +22,42 @@ class Regions:
     def __init__(self, guider: Any, latent_shape: torch.Size):
         self.guider, self.latent_shape = guider, latent_shape
 
-    def items(self, call: ModelCall) -> int:
-        """Batch items of each conditioning in the call; its rows are `[conditioning][item]`."""
-        return call.rows // self._chunks(call)
-
-    def per_item(self, values: Tensor, call: ModelCall) -> Tensor:
+    def per_item(self, values: Tensor, batch: Batch) -> Tensor:
         """`values` [items] on the rows of the call, [rows, 1, ...]. Raises `RunError` where the batch has other items."""
-        if self.items(call) != len(values):
+        if batch.items != len(values):
             raise RunError(
-                f"The schedule has {len(values)} scales, one a batch item, but the latent has {self.items(call)} items. Feed the "
+                f"The schedule has {len(values)} scales, one a batch item, but the latent has {batch.items} items. Feed the "
                 "latent of the same RLG Batch Sweep node."
             )
-        return self._rows([values.to(call.x.device)] * self._chunks(call), call)
+        return self._rows([values.to(batch.x.device)] * batch.chunks, batch)
 
-    def prompts(self, call: ModelCall) -> list[str]:
+    def prompts(self, batch: Batch) -> list[str]:
         """The prompt's name in the guider ("positive", "negative", ...) of each conditioning in the call."""
-        return [self._prompt(u, index) for u, index in self._conditionings(call)]
+        return [self._prompt(u, index) for u, index in batch.conditionings]
 
-    def per_prompt(self, values: dict[str, float], call: ModelCall) -> Tensor:
+    def per_prompt(self, values: dict[str, float], batch: Batch) -> Tensor:
         """`values` by prompt on the rows of the call, [rows, 1, ...]. Raises `RunError` for a prompt without one."""
-        self._require_conditionings(call)
-        unknown = sorted(set(self.prompts(call)) - values.keys())
+        self._require_conditionings(batch)
+        unknown = sorted(set(self.prompts(batch)) - values.keys())
         if unknown:
             raise RunError(
                 f"The guider has the prompts {unknown}, expected positive and negative: RLG Branch multipliers need those."
             )
-        per_row = [torch.full((self.items(call),), values[name], device=call.x.device) for name in self.prompts(call)]
-        return self._rows(per_row, call)
+        per_row = [torch.full((batch.items,), values[name], device=batch.x.device) for name in self.prompts(batch)]
+        return self._rows(per_row, batch)
 
-    def mask(self, mask: Tensor, call: ModelCall) -> Tensor:
+    def mask(self, mask: Tensor, batch: Batch) -> Tensor:
         """`mask` [masks, H, W] in [0, 1] at any size on the rows of the call, [rows, 1, ...] at the size of its latents."""
-        self._require_conditionings(call)
-        full = self._full(mask).to(call.x.device)
-        window = call.transformer_options.get("context_window")
+        self._require_conditionings(batch)
+        full = self._full(mask).to(batch.x.device)
+        window = batch.window
         if window is not None:
-            full = window.get_tensor(full, device=call.x.device)
-        placed = [self._cropped(full, area) for area in self._areas(call)]
-        rows = torch.cat([part.expand(self.items(call), *part.shape[1:]) for part in placed])
-        if rows.shape[2:] != call.x.shape[2:]:
+            full = window.get_tensor(full, device=batch.x.device)
+        placed = [self._cropped(full, area) for area in self._areas(batch)]
+        rows = torch.cat([part.expand(batch.items, *part.shape[1:]) for part in placed])
+        if rows.shape[2:] != batch.x.shape[2:]:
             raise RunError(
-                f"A mask for latents of {tuple(rows.shape[2:])} meets a model call of {tuple(call.x.shape[2:])}: the latent "
+                f"A mask for latents of {tuple(rows.shape[2:])} meets a model call of {tuple(batch.x.shape[2:])}: the latent "
                 "was cut up by another node, which does not say where. Use the mask without it."
             )
         return rows
@@ -86,10 +82,10 @@ class Regions:
             full = full.narrow(dim + 2, area[dim + len(area) // 2], area[dim])
         return full
 
-    def _areas(self, call: ModelCall) -> list[Area | None]:
+    def _areas(self, batch: Batch) -> list[Area | None]:
         spatial = self.latent_shape[2:]
         areas = []
-        for conditioning_id, _ in self._conditionings(call):
+        for conditioning_id, _ in batch.conditionings:
             area = next((c["area"] for _, c in self._named(conditioning_id) if c.get("area") is not None), None)
             if area is not None:
                 missing = len(spatial) - len(area) // 2
@@ -110,21 +106,13 @@ class Regions:
         for name, conditionings in self.guider.conds.items():
             yield from ((name, c) for c in conditionings if c.get("uuid") == conditioning_id)
 
-    def _require_conditionings(self, call: ModelCall) -> None:
-        if not self._conditionings(call):
+    def _require_conditionings(self, batch: Batch) -> None:
+        if not batch.conditionings:
             raise RunError(
                 "A sampler called the model without saying for which prompts (`uuids` and `cond_or_uncond` are empty), so masks "
                 "and RLG Branch multipliers have no rows to act on. Use a stock sampler, or RLG without them."
             )
 
     @staticmethod
-    def _conditionings(call: ModelCall) -> list[tuple[Any, int]]:
-        options = call.transformer_options
-        return list(zip(options.get("uuids", ()), options.get("cond_or_uncond", ())))
-
-    def _chunks(self, call: ModelCall) -> int:
-        return max(len(call.transformer_options.get("cond_or_uncond", ())), 1)
-
-    @staticmethod
-    def _rows(parts: list[Tensor], call: ModelCall) -> Tensor:
-        return torch.cat(parts).reshape(-1, *[1] * (call.x.ndim - 1))
+    def _rows(values: list[Tensor], batch: Batch) -> Tensor:
+        return torch.cat(values).reshape(-1, *[1] * (batch.x.ndim - 1))

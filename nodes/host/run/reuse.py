@@ -7,9 +7,9 @@ from collections.abc import Hashable, Sequence
 
 from torch import Tensor
 
-from ...rlg_core.budget import Budget, DifferenceExtrapolation
-from ...rlg_core.combine import Weight
-from .calls import ModelCall
+from ....rlg_core.budget import Budget, DifferenceExtrapolation
+from .calls import BASE
+from .step import Step
 
 log = logging.getLogger(__name__)
 
@@ -18,57 +18,58 @@ class BaseReuse:
     """The budget's extrapolation on the calls of one run. Velocity means `(x - denoised) / sigma`."""
 
     def __init__(self, budget: Budget, sigmas: Sequence[float]):
-        self.active = budget.refresh_every > 1
+        self.active = True
         self.extrapolation = DifferenceExtrapolation(budget, sigmas[:-1])
         # A sigma that is no step of the run's is a second-order sampler's inner call: never reused.
-        self.steps = {sigma: step for step, sigma in enumerate(sigmas[:-1])}
-        self.step = -1
-        self.asked: set[Hashable] = set()
+        self.indices = {sigma: index for index, sigma in enumerate(sigmas[:-1])}
+        self.latest = -1
+        self.seen: set[Hashable] = set()
 
-    def difference(self, call: ModelCall, part: int) -> Tensor | None:
-        """`v_rl - v_base` of expert `part` to use for this call, or None where the base has to be evaluated."""
-        step = self.steps.get(call.sigma) if self.active else None
-        if step is None or self._asked_before(step, self._key(call, part)):
-            return None
-        return self.extrapolation.predicted(self._key(call, part), step, call.sigma)
+    def note(self, step: Step) -> None:
+        """Takes notice of a call. Reuse ends with the second one of the same step and kind.
 
-    def _asked_before(self, step: int, key: Hashable) -> bool:
-        """A second call of one step and one key (tiles, copies of a prompt, a corrector at the next step's sigma): which
-        of them the next step's call follows is unknown, so nothing is reused from here on."""
-        if step != self.step:
-            self.step, self.asked = step, set()
-        if key in self.asked:
+        Tiles, copies of a prompt and a corrector at the next step's sigma look alike: which of them the next step's
+        call follows is unknown.
+        """
+        index, kind = self.indices.get(step.call.sigma), _kind(step)
+        if not self.active or index is None:
+            return
+        if index != self.latest:
+            self.latest, self.seen = index, set()
+        if kind in self.seen:
             self.active = False
             log.warning(
                 "RLG Budget evaluates every step from here on: the sampler calls the model more than once a step."
             )
-        self.asked.add(key)
-        return not self.active
+        self.seen.add(kind)
 
-    def base(self, call: ModelCall, rl: Tensor, difference: Tensor) -> Tensor:
-        """The base's denoised prediction, from the RL model's: `denoised_base = denoised_rl + sigma (v_rl - v_base)`."""
-        return rl + call.sigma * difference
+    def difference(self, step: Step) -> Tensor | None:
+        """`v_rl - v_base` of the first expert to use for this step; None where the base has to be evaluated."""
+        index = self.indices.get(step.call.sigma)
+        if not self.active or index is None:
+            return None
+        return self.extrapolation.predicted(_kind(step), index, step.call.sigma)
 
-    def observe(self, call: ModelCall, part: int, base: Tensor, rl: Tensor, weight: Weight) -> None:
-        """Learns from a call in which the base and expert `part` were both evaluated."""
-        step = self.steps.get(call.sigma) if self.active else None
-        if step is None:
+    def observe(self, step: Step) -> None:
+        """Learns from a step in which the base and its first expert were both evaluated."""
+        index = self.indices.get(step.call.sigma)
+        if not self.active or index is None:
             return
-        difference = (base - rl) / call.sigma
-        velocity = (call.x - rl) / call.sigma
+        first, sigma = step.experts[0], step.call.sigma
+        base, rl, weight = step.predictions[BASE], step.predictions[first], step.weight(first)
+        difference, velocity = (base - rl) / sigma, (step.call.x - rl) / sigma
         largest = float(weight.abs().max()) if isinstance(weight, Tensor) else abs(weight)
         effect = abs(largest - 1.0) * float(difference.norm() / velocity.norm().clamp_min(1e-12))
-        self.extrapolation.observe(self._key(call, part), step, call.sigma, difference, effect)
+        self.extrapolation.observe(_kind(step), index, sigma, difference, effect)
 
-    @staticmethod
-    def _key(call: ModelCall, part: int) -> Hashable:
-        """What two calls must share for one's difference to hold for the other: expert, prompts, shape, window."""
-        options = call.transformer_options
-        frames = tuple(getattr(options.get("context_window"), "index_list", ()))
-        return (
-            part,
-            tuple(options.get("uuids", ())),
-            tuple(options.get("cond_or_uncond", ())),
-            tuple(call.x.shape),
-            frames,
-        )
+
+def read_off(step: Step, difference: Tensor) -> Tensor:
+    """The base's denoised prediction from the first expert's: `denoised_base = denoised_rl + sigma (v_rl - v_base)`."""
+    return step.predictions[step.experts[0]] + step.call.sigma * difference
+
+
+def _kind(step: Step) -> Hashable:
+    """What two calls must share for one's difference to hold for the other: expert, prompts, shape, window."""
+    batch = step.call.batch
+    frames = tuple(getattr(batch.window, "index_list", ()))
+    return (step.experts[0], batch.chunks, batch.conditionings, tuple(batch.x.shape), frames)

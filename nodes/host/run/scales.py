@@ -7,16 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ...rlg_core.combine import Weight, base_weight, blended, is_zero
-from .calls import BASE, ModelCall
+from ....rlg_core.combine import Weight, blended, is_zero
+from .calls import BASE, Batch
 from .record import Expert
 from .regions import Regions
-
-
-def needed_parts(weights: Sequence[Weight]) -> list[int]:
-    """The parts whose predictions count: 0 for the base, k for expert k."""
-    coefficients = [base_weight(weights), *weights]
-    return [part for part, weight in enumerate(coefficients) if not is_zero(weight)]
+from .step import needed_roles
 
 
 class Clock:
@@ -42,34 +37,34 @@ class Clock:
         return (low + high) / 2
 
 
-class Weights:
+class Scales:
     """The weights of all experts of one run."""
 
     def __init__(self, experts: Sequence[Expert], clock: Clock, regions: Regions):
         self.experts, self.clock, self.regions = experts, clock, regions
 
-    def of(self, call: ModelCall) -> list[Weight]:
-        """`w_k` for the rows of `call`: a number, or a tensor [rows, 1, ...] that broadcasts over its latents."""
-        percent = self.clock.percent(call.sigma)
-        return [self._weight(expert, percent, call) for expert in self.experts]
+    def of(self, batch: Batch) -> list[Weight]:
+        """`w_k` for the rows of `batch`: a number, or a tensor [rows, 1, ...] that broadcasts over its latents."""
+        percent = self.clock.percent(batch.sigma)
+        return [self._weight(expert, percent, batch) for expert in self.experts]
 
-    def _weight(self, expert: Expert, percent: float, call: ModelCall) -> Weight:
+    def _weight(self, expert: Expert, percent: float, batch: Batch) -> Weight:
         scale = expert.schedule.scale_at(percent)
         if isinstance(scale, Tensor):
-            scale = self.regions.per_item(scale, call)
-        mask = None if expert.mask is None else self.regions.mask(expert.mask, call)
+            scale = self.regions.per_item(scale, batch)
+        mask = None if expert.mask is None else self.regions.mask(expert.mask, batch)
         weight = blended(scale, expert.outside_scale, mask)
         if expert.branch.by_prompt:
-            weight = weight * self.regions.per_prompt(expert.branch.multipliers, call)
+            weight = weight * self.regions.per_prompt(expert.branch.multipliers, batch)
         return weight
 
-    def parts_at(self, sigma: float) -> list[int]:
-        """The parts a step at `sigma` may need; more where only the call itself will tell."""
+    def roles_at(self, sigma: float) -> list[int]:
+        """The roles a step at `sigma` may need; more where only the call itself will tell."""
         percent = self.clock.percent(sigma)
         scales = [expert.schedule.scale_at(percent) for expert in self.experts]
         varies = [
             e.mask is not None or e.branch.by_prompt or isinstance(s, Tensor) for e, s in zip(self.experts, scales)
         ]
         if not any(varies):
-            return needed_parts(scales)
+            return needed_roles(scales)
         return [BASE, *(k for k, (s, v) in enumerate(zip(scales, varies), 1) if v or not is_zero(s))]

@@ -3,114 +3,136 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from comfy.model_sampling import CONST
 from torch import Tensor
 
-from ...rlg_core.combine import Weight
-from ...rlg_core.kl import flow_step_kl, noise_step_kl
-from ...rlg_core.trace import TraceEntry, TraceLog, angle, root_mean_square
-from .calls import BASE, ModelCall
+from ....rlg_core.combine import Weight
+from ....rlg_core.kl import flow_step_kl, noise_step_kl
+from ....rlg_core.trace import TraceEntry, TraceLog, angle, root_mean_square
+from .calls import BASE, Batch
 from .regions import Regions
+from .scales import Clock
+from .step import Step
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a step showed of one prompt's rows, [items, ...] each, with a scale and a linearised error per item."""
+
+    x: Tensor
+    base: Tensor
+    rl: Tensor
+    mean: Tensor
+    scales: list[float]
+    linearised_errors: list[float | None]
 
 
 class RunTrace:
-    """One run's trace. Calls on a part of the latent (areas, windows) or of more than one step are passed over.
+    """One run's trace. Calls for a part of the latent (areas, windows) or of more than one sigma are passed over.
 
     `compared` are the sigmas at which base and RL model both run. A third of the way through them, where guidance tends
-    to be strongest, the linearised model is evaluated too: the only evaluation a trace adds.
+    to be strongest, the linearised model is evaluated too: the only evaluation that a trace adds.
     """
 
-    def __init__(self, log: TraceLog, guider: Any, sigmas: Sequence[float], clock: Any, compared: Sequence[float]):
-        self.log, self.guider, self.sigmas, self.clock = log, guider, sigmas, clock
+    def __init__(
+        self,
+        log: TraceLog,
+        guider: Any,
+        sigmas: Sequence[float],
+        clock: Clock,
+        regions: Regions,
+        compared: Sequence[float],
+    ):
+        self.log, self.guider, self.sigmas, self.clock, self.regions = log, guider, sigmas, clock, regions
         self.checked = compared[len(compared) // 3] if compared else None
         self.is_flow = isinstance(guider.model_patcher.get_model_object("model_sampling"), CONST)
-        self.pending: dict[str, tuple] = {}
-        self.step = -1
-        log.entries.clear()
+        self.pending: dict[str, Seen] = {}
+        self.index = -1
 
-    def checks(self, call: ModelCall, regions: Regions) -> bool:
-        """Whether the linearised model is to be evaluated beside this call."""
-        return call.sigma == self.checked and self._watches(call, regions)
+    def begin(self) -> None:
+        """Empties the log for this run."""
+        self.log.entries.clear()
 
-    def _watches(self, call: ModelCall, regions: Regions) -> bool:
-        return call.sigma in self.sigmas[:-1] and tuple(call.x.shape[2:]) == tuple(regions.latent_shape[2:])
+    def checks(self, step: Step) -> bool:
+        """Whether the linearised model is to be evaluated beside this step's."""
+        return step.is_mixed and step.call.sigma == self.checked and self._watches(step.call.batch)
 
-    def observe(
-        self,
-        call: ModelCall,
-        regions: Regions,
-        predictions: dict[int, Tensor],
-        weights: Sequence[Weight],
-        mean: Tensor,
-        skipped: bool,
-        linearised: Tensor | None,
-    ) -> None:
+    def _watches(self, batch: Batch) -> bool:
+        return batch.sigma in self.sigmas[:-1] and tuple(batch.x.shape[2:]) == tuple(self.regions.latent_shape[2:])
+
+    def observe(self, step: Step) -> None:
         """Adds one call; the step's entries are written once both prompts, or the only one, are in."""
-        if not self._watches(call, regions):
+        batch = step.call.batch
+        if not self._watches(batch):
             return
-        step = self.sigmas.index(call.sigma)
-        if step != self.step:
-            self.step, self.pending = step, {}
-        experts = [part for part in predictions if part != BASE]
-        base = predictions.get(BASE, mean)
-        rl = predictions[experts[0]] if experts else base
-        evaluated = tuple(
-            "base" if part == BASE else f"rl {part}" for part in sorted(predictions) if part != BASE or not skipped
-        )
-        items = regions.items(call)
-        scales = _of_rows(weights[experts[0] - 1] if experts else 0.0, call.rows)
-        off = None if linearised is None else root_mean_square(linearised - mean) / root_mean_square(call.x - mean)
-        errors = [None] * call.rows if off is None else off.tolist()
-        for k, (name, *rows) in enumerate(
-            zip(regions.prompts(call), *(p.split(items) for p in (call.x, base, rl, mean)))
-        ):
-            own = slice(k * items, (k + 1) * items)
-            self.pending[name] = (*rows, scales[own], errors[own])
+        index = self.sigmas.index(batch.sigma)
+        if index != self.index:
+            self.index, self.pending = index, {}
+        self.pending |= self._seen(step, batch)
         expected = 1 if self.guider.cfg == 1.0 or "negative" not in self.guider.conds else 2
         if len(self.pending) >= expected:
-            compared = bool(experts) and BASE in predictions
-            self._write(call.sigma, evaluated, compared)
+            self._write(step)
 
-    def _write(self, sigma: float, evaluated: tuple[str, ...], compared: bool) -> None:
-        x, base, rl, mean, scales, linearised_errors = self.pending.get("positive") or next(iter(self.pending.values()))
-        guided, direction = (base - mean) / sigma, None
-        if "negative" in self.pending and "positive" in self.pending:
-            _, base_negative, _, mean_negative, *_ = self.pending["negative"]
-            negative = (base_negative - mean_negative) / sigma
-            direction = (base_negative - base) / sigma
-            guided = negative + self.guider.cfg * (guided - negative)
-        following = self.sigmas[self.step + 1]
-        step_kl = flow_step_kl if self.is_flow else noise_step_kl
-        columns = {
-            "difference": root_mean_square((base - rl) / sigma),
-            "share": root_mean_square(base - mean) / root_mean_square(x - mean),
-            "path_kl": step_kl(guided, sigma, following),
-        }
-        nothing = [None] * len(x)
-        angles = nothing if direction is None or not compared else angle(guided, direction).tolist()
-        values = {name: column.tolist() if compared else nothing for name, column in columns.items()}
+    def _seen(self, step: Step, batch: Batch) -> dict[str, Seen]:
+        """What the step showed, by prompt."""
+        base = step.predictions.get(BASE, step.mean)
+        rl = step.predictions[step.experts[0]] if step.experts else base
+        scales = _per_row(step.weight(step.experts[0]) if step.experts else 0.0, step.call.rows)
+        errors: list[float | None] = [None] * step.call.rows
+        if step.linearised is not None:
+            off = root_mean_square(step.linearised - step.mean) / root_mean_square(batch.x - step.mean)
+            errors = off.tolist()
+        seen = {}
+        for k, name in enumerate(self.regions.prompts(batch)):
+            own = slice(k * batch.items, (k + 1) * batch.items)
+            seen[name] = Seen(batch.x[own], base[own], rl[own], step.mean[own], scales[own], errors[own])
+        return seen
+
+    def _write(self, step: Step) -> None:
+        sigma, shown = step.call.sigma, self.pending.get("positive") or next(iter(self.pending.values()))
+        items = len(shown.x)
+        values: dict[str, list] = dict.fromkeys(("difference", "share", "path_kl", "angle"), [None] * items)
+        if step.experts and BASE in step.predictions:
+            values |= self._compared(shown, self.pending.get("negative"), sigma)
+        evaluated = tuple("base" if role == BASE else f"rl {role}" for role in sorted(step.evaluated))
         # A second-order sampler's corrector comes at the next step's sigma, before that step: the step itself counts.
-        self.log.entries[:] = [entry for entry in self.log.entries if entry.step != self.step]
-        for image in range(len(x)):
+        self.log.entries[:] = [entry for entry in self.log.entries if entry.step != self.index]
+        for image in range(items):
             self.log.entries.append(
                 TraceEntry(
-                    step=self.step,
+                    step=self.index,
                     sigma=sigma,
                     percent=self.clock.percent(sigma),
                     image=image,
-                    scale=scales[image],
-                    angle=angles[image],
+                    scale=shown.scales[image],
                     evaluated=evaluated,
-                    linearised_error=linearised_errors[image],
+                    linearised_error=shown.linearised_errors[image],
                     **{name: column[image] for name, column in values.items()},
                 )
             )
         self.pending = {}
 
+    def _compared(self, positive: Seen, negative: Seen | None, sigma: float) -> dict[str, list[float]]:
+        """What guidance did to each image, where base and RL model can be compared."""
+        guided = (positive.base - positive.mean) / sigma
+        columns = {}
+        if negative is not None and "positive" in self.pending:
+            guided_negative = (negative.base - negative.mean) / sigma
+            guided = guided_negative + self.guider.cfg * (guided - guided_negative)
+            columns["angle"] = angle(guided, (negative.base - positive.base) / sigma)
+        step_kl = flow_step_kl if self.is_flow else noise_step_kl
+        columns |= {
+            "difference": root_mean_square((positive.base - positive.rl) / sigma),
+            "share": root_mean_square(positive.base - positive.mean) / root_mean_square(positive.x - positive.mean),
+            "path_kl": step_kl(guided, sigma, self.sigmas[self.index + 1]),
+        }
+        return {name: column.tolist() for name, column in columns.items()}
 
-def _of_rows(weight: Weight, rows: int) -> list[float]:
+
+def _per_row(weight: Weight, rows: int) -> list[float]:
     """The scale of each row, averaged over its region."""
     if not isinstance(weight, Tensor):
         return [weight] * rows

@@ -14,19 +14,19 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...rlg_core.errors import RunError
-from ...rlg_core.search import Stages, Trial
-from ...rlg_core.sweep import diversity, picture_distance
-from .attach import with_expert
-from .pair import pair
-from .record import Expert
+from ....rlg_core.errors import RunError
+from ....rlg_core.pictures import diversity, picture_distance
+from ....rlg_core.schedule import Stages
+from ....rlg_core.search import Trial
+from ..compat import empty_latent_ratios
+from ..models.relation import relate
+from ..run.attach import with_expert
+from ..run.record import Expert
 from .rewards import Reward
 
 Conditioning = list
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
-EMPTY_LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
-"""What 0.30's empty latents say of themselves, so that the host can fit them to the model."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Judge:
         reward: Reward,
         evaluations: int,
     ):
-        self.model, self.source, self.vae = model, pair(model, rl_model), vae
-        if self.source is None:
+        self.model, self.relation, self.vae = model, relate(model, rl_model), vae
+        if self.relation is None:
             raise RunError("model and rl_model are identical (a bypassed LoRA loader?): no scale changes anything.")
         self.latent, self.cases, self.sampling, self.reward = latent, cases, sampling, reward
         self.progress = comfy.utils.ProgressBar(evaluations * len(cases) * sampling.steps)
@@ -84,13 +84,13 @@ class Judge:
 
     def _pictures(self, stages: Stages) -> Tensor:
         """[cases * images, h, w, 3], case by case."""
-        guided = with_expert(self.model, Expert(self.source, stages), 0.0)
+        guided = with_expert(self.model, Expert(self.relation, stages), 0.0)
         return torch.cat([self._decoded(self._sampled(guided, case)) for case in self.cases])
 
     def _sampled(self, guided: ModelPatcher, case: Case) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         settings = self.sampling
-        ratios = {name: self.latent[name] for name in EMPTY_LATENT_RATIOS if name in self.latent}
+        ratios = empty_latent_ratios(self.latent)
         latent = comfy.sample.fix_empty_latent_channels(guided, self.latent["samples"], **ratios)
         latent = comfy.utils.repeat_to_batch_size(latent, settings.images)
         return comfy.sample.sample(

@@ -13,11 +13,11 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...rlg_core.errors import RunError
-from ...rlg_core.schedule import Schedule
-from .attach import with_expert
-from .pair import pair
-from .record import Expert, record_of
+from ....rlg_core.errors import RunError
+from ....rlg_core.schedule import Schedule
+from ..models.relation import relate
+from ..run.attach import with_expert
+from ..run.record import Expert, record_of
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +77,17 @@ def implicit_reward(
         raise RunError(
             "RLG Implicit Reward compares the plain base with the RL model. Wire `model` from before the RLG nodes."
         )
-    source = pair(model, rl_model)
-    if source is None:
+    relation = relate(model, rl_model)
+    if relation is None:
         log.warning("RLG: model and rl_model are identical (a bypassed LoRA loader?): all scores are 0.")
         return torch.zeros(draws, len(latent))
     drawn, progress = Draws.of(draws, seed, tuple(latent.shape[1:])), comfy.utils.ProgressBar(2 * draws)
     errors = []
     for scale in (0.0, 1.0):
         meter = ErrorMeter(drawn.noise, progress)
-        _run(meter, with_expert(model, Expert(source, Schedule(scale_from=scale)), 0.0), positive, latent, drawn, seed)
+        _run(
+            meter, with_expert(model, Expert(relation, Schedule(scale_from=scale)), 0.0), positive, latent, drawn, seed
+        )
         errors.append(torch.stack(meter.errors))
     return errors[0] - errors[1]
 

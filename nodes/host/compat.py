@@ -1,0 +1,143 @@
+"""Every difference between releases of ComfyUI that matters here, and every reading of its internals.
+
+One address for each, with the releases concerned and the reason. Nothing else in the pack asks which host it runs on.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher, get_key_weight
+from torch import Tensor, nn
+
+# Node schemas
+
+NEWER_SCHEMA_FIELDS = frozenset({"search_aliases", "essentials_category"})
+"""0.3.75 does not know these fields of `io.Schema`, and raises on unknown ones."""
+
+
+def known_fields(target: Callable[..., Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` without those that only newer hosts know, for calling `target`."""
+    known = inspect.signature(target).parameters
+    return {name: value for name, value in fields.items() if name in known or name not in NEWER_SCHEMA_FIELDS}
+
+
+# Names of parameters
+
+WEIGHT_NAMES = ("weight", "scale")
+"""What hosts call a module's main parameter: FLUX's norms have `scale` on 0.3.75 and `weight` on 0.30."""
+
+UNUSED_WEIGHTS = ("norm_final.weight", "y_embedder.y_embedding")
+"""Weights that a host makes and never uses (Z-Image and Lumina on 0.3.75, PixArt on both): files come without them."""
+
+_QUANTISATION = (
+    *("scaled_fp8", "scale_weight", "scale_input"),  # 0.3.75
+    *("weight_scale", "weight_scale_2", "input_scale", "comfy_quant"),  # 0.30
+)
+
+
+def is_quantisation_key(name: str) -> bool:
+    """Whether `name` is what a host keeps beside a quantised weight, and no weight of its own."""
+    return name.endswith(_QUANTISATION)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether `module` is affine in its parameters, row by row. Hosts have norms of their own, called by such names."""
+    return "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
+
+
+# Weights
+
+
+def unpatched_weight(model: ModelPatcher, key: str) -> Tensor:
+    """The weight under `key` before any patch, in float32 on the device the model computes on.
+
+    The host keeps the original of a weight that it has patched in place in `backup`; a quantised weight comes with the
+    function that makes it a plain one.
+    """
+    weight, _, convert = get_key_weight(model.model, key)
+    if key in model.backup:
+        weight = model.backup[key].weight
+    weight = comfy.model_management.cast_to_device(weight, model.load_device, torch.float32, copy=True)
+    return convert(weight, inplace=True) if convert is not None else weight
+
+
+def weight_shape(model: ModelPatcher, key: str) -> tuple[int, ...]:
+    return tuple(get_key_weight(model.model, key)[0].shape)
+
+
+def compute_dtype(model: BaseModel) -> torch.dtype:
+    """The dtype of activations: the host casts stored weights (fp8 say) to it."""
+    return model.manual_cast_dtype or model.get_dtype()
+
+
+def is_streamed(model: ModelPatcher) -> bool:
+    """Whether the host leaves weights in their files (dynamic VRAM, since 0.30)."""
+    return getattr(model, "is_dynamic", bool)()
+
+
+def free_memory(model: BaseModel, device: torch.device) -> float:
+    """Bytes free on `device`. On 0.30 only the patcher knows which weights could be evicted at once."""
+    patcher = model.current_patcher
+    return getattr(patcher, "get_free_memory", comfy.model_management.get_free_memory)(device)
+
+
+OUT_OF_MEMORY = torch.cuda.OutOfMemoryError
+"""An alias of `torch.OutOfMemoryError`, which torch before 2.5 lacks; the host's own name may be any exception."""
+
+
+def without_dynamic(wanted: bool) -> dict[str, bool]:
+    """The option of model loaders that switches dynamic VRAM off; 0.3.75 has neither."""
+    return {"disable_dynamic": True} if wanted else {}
+
+
+# What the host says in its log
+
+_MISSING = "unet missing:"
+
+
+class MissingWeights(logging.Handler):
+    """Hears the host say which weights it did not find, on the root logger: it goes on with whatever was in memory.
+
+    A scale of a quantised file that is not there is 1, and some weights are never used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.names: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        said = record.getMessage()
+        if said.startswith(_MISSING):
+            names = ast.literal_eval(said.removeprefix(_MISSING).strip())
+            self.names += [name for name in names if not is_quantisation_key(name) and name not in UNUSED_WEIGHTS]
+
+
+# Latents and conditionings
+
+_EMPTY_LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+
+
+def empty_latent_ratios(latent: Mapping[str, Any]) -> dict[str, Any]:
+    """What empty latents say of themselves since 0.30, so that the host can fit them to the model."""
+    return {name: latent[name] for name in _EMPTY_LATENT_RATIOS if name in latent}
+
+
+# Guiders
+
+
+def is_dual_model(guider: Any) -> bool:
+    """Whether `guider` runs a second model with the options of the first (the Dual Model CFG Guider, since 0.30)."""
+    return getattr(guider, "uncond_model_patcher", None) is not None
+
+
+def is_split_over_gpus(model: ModelPatcher) -> bool:
+    """Whether the MultiGPU node (since 0.30) has put deep clones of `model` on other devices."""
+    return bool(model.get_additional_models_with_key("multigpu"))

@@ -1,0 +1,41 @@
+"""CLIP and VAE of a base file; one that is absent says so on use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import folder_paths
+
+from ....rlg_core.errors import AdapterError
+from ....rlg_core.formats.container import open_tensors
+from .checkpoints import OTHER_PARTS
+
+
+class AbsentPartError(AdapterError, AttributeError):
+    """Something was asked of a CLIP or VAE that the file does not hold; also Python's error for an attribute."""
+
+
+class AbsentPart:
+    """Stands for a CLIP or VAE that the base file does not hold: any use says so."""
+
+    def __init__(self, part: str, path: Path, remedy: str):
+        self.message = f"{path.name} holds no {part}. {remedy}"
+
+    def __getattr__(self, name: str) -> Any:
+        raise AbsentPartError(self.message)
+
+
+def load_parts(path: Path) -> tuple[Any, Any]:
+    """CLIP and VAE of the base file."""
+    clip = vae = None
+    if any(name.startswith(OTHER_PARTS) for name in open_tensors(path).tensors):
+        _, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
+            str(path), embedding_directory=folder_paths.get_folder_paths("embeddings"), output_model=False
+        )
+    if clip is None:
+        clip = AbsentPart("text encoder", path, "Load one with Load CLIP and connect that instead.")
+    if vae is None or vae.first_stage_model is None:
+        vae = AbsentPart("VAE", path, "Load one with Load VAE and connect that instead.")
+    return clip, vae

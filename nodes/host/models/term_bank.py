@@ -1,0 +1,68 @@
+"""The terms of an expert as a model of the host's own, built once for each RL model and kept while it is in use."""
+
+from __future__ import annotations
+
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping
+from weakref import WeakKeyDictionary
+
+import comfy.model_management
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import nn
+
+from ....rlg_core.algebra import Placed
+from ....rlg_core.errors import PairError
+from ....rlg_core.rows import module_terms
+from ..compat import compute_dtype
+from .patches import changed_parameters
+
+KEPT = 2
+"""Banks kept per RL model: going back and forth between two settings of the base builds nothing anew."""
+
+
+class TermBank(nn.Module):
+    """The terms of one expert, by the name of the module they belong to, in the dtype its model computes in.
+
+    A torch module, so that the host loads, counts and offloads it like any other model.
+    """
+
+    def __init__(self, root: nn.Module, changes: Mapping[str, list[Placed]], dtype: torch.dtype):
+        super().__init__()
+        self.names = tuple(changes)
+        self.terms = nn.ModuleList(module_terms(root.get_submodule(name), changes[name], dtype) for name in self.names)
+        for name, parameter in self.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                module = self.names[int(name.split(".")[1])]
+                raise PairError(f"{module}: the RL model's adapter has NaN or infinite values, expected finite ones.")
+
+    def by_name(self) -> dict[str, nn.Module]:
+        return dict(zip(self.names, self.terms))
+
+
+_banks: WeakKeyDictionary[ModelPatcher, OrderedDict[uuid.UUID, ModelPatcher | None]] = WeakKeyDictionary()
+"""Banks built so far, by RL model and the base's patches, the most recently used last."""
+
+
+def term_bank(model: ModelPatcher, rl_model: ModelPatcher) -> ModelPatcher | None:
+    """A patcher of the `TermBank` that turns `model` into its clone `rl_model`; None where the two are identical.
+
+    Raises `PairError` where the host could not apply the patches of either.
+    """
+    known = _banks.setdefault(rl_model, OrderedDict())
+    if model.patches_uuid not in known:
+        known[model.patches_uuid] = _built(model, rl_model)
+    known.move_to_end(model.patches_uuid)
+    while len(known) > KEPT:
+        known.popitem(last=False)
+    return known[model.patches_uuid]
+
+
+def _built(model: ModelPatcher, rl_model: ModelPatcher) -> ModelPatcher | None:
+    changes = changed_parameters(model, rl_model)
+    if not changes:
+        return None
+    bank = TermBank(model.model, changes, compute_dtype(model.model))
+    offload_device = comfy.model_management.unet_offload_device()
+    return ModelPatcher(bank, load_device=model.load_device, offload_device=offload_device)

@@ -1,0 +1,78 @@
+"""Experts with a CFG of their own: `CFG_s(base) + sum_k w_k (CFG_{c_k}(rl_k) - CFG_s(base))`, around the guider."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from comfy.patcher_extension import WrapperExecutor
+from torch import Tensor
+
+from ....rlg_core.combine import Weight, base_weight, geometric_mean, is_zero, rescale
+from .calls import Batch, ModelCall
+from .record import Record
+from .scales import Scales
+
+FOCUS = "rlg_focus"
+"""In `transformer_options`: the only experts that count in the calls of one prediction."""
+
+
+class OwnCFG:
+    """Combines CFG'd predictions, where the rest of the pack combines single ones."""
+
+    def __init__(self, record: Record, scales: Scales):
+        self.record, self.scales = record, scales
+
+    def predict_noise(
+        self, executor: WrapperExecutor, x: Tensor, timestep: Tensor, model_options: dict, seed: Any
+    ) -> Tensor:
+        """`WrappersMP.PREDICT_NOISE`: denoised [items, ...]."""
+        prediction = _Prediction(executor, x, timestep, model_options, seed)
+        everywhere = Batch(x, float(timestep.flatten()[0]), conditionings=((None, 0),))
+        weights = {role: w for role, w in enumerate(self.scales.of(everywhere), 1) if not is_zero(w)}
+        own = [role for role in weights if self._cfg(role) > 0]
+        rest = [role for role in weights if role not in own]
+        if not own:
+            return prediction.of(None)
+        guided = [(weights[role], prediction.of([role], self._cfg(role))) for role in own]
+        if not rest and is_zero(base_weight([weights[role] for role in own])):
+            return geometric_mean(None, guided)
+        base = prediction.of([])
+        mean = geometric_mean(base, guided)
+        if rest:
+            mean = mean + prediction.of(rest) - base
+        return rescale(mean, guided[0][1], self.record.rescale) if self.record.rescale else mean
+
+    def focused(self, call: ModelCall, weights: list[Weight]) -> list[Weight]:
+        """The weights that count in a call for some experts only; a lone expert counts fully, in the base's place."""
+        focus = call.transformer_options.get(FOCUS)
+        if focus is None:
+            return weights
+        if len(focus) == 1 and self._cfg(focus[0]) > 0:
+            return [float(role in focus) for role in range(1, len(weights) + 1)]
+        return [weight if role in focus else 0.0 for role, weight in enumerate(weights, 1)]
+
+    def _cfg(self, role: int) -> float:
+        return self.record.experts[role - 1].branch.rl_cfg
+
+
+class _Prediction:
+    """One prediction of the guider, to be made with some experts only."""
+
+    def __init__(self, executor: WrapperExecutor, x: Tensor, timestep: Tensor, model_options: dict, seed: Any):
+        self.executor, self.x, self.timestep, self.seed = executor, x, timestep, seed
+        self.model_options = model_options
+
+    def of(self, roles: Sequence[int] | None, cfg: float = 0.0) -> Tensor:
+        """The guider's prediction with only the experts of `roles` (None: all), at its own CFG or at `cfg`."""
+        options = self.model_options
+        if roles is not None:
+            focus = {FOCUS: tuple(roles)}
+            options = {**options, "transformer_options": {**options.get("transformer_options", {}), **focus}}
+        guider = self.executor.class_obj
+        sampler_cfg = guider.cfg
+        guider.cfg = cfg or sampler_cfg
+        try:
+            return self.executor(self.x, self.timestep, options, self.seed)
+        finally:
+            guider.cfg = sampler_cfg

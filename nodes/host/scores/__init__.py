@@ -1,0 +1,1 @@
+"""Judging pictures on the host: rewards, the implicit reward, and the search for a scale."""

@@ -1,0 +1,44 @@
+"""Pictures as tensors [height, width, 3] in [0, 1]: to and from PIL, and how far apart they are."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+GRAIN = 64
+"""Distances between pictures are taken at this size: they see what is shown and where, not its noise."""
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0)
+
+
+def to_picture(tensor: Tensor) -> Image.Image:
+    """[height, width, channels >= 3] in [0, 1] as a PIL picture."""
+    return Image.fromarray((tensor[..., :3].float().clamp(0, 1) * 255).round().byte().cpu().numpy())
+
+
+def picture_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Root mean square difference of pictures [n, h, w, 3] in [0, 1], averaged down to at most 64 pixels a side: [n].
+
+    0 is the same picture, 1 black against white.
+    """
+    return (_grain(a) - _grain(b)).square().mean(dim=(1, 2, 3)).sqrt()
+
+
+def _grain(pictures: Tensor) -> Tensor:
+    size = (min(GRAIN, pictures.shape[1]), min(GRAIN, pictures.shape[2]))
+    return functional.adaptive_avg_pool2d(pictures[..., :3].float().movedim(-1, 1), size)
+
+
+def diversity(pictures: Tensor) -> float:
+    """Mean distance of all pairs of `pictures` [n, h, w, 3]; NaN for one. Preference collapse shows as its fall."""
+    if len(pictures) < 2:
+        return math.nan
+    small = _grain(pictures).flatten(1)
+    return float(torch.pdist(small).mean()) / math.sqrt(small.shape[1])
