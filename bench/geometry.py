@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .host import ROOT, test_module
+from support import tiny
+from support.sampling import conditioning
+
+from .host import ROOT
 
 DEMO = ROOT / "demo" / "models"
 DEMO_BASE = DEMO / "diffusion_models" / "rlg-demo-base.safetensors"
@@ -230,8 +233,7 @@ def lora_file(wrapped: nn.Module) -> dict[str, Tensor]:
 
 def random_prompts(geometry: Geometry) -> list[Any]:
     """Positive and negative conditioning of the host's with random values."""
-    make = test_module("tiny").conditioning
-    return [make(seed, geometry.text, geometry.pooled, geometry.tokens) for seed in (11, 12)]
+    return [conditioning(seed, geometry.text, geometry.pooled, geometry.tokens) for seed in (11, 12)]
 
 
 def demo_prompts(host: SimpleNamespace, *texts: str) -> list[Any]:
@@ -291,12 +293,12 @@ class Pair:
 
     def rl(self) -> Any:
         """A new clone of the base with the adapter on it, as a LoRA loader gives it."""
-        rl = test_module("tiny").with_lora(self.host, self.base, self.lora)
+        rl = tiny.with_lora(self.host, self.base, self.lora)
         assert len(rl.patches) > 0, "the host found no key of the adapter"
         return rl
 
     def _load(self, model: nn.Module) -> Any:
-        return test_module("tiny").load(self.host, model, self.geometry.dtype)
+        return tiny.load(self.host, model, self.geometry.dtype)
 
     def networks(self) -> list[nn.Module]:
         """The networks that have been made so far."""

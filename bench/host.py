@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib.util
 import os
 import subprocess
 import sys
 import time
 from functools import cache
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from support.host import import_host, load_pack, start_host
+
 STARTED = time.perf_counter()
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@cache
-def test_module(name: str) -> ModuleType:
-    """A module of the host tests: `conftest` starts the host, `tiny` makes models and adapters."""
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "tests" / "host" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up by name
-    spec.loader.exec_module(module)
-    return module
 
 
 def say(text: str) -> None:
@@ -49,7 +39,7 @@ def start(**settings: Any) -> SimpleNamespace:
         import comfy.cli_args
 
         vars(comfy.cli_args.args).update(settings)
-    return test_module("conftest").start_host(host_path())
+    return start_host(host_path())
 
 
 def version() -> str:
@@ -68,18 +58,11 @@ def _child(module: str) -> str:
 
 
 def _print_import_seconds() -> None:
-    """Starts the host as the tests do, with a clock on its calls of `asyncio.run`: the last one loads the pack."""
-    conftest, seconds = test_module("conftest"), []
-
-    def timed(coroutine: Any) -> Any:
-        started = time.process_time()
-        result = asyncio.run(coroutine)
-        seconds.append(time.process_time() - started)
-        return result
-
-    conftest.asyncio = SimpleNamespace(run=timed)
-    conftest.start_host(host_path())
-    print(seconds[-1])
+    """Starts the host as the tests do; the clock runs while it loads the pack."""
+    host = import_host(host_path())
+    started = time.process_time()
+    load_pack(host)
+    print(time.process_time() - started)
 
 
 if __name__ == "__main__":

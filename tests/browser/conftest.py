@@ -6,9 +6,8 @@ import shutil
 import pytest
 from playwright.sync_api import sync_playwright
 
-from devtools import hosts
 from devtools.paths import HOME
-from devtools.server import Server
+from support.servers import running_server
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = [
@@ -20,9 +19,7 @@ PATIENCE = 240_000  # milliseconds: the editor is 20 MB of scripts, and a busy m
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    if not os.environ.get("RLG_HOST_PATH"):
-        pytest.skip("RLG_HOST_PATH names no ComfyUI: run `python dev.py test`")
-    with Server(hosts.from_environment(), tmp_path_factory.mktemp("server")) as running:
+    with running_server(tmp_path_factory) as running:
         running.read("/settings/Comfy.TutorialCompleted", True)
         yield running
 

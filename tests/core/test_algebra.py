@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional
 
 from rlg_core.algebra import Decomposed, Delta, Hadamard, Kronecker, LowRank, Placed, Replace, total_delta
+from support import tensors
 
 LAYERS = {
     "linear": ((12, 8), {}),
@@ -19,11 +22,8 @@ LAYERS = {
     "conv3d": ((12, 8, 3, 3, 3), {"padding": 1}),
 }
 CONVOLUTIONS = {3: functional.conv1d, 4: functional.conv2d, 5: functional.conv3d}
+random = partial(tensors.random, size=0.5)
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-
-
-def random(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) * 0.5
 
 
 def low_rank(shape, rank=3, scale=2.0):
@@ -153,7 +153,10 @@ def name(part):
 @pytest.mark.parametrize(("kind", "shape"), on_shapes(EVERY_KIND, SHAPES), ids=name)
 def test_swapped_halves(kind, shape):
     term, weight = kind(shape), random(*shape)
-    swap = lambda tensor: torch.cat(tensor.chunk(2)[::-1])  # noqa: E731
+
+    def swap(tensor):
+        return torch.cat(tensor.chunk(2)[::-1])
+
     assert torch.allclose(term.swapped().delta(swap(weight)), swap(term.delta(weight)), atol=1e-5)
 
 

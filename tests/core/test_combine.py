@@ -37,7 +37,10 @@ def test_the_base_is_not_written_to():
 def test_is_affine_in_the_prediction():
     """Noise or velocity, sigma and x from outside: the mean of the converted is the conversion of the mean."""
     x, sigma = SECOND, 0.7
-    convert = lambda denoised: (x - denoised) / sigma  # noqa: E731
+
+    def convert(denoised):
+        return (x - denoised) / sigma
+
     mean = geometric_mean(convert(BASE), [(1.7, convert(FIRST))])
     assert torch.allclose(mean, convert(geometric_mean(BASE, [(1.7, FIRST)])), atol=1e-5)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import sys
@@ -14,24 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rlg_core.algebra import Decomposed, Replace
 from rlg_core.errors import AdapterError
 from rlg_core.formats import read_adapter
 from rlg_core.formats.keys import read_key, spellings
 from rlg_core.names import NameMap, match
 
 RANK, ALPHA = 2, 6.0
-
-
-def sibling(name: str) -> Any:
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-geometry = sibling("architectures")
 
 
 class Layers(torch.nn.Module):
@@ -71,7 +58,6 @@ PEFT_CONFIGS = {
 
 def peft_adapter(config: Any) -> torch.nn.Module:
     """`Layers` under a PEFT adapter, every trainable value moved away from its start."""
-    geometry.define_torchvision_operators()
     import peft
 
     torch.manual_seed(0)
@@ -91,9 +77,8 @@ def changed(weights: dict[str, Tensor], path: Path, adapter: str = "", alpha: fl
     """`weights` with the adapter's terms added."""
     result = dict(weights)
     for found in match(read_adapter(path, adapter, alpha), name_map(weights)):
-        key, term = found.target.key, found.term
-        delta = term.delta(result[key]) if isinstance(term, (Decomposed, Replace)) else term.delta()
-        result[key] = result[key] + delta.reshape(result[key].shape)
+        key = found.target.key
+        result[key] = result[key] + found.term.delta(result[key]).reshape(result[key].shape)
     return result
 
 
@@ -143,7 +128,6 @@ def test_raw_state_dicts(tmp_path, name):
 def test_peft_loha_and_lokr(tmp_path, kind, options):
     import peft
 
-    geometry.define_torchvision_operators()
     config = getattr(peft, f"{kind}Config")(
         **{"r": RANK, "alpha": ALPHA, "target_modules": [*LINEAR, "conv", "pointwise"]} | options
     )

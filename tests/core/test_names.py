@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import sys
 from collections import defaultdict
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,32 +13,23 @@ from rlg_core.formats import read_adapter
 from rlg_core.names import NameMap, match
 from rlg_core.names.cuts import KEY, QUERY, REST, VALUE
 from rlg_core.names.table import ARCHITECTURES as RULES
+from support.architectures import ARCHITECTURES
+from support.diffusers_models import adaptable, diffusers_model
+from support.host_keys import recorded
 
-HERE = Path(__file__).parent
-HOST_KEYS = json.loads((HERE / "host_keys.json").read_text())
-
-
-def sibling(name: str) -> Any:
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+HOST_KEYS = recorded()
 
 
-geometry = sibling("architectures")
-
-
-@pytest.fixture(scope="module", params=list(geometry.ARCHITECTURES))
+@pytest.fixture(scope="module", params=list(ARCHITECTURES))
 def arch(request) -> tuple[torch.nn.Module, NameMap]:
     shapes = {f"diffusion_model.{key}": tuple(shape) for key, shape in HOST_KEYS[request.param].items()}
-    return geometry.diffusers_model(geometry.ARCHITECTURES[request.param]), NameMap(shapes, "diffusion_model.")
+    return diffusers_model(ARCHITECTURES[request.param]), NameMap(shapes, "diffusion_model.")
 
 
 def test_every_module_has_its_weight(arch):
     """Each module's weight and bias is found, with the shape it has in diffusers."""
     model, names = arch
-    for module in geometry.adaptable(model):
+    for module in adaptable(model):
         for parameter, own in model.get_submodule(module).named_parameters():
             target = names.find(f"base_model.model.{module}", parameter)
             assert target is not None, f"{module}.{parameter}"
@@ -55,7 +41,7 @@ def test_the_parts_of_a_weight_are_the_whole(arch):
     """Modules fused in the host tile its rows: no gap, no overlap."""
     model, names = arch
     rows: dict[str, set[tuple[int, int]]] = defaultdict(set)
-    for module in geometry.adaptable(model):
+    for module in adaptable(model):
         target = names.find(module, "weight")
         if target.cut is not None:
             rows[target.key].add(target.cut)

@@ -25,18 +25,6 @@ from rlg_core.rewards.pixels import crop, pad, prepared
 PROMPTS = ["a red circle", "two blue squares on a plain ground"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def torchvision_operators():
-    """A CPU-only torch cannot load torchvision's compiled operators, whose names its import needs."""
-    if torch.cuda.is_available() or hasattr(torch.ops.torchvision, "nms"):
-        yield
-        return
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield
-
-
 def pictures(n: int = 2, height: int = 40, width: int = 56, seed: int = 0) -> torch.Tensor:
     return torch.rand(n, height, width, 3, generator=torch.Generator().manual_seed(seed))
 

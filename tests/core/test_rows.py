@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -12,12 +13,10 @@ from torch.nn import Conv2d, GroupNorm, LayerNorm, Linear, RMSNorm
 from rlg_core.algebra import Delta, Hadamard, Kronecker, LowRank, Placed
 from rlg_core.errors import RowsNotSeparable
 from rlg_core.rows import Assignment, RowTerms, module_terms
+from support import tensors
 
 RANK = 3
-
-
-def random(*shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) * 0.5
+random = partial(tensors.random, size=0.5)
 
 
 def low_rank(out, *rest):

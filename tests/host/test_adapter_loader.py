@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-RANK, ALPHA = 4, 8
+from support import tiny
+from support.patched import all_weights, assert_same
+from support.tiny import ALPHA, RANK
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def loras(host: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="session")
 def node(host: SimpleNamespace):
-    return importlib.import_module(f"{host.pack.__name__}.nodes.adapter_loader").RLGAdapterLoader
+    return host.classes["RLGAdapterLoader"]
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def base(host: SimpleNamespace):
 
 @pytest.fixture(scope="session")
 def adapter() -> torch.nn.Module:
-    return tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS, RANK, ALPHA)
+    return tiny.sd3_adapted()
 
 
 @pytest.fixture
@@ -45,15 +45,6 @@ def folder(loras: Path, adapter: torch.nn.Module) -> Path:
     """A PEFT adapter folder, saved by PEFT."""
     adapter.save_pretrained(str(loras / "flow_grpo"))
     return loras / "flow_grpo"
-
-
-def patched(host: SimpleNamespace, model) -> dict[str, torch.Tensor]:
-    """The weights the host computes with, patches applied by the host."""
-    weights = {}
-    for key, weight in model.model.state_dict().items():
-        patches = model.patches.get(key, [])
-        weights[key] = host.comfy.lora.calculate_weight(patches, weight.float().clone(), key) if patches else weight
-    return weights
 
 
 def merged(host: SimpleNamespace, adapter: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -66,21 +57,16 @@ def load(node, base, name: str, strength: float = 1.0, alpha: float = 0.0, adapt
     return node.execute(base, name, strength, alpha, adapter).args
 
 
-def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    worst = max((float((found[key] - expected[key]).abs().max()), key) for key in expected)
-    assert worst[0] < 1e-5, worst
-
-
 def test_peft_folder_at_true_strength(host, node, base, adapter, folder):
     model, report = load(node, base, "flow_grpo")
-    assert_same(patched(host, model), merged(host, adapter))
+    assert_same(all_weights(host, model), merged(host, adapter))
     assert "alpha: 8" in report and "adapter_config.json" in report and "at 0.5x" in report, report
     assert model is not base and not base.patches
 
 
 def test_strength_is_linear(host, node, base, folder):
     before = {key: weight.clone() for key, weight in base.model.state_dict().items()}
-    full, half = (patched(host, load(node, base, "flow_grpo", strength)[0]) for strength in (1.0, 0.5))
+    full, half = (all_weights(host, load(node, base, "flow_grpo", strength)[0]) for strength in (1.0, 0.5))
     assert_same(half, {key: (before[key] + full[key]) / 2 for key in before})
 
 
@@ -89,7 +75,7 @@ def test_the_list_names_each_adapter_once(host, node, loras, folder):
     save_file({"x": torch.zeros(1)}, loras / "sub" / "style.safetensors")
     (folder / "old").mkdir()
     (folder / "adapter_model.safetensors").rename(folder / "old" / "adapter_model.safetensors")
-    files = importlib.import_module(f"{host.pack.__name__}.nodes.host.models.files")
+    files = host.module("nodes.host.models.files")
     assert files.adapter_names() == ["flow_grpo/old", "sub/style.safetensors"]
     (folder / "adapter_model.safetensors").write_bytes((folder / "old" / "adapter_model.safetensors").read_bytes())
     host.folder_paths.filename_list_cache.pop("loras", None)
@@ -115,8 +101,8 @@ def test_fingerprint_changes_with_file_and_config(node, folder):
 def test_named_adapters_of_a_folder(host, node, base, adapter, folder):
     other = tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS, RANK, 2, seed=9)
     other.save_pretrained(str(folder / "old"))
-    assert_same(patched(host, load(node, base, "flow_grpo", adapter="old")[0]), merged(host, other))
-    assert_same(patched(host, load(node, base, "flow_grpo", adapter="default")[0]), merged(host, adapter))
+    assert_same(all_weights(host, load(node, base, "flow_grpo", adapter="old")[0]), merged(host, other))
+    assert_same(all_weights(host, load(node, base, "flow_grpo", adapter="default")[0]), merged(host, adapter))
     with pytest.raises(ValueError, match="there is none named 'new'"):
         load(node, base, "flow_grpo", adapter="new")
 
@@ -126,7 +112,7 @@ def test_missing_config_names_the_file_and_the_way_out(host, node, base, adapter
     with pytest.raises(ValueError, match=r"adapter_config\.json.*`alpha` input.*rank is 4"):
         load(node, base, "flow_grpo")
     model, report = load(node, base, "flow_grpo", alpha=ALPHA)
-    assert_same(patched(host, model), merged(host, adapter))
+    assert_same(all_weights(host, model), merged(host, adapter))
     assert "the alpha input" in report
 
 
@@ -228,7 +214,7 @@ def test_whatever_peft_trains(host, node, base, loras, name, strength):
     trained.save_pretrained(str(loras / "rl"))
     model, _ = load(node, base, "rl", strength)
     before, after = base.model.state_dict(), merged(host, trained)
-    assert_same(patched(host, model), {key: before[key] + strength * (after[key] - before[key]) for key in before})
+    assert_same(all_weights(host, model), {key: before[key] + strength * (after[key] - before[key]) for key in before})
 
 
 def test_report(host, node, base, folder):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
+
+from support import tiny
+from support.guiding import guide, run_node
+from support.sampling import conditioning
 
 SETTINGS = {"steps": 4, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
 
@@ -14,9 +17,6 @@ def scene(host):
     """model, rl_model, VAE: a tiny SD3 pair and a TAESD of random weights."""
     from comfy.taesd.taesd import TAESD
 
-    transformer = tiny.sd3_transformer()
-    model = tiny.load(host, transformer)
-    rl_model = tiny.with_lora(host, model, tiny.lora_file(tiny.with_adapter(transformer, tiny.SD3_TARGETS), alpha=8))
     generator = torch.Generator().manual_seed(0)
     weights = {
         name: torch.randn(value.shape, generator=generator) * (0.5 / max(value[0].numel(), 1)) ** 0.5
@@ -24,7 +24,7 @@ def scene(host):
         else value
         for name, value in TAESD(latent_channels=16).state_dict().items()
     }
-    return model, rl_model, host.comfy.sd.VAE(sd=weights)
+    return *tiny.sd3_pair(host), host.comfy.sd.VAE(sd=weights)
 
 
 @torch.inference_mode()
@@ -34,8 +34,8 @@ def find(host, scene, lists=(), **changes):
     inputs = {
         "model": model,
         "rl_model": rl_model,
-        "positive": tiny.conditioning(11),
-        "negative": tiny.conditioning(12),
+        "positive": conditioning(11),
+        "negative": conditioning(12),
         "latent": {"samples": torch.zeros(1, 16, 8, 8)},
         "vae": vae,
         "reward": jpeg(host),
@@ -50,18 +50,18 @@ def find(host, scene, lists=(), **changes):
         "by_stage": False,
     }
     lists = {name: value if name in lists else [value] for name, value in (inputs | changes).items()}
-    return host.classes["RLGAutoScale"].execute(**lists).result
+    return run_node(host, "RLGAutoScale", **lists)
 
 
 def jpeg(host):
-    return host.classes["RLGRewardLoader"].execute("JPEG incompressibility", "none").result[0]
+    return run_node(host, "RLGRewardLoader", "JPEG incompressibility", "none")[0]
 
 
 @torch.inference_mode()
 def by_the_graph(host, scene, scale, images=2):
     """Pictures at `scale` through the ordinary nodes."""
     model, rl_model, vae = scene
-    guided = tiny.guided(host, model, rl_model, scale)
+    guided = guide(host, model, rl_model, scale)
     latent = host.nodes.common_ksampler(
         guided,
         5,
@@ -69,8 +69,8 @@ def by_the_graph(host, scene, scale, images=2):
         SETTINGS["cfg"],
         SETTINGS["sampler_name"],
         SETTINGS["scheduler"],
-        tiny.conditioning(11),
-        tiny.conditioning(12),
+        conditioning(11),
+        conditioning(12),
         {"samples": torch.zeros(images, 16, 8, 8)},
     )[0]
     return host.nodes.VAEDecode().decode(vae, latent)[0]
@@ -89,7 +89,7 @@ def test_it_judges_as_the_graph_does_and_takes_the_best(host, scene):
     assert tried[f"{scale:.4g}"][0] == max(reward for reward, *_ in tried.values())
     assert [schedule.scale_at(p) for p in (0.0, 0.5, 1.0)] == [scale] * 3 and plot.ndim == 4
     pictures = by_the_graph(host, scene, scale)
-    scores = host.classes["RLGReward"].execute(pictures, jpeg(host), "").result[1]
+    scores = run_node(host, "RLGReward", pictures, jpeg(host), "")[1]
     assert scores == pytest.approx(tried[f"{scale:.4g}"][0], rel=1e-3)
     sweep = host.module("rlg_core.pictures")
     distance = sweep.picture_distance(pictures, by_the_graph(host, scene, 0.0)).mean()
@@ -113,16 +113,14 @@ def test_by_stage_is_no_worse(host, scene):
 
 
 def test_several_prompts_are_judged_together(host, scene):
-    both = find(
-        host, scene, positive=[tiny.conditioning(11), tiny.conditioning(13)], evaluations=2, lists=("positive",)
-    )[3]
-    parts = [find(host, scene, positive=tiny.conditioning(seed), evaluations=2)[3] for seed in (11, 13)]
+    both = find(host, scene, positive=[conditioning(11), conditioning(13)], evaluations=2, lists=("positive",))[3]
+    parts = [find(host, scene, positive=conditioning(seed), evaluations=2)[3] for seed in (11, 13)]
     for scale in ("0", "4"):
         assert trials(both)[scale][0] == pytest.approx(sum(trials(part)[scale][0] for part in parts) / 2, rel=1e-3)
 
 
 def test_lists_that_do_not_fit_are_refused(host, scene):
-    positive, negative = [tiny.conditioning(11)] * 3, [tiny.conditioning(12)] * 2
+    positive, negative = [conditioning(11)] * 3, [conditioning(12)] * 2
     with pytest.raises(ValueError, match="negative has 2 entries for 3 positive prompts"):
         find(host, scene, positive=positive, negative=negative, lists=("positive", "negative"))
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.host import repository_on_path
 
 
 @pytest.fixture(scope="module")
 def bench(host):
-    """The package, imported by path: the repository's root must not stay on the path beside the host."""
-    sys.path.insert(0, str(ROOT))
-    try:
-        import_module("bench.suite")
-    finally:
-        sys.path.remove(str(ROOT))
-    return sys.modules["bench"]
+    """The package, imported once the host has started."""
+    with repository_on_path():
+        import bench.suite
+    return bench
 
 
 @pytest.fixture(scope="module")

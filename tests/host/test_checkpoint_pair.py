@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+from support import tiny
+from support.guiding import guide, run_node
+from support.sampling import Sampling, counted_calls
+from support.tensors import cloned, rms
+
 CHECKPOINT = "model.diffusion_model."
+pytestmark = pytest.mark.usefixtures("inference_mode")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +37,7 @@ def folders(host, tmp_path_factory) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def base_weights() -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in tiny.sd3_transformer().state_dict().items()}
+    return cloned(tiny.sd3_transformer().state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +50,7 @@ def pair_files(folders, base_weights) -> tuple[str, str]:
 
 def fine_tuned(weights, rank=4, seed=5):
     generator = torch.Generator().manual_seed(seed)
-    tuned = {name: value.clone() for name, value in weights.items()}
+    tuned = cloned(weights)
     for name, value in tuned.items():
         if ".attn.to_" in name and name.endswith(".weight"):
             up, down = (torch.randn(size, rank, generator=generator) * 0.1 for size in value.shape)
@@ -52,35 +60,18 @@ def fine_tuned(weights, rank=4, seed=5):
     return tuned
 
 
-def host_layout(host, weights):
-    """The weights as the host names them, for files in checkpoint layout."""
-    model = host.comfy.sd.load_diffusion_model_state_dict({name: value.clone() for name, value in weights.items()})
-    return {name: value.clone() for name, value in model.model.diffusion_model.state_dict().items()}
-
-
 def load(host, base, rl, weight_dtype="default", compress="off", rank=64):
-    node = host.classes["RLGCheckpointPairLoader"]
-    assert node.validate_inputs(base, rl) is True
-    return node.execute(base_name=base, rl_name=rl, weight_dtype=weight_dtype, compress=compress, rank=rank).result
+    assert host.classes["RLGCheckpointPairLoader"].validate_inputs(base, rl) is True
+    inputs = {"base_name": base, "rl_name": rl, "weight_dtype": weight_dtype, "compress": compress, "rank": rank}
+    return run_node(host, "RLGCheckpointPairLoader", **inputs)
 
 
 def least_kept(report):
     return float(report.split("least ")[1].split("%")[0]) / 100
 
 
-@pytest.fixture(autouse=True, scope="module")
-def as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
-
-
 def stock(host, path):
     return host.comfy.sd.load_diffusion_model(str(path))
-
-
-def guided(host, model, rl_model, scale):
-    settings = {"start_percent": 0.0, "end_percent": 1.0, "outside_scale": 1.0, "rescale": 0.0}
-    return host.classes["RLGApply"].execute(model=model, rl_model=rl_model, scale=scale, **settings).result[0]
 
 
 def pointers(model):
@@ -134,7 +125,7 @@ def test_fingerprint_follows_the_files(host, folders, pair_files):
 
 def test_both_models_are_the_stock_loaders_to_the_bit(host, folders, pair_files):
     model, rl_model, *_ = load(host, *pair_files)
-    settings = tiny.Sampling(steps=3)
+    settings = Sampling(steps=3)
     for loaded, name in ((model, "base"), (rl_model, "sub/rl")):
         expected = settings.run(host, stock(host, folders.diffusion_models / f"{name}.safetensors"))
         assert torch.equal(settings.run(host, loaded), expected)
@@ -155,7 +146,7 @@ def test_identical_weights_are_held_once(host, folders, pair_files):
 
 def test_a_patch_on_one_model_leaves_the_other_alone(host, folders, pair_files):
     model, rl_model, *_ = load(host, *pair_files)
-    settings = tiny.Sampling(steps=2)
+    settings = Sampling(steps=2)
     plain = settings.run(host, rl_model)
     patched = model.clone()
     name = "final_layer.linear.weight"
@@ -169,11 +160,11 @@ def test_a_patch_on_one_model_leaves_the_other_alone(host, folders, pair_files):
 
 def test_guidance_extrapolates_between_the_two(host, folders, pair_files):
     model, rl_model, *_ = load(host, *pair_files)
-    settings = tiny.Sampling(steps=1, cfg=1.0)
+    settings = Sampling(steps=1, cfg=1.0)
     base, rl = settings.run(host, model), settings.run(host, rl_model)
-    assert torch.equal(settings.run(host, guided(host, model, rl_model, 0.0)), base)
-    assert (settings.run(host, guided(host, model, rl_model, 2.5)) - (base + 2.5 * (rl - base))).abs().max() < 1e-4
-    assert tiny.rms(rl - base) > 5e-3
+    assert torch.equal(settings.run(host, guide(host, model, rl_model, 0.0)), base)
+    assert (settings.run(host, guide(host, model, rl_model, 2.5)) - (base + 2.5 * (rl - base))).abs().max() < 1e-4
+    assert rms(rl - base) > 5e-3
 
 
 def test_reload_gives_the_same_weights(host, folders, pair_files):
@@ -194,7 +185,7 @@ def test_weight_dtype_is_honoured(host, folders, pair_files, base_weights, weigh
     expected = host.module("nodes.host.models.checkpoints").WEIGHT_DTYPES[weight_dtype]["dtype"]
     for loaded in (model, rl_model):
         assert loaded.model.diffusion_model.final_layer.linear.weight.dtype == expected
-    tiny.Sampling(steps=1).run(host, rl_model)
+    Sampling(steps=1).run(host, rl_model)
 
 
 # Checkpoints: other parts
@@ -203,7 +194,8 @@ def test_weight_dtype_is_honoured(host, folders, pair_files, base_weights, weigh
 def checkpoint_files(host, folders, base_weights, others: dict | None = None, rl_others: dict | None = None):
     base, rl = folders.checkpoints / "ckpt_base.safetensors", folders.checkpoints / "ckpt_rl.safetensors"
     for path, weights, extra in ((base, base_weights, others), (rl, fine_tuned(base_weights), rl_others)):
-        save_file({CHECKPOINT + k: v for k, v in host_layout(host, weights).items()} | (extra or {}), path)
+        in_host_layout = tiny.weights_of(tiny.load_weights(host, weights))
+        save_file({CHECKPOINT + k: v for k, v in in_host_layout.items()} | (extra or {}), path)
     return f"checkpoints/{base.name}", f"checkpoints/{rl.name}"
 
 
@@ -221,7 +213,7 @@ def test_clip_and_vae_come_from_the_base_alone(host, folders, base_weights):
     parts = tiny_vae(host) | {text_encoder: torch.ones(768)}
     garbage = {"first_stage_model.decoder.conv_in.weight": torch.full((3,), float("nan")), text_encoder: torch.zeros(1)}
     _, rl_model, clip, vae, _ = load(host, *checkpoint_files(host, folders, base_weights, parts, garbage))
-    assert vae.decode(tiny.Sampling(steps=1).run(host, rl_model)).shape == (1, 64, 64, 3)
+    assert vae.decode(Sampling(steps=1).run(host, rl_model)).shape == (1, 64, 64, 3)
     assert "l" in clip.tokenize("a cat")
     assert torch.equal(
         clip.cond_stage_model.clip_l.transformer.text_model.final_layer_norm.weight.float(), torch.ones(768)
@@ -245,9 +237,6 @@ def test_other_parts_of_the_rl_file_are_never_read(host, folders, base_weights):
 
 def with_hole_in_place_of(path: Path, name: str, size: int) -> None:
     """Makes the tensor `name` the last of the file, `size` bytes long, as a hole that takes no disk."""
-    import json
-    import struct
-
     tensors = load_file(path)
     del tensors[name]
     save_file(tensors, path)
@@ -277,23 +266,23 @@ def test_compress_keeps_one_copy_of_the_weights(host, folders, pair_files):
     model, rl_model, _, _, report = load(host, *pair_files, compress="low-rank", rank=4)
     assert rl_model.model is model.model
     expected = stock(host, folders.diffusion_models / "sub" / "rl.safetensors")
-    settings = tiny.Sampling(steps=4)
+    settings = Sampling(steps=4)
     rl = settings.run(host, expected)
     assert (settings.run(host, rl_model) - rl).abs().max() < 1e-4
-    assert (settings.run(host, guided(host, model, rl_model, 1.0)) - rl).abs().max() < 1e-4
-    assert tiny.rms(rl - settings.run(host, model)) > 1e-2
+    assert (settings.run(host, guide(host, model, rl_model, 1.0)) - rl).abs().max() < 1e-4
+    assert rms(rl - settings.run(host, model)) > 1e-2
     assert "attn.qkv.weight: rank 12, kept 100.0" in report and "attn.proj.weight: rank 4, kept 100.0" in report
 
 
 def test_compressed_pairs_run_in_one_batch(host, folders, pair_files):
     model, rl_model, *_ = load(host, *pair_files, compress="low-rank", rank=4)
-    settings, model_on = tiny.Sampling(steps=3), guided(host, model, rl_model, 2.0)
+    settings, model_on = Sampling(steps=3), guide(host, model, rl_model, 2.0)
     settings.run(host, model_on)  # the first run verifies
-    with tiny.counted_calls(model_on) as calls:
+    with counted_calls(model_on) as calls:
         latent = settings.run(host, model_on)
     assert calls == [4] * 3
     two = load(host, *pair_files)
-    assert (settings.run(host, guided(host, two[0], two[1], 2.0)) - latent).abs().max() < 2e-4
+    assert (settings.run(host, guide(host, two[0], two[1], 2.0)) - latent).abs().max() < 2e-4
 
 
 def test_compress_takes_the_difference_before_fp8_rounds_it(host, folders, pair_files):
@@ -333,7 +322,7 @@ def damaged(folders, name, weights):
 
 
 def test_nan_is_refused_by_key(host, folders, pair_files, base_weights):
-    weights = {name: value.clone() for name, value in base_weights.items()}
+    weights = cloned(base_weights)
     weights["proj_out.weight"][0, 0] = float("nan")
     message = refusal(host, pair_files[0], damaged(folders, "nan", weights))
     assert "nan.safetensors" in message and "proj_out.weight" in message
@@ -360,8 +349,6 @@ def test_another_size_of_the_architecture_is_refused(host, folders, pair_files):
 
 def test_weights_that_the_host_never_uses_may_be_missing(host):
     """Z-Image files lack a norm that 0.3.75 makes and never calls; a quantised file's absent scale is 1."""
-    import logging
-
     whole = host.module("nodes.host.models.checkpoints")._whole_weights
     with whole("z-image.safetensors"):
         logging.warning("unet missing: ['norm_final.weight', 'layers.0.feed_forward.w1.scale_weight']")

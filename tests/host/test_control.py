@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
-import paper
 import pytest
-import tiny
 import torch
 
-from rlg_core.trace import linearised_statement
+from support import paper, tiny
+from support.guiding import guide, run_node
+from support.sampling import Sampling, conditioning, counted_calls, wan_sampling
+from support.tensors import rms
 
 CLOSE = 1e-4
 CFG = 4.5
@@ -20,27 +21,11 @@ def pair(host):
     """A base, and two RL-tuned versions of it as adapters of one PEFT model: `default` and `second`."""
     import peft
 
-    transformer = tiny.sd3_transformer()
-    model = tiny.load(host, transformer)
-    adapted = tiny.with_adapter(transformer, tiny.SD3_TARGETS)
-    first = tiny.with_lora(host, model, tiny.lora_file(adapted, alpha=8))
+    adapted, (model, first) = tiny.sd3_adapted(), tiny.sd3_pair(host)
     adapted.add_adapter("second", peft.LoraConfig(r=4, lora_alpha=8, target_modules=tiny.SD3_TARGETS))
-    generator = torch.Generator().manual_seed(5)
-    for name, parameter in adapted.named_parameters():
-        if ".second." in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * (0.3 if "lora_A" in name else 0.05)
+    tiny.fill(adapted, "second", seed=5)
     adapted.eval().requires_grad_(False)
-    weights = peft.get_peft_model_state_dict(adapted, adapter_name="second")
-    alphas = {k.replace("lora_A.weight", "alpha"): torch.tensor(8.0) for k in weights if "lora_A" in k}
-    return adapted, model, first, tiny.with_lora(host, model, {k: v.clone() for k, v in weights.items()} | alphas)
-
-
-def guide(host, model, rl_model, scale=2.0, start=0.0, end=1.0, outside=1.0, rescale=0.0, **optional):
-    return host.classes["RLGApply"].execute(model, rl_model, scale, start, end, outside, rescale, **optional).result[0]
-
-
-def node(host, name, *values):
-    return host.classes[name].execute(*values).result
+    return adapted, model, first, tiny.with_lora(host, model, tiny.lora_file(adapted, adapter="second"))
 
 
 def expect(host, model, adapted, settings, combine):
@@ -74,7 +59,7 @@ def test_window_includes_both_ends(host, pair, window, scales):
     """SD3's schedule is shifted by 3; `simple` takes steps at percents k / 8."""
     start, end, outside = window
     guided = guide(host, pair[1], pair[2], 2.0, start, end, outside)
-    assert_same(host, pair, guided, tiny.Sampling(), lambda step, of: paper.guidance(scales[step], CFG)(step, of))
+    assert_same(host, pair, guided, Sampling(), lambda step, of: paper.guidance(scales[step], CFG)(step, of))
 
 
 @pytest.mark.parametrize(
@@ -87,13 +72,13 @@ def test_window_includes_both_ends(host, pair, window, scales):
     ],
 )
 def test_schedules(host, pair, settings, scale_at):
-    schedule = node(host, "RLGSchedule", *settings)[0]
+    schedule = run_node(host, "RLGSchedule", *settings)[0]
     guided = guide(host, pair[1], pair[2], schedule=schedule)
-    assert_same(host, pair, guided, tiny.Sampling(), lambda step, of: paper.guidance(scale_at(step / 8), CFG)(step, of))
+    assert_same(host, pair, guided, Sampling(), lambda step, of: paper.guidance(scale_at(step / 8), CFG)(step, of))
 
 
 def test_scale_from_kl(host):
-    assert node(host, "RLGScaleFromKL", 0.04, 0.02)[0] == 2.0
+    assert run_node(host, "RLGScaleFromKL", 0.04, 0.02)[0] == 2.0
 
 
 def test_mask_sets_the_scale_by_region(host, pair):
@@ -102,7 +87,7 @@ def test_mask_sets_the_scale_by_region(host, pair):
     weight = torch.ones(1, 1, 8, 8) * 0.5
     weight[..., 4:] = 3.0
     guided = guide(host, pair[1], pair[2], 3.0, 0.0, 1.0, 0.5, mask=mask)
-    assert_same(host, pair, guided, tiny.Sampling(), lambda step, of: paper.guidance(weight, CFG)(step, of))
+    assert_same(host, pair, guided, Sampling(), lambda step, of: paper.guidance(weight, CFG)(step, of))
 
 
 @pytest.mark.parametrize("extra", ["mask", "branch"])
@@ -117,11 +102,11 @@ def test_a_call_that_names_no_prompt_has_no_place_for_masks(host, pair, extra):
             arguments["input"], arguments["timestep"], **arguments["c"] | {"transformer_options": options}
         )
 
-    value = torch.ones(1, 8, 8) if extra == "mask" else node(host, "RLGBranch", 0.0, 1.0, 0.5)[0]
+    value = torch.ones(1, 8, 8) if extra == "mask" else run_node(host, "RLGBranch", 0.0, 1.0, 0.5)[0]
     guided = guide(host, pair[1], pair[2], 2.0, **{extra: value})
     guided.set_model_unet_function_wrapper(anonymous)
     with pytest.raises(ValueError, match="without saying for which prompts"):
-        tiny.Sampling(steps=1).run(host, guided)
+        Sampling(steps=1).run(host, guided)
 
 
 def test_masks_for_pictures_of_a_video_model(host):
@@ -131,8 +116,8 @@ def test_masks_for_pictures_of_a_video_model(host):
     rl_model = model.clone()
     rl_model.add_patches({key: ("diff", (torch.randn(64, 256, generator=torch.Generator().manual_seed(1)) * 0.01,))})
     masks = torch.stack([torch.zeros(8, 8), torch.ones(8, 8)])
-    settings = tiny.wan_sampling(shape=(2, 16, 1, 8, 8))
-    both = settings.run(host, guide(host, model, rl_model, 2.0, outside=0.0, mask=masks))
+    settings = wan_sampling(shape=(2, 16, 1, 8, 8))
+    both = settings.run(host, guide(host, model, rl_model, 2.0, outside_scale=0.0, mask=masks))
     base, guided = (settings.run(host, m) for m in (model, guide(host, model, rl_model, 2.0)))
     assert (base - guided).abs().max() > 1e-2
     assert (both[0] - base[0]).abs().max() < CLOSE and (both[1] - guided[1]).abs().max() < CLOSE
@@ -143,7 +128,7 @@ def test_masks_for_pictures_of_a_video_model(host):
 def test_a_mask_for_each_image(host, pair):
     masks = torch.stack([torch.zeros(8, 8), torch.ones(8, 8)])
     weight = torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1)
-    settings = tiny.Sampling(shape=(2, 16, 8, 8))
+    settings = Sampling(shape=(2, 16, 8, 8))
     assert_same(
         host,
         pair,
@@ -152,7 +137,7 @@ def test_a_mask_for_each_image(host, pair):
         lambda step, of: paper.guidance(weight, CFG)(step, of),
     )
     with pytest.raises(ValueError, match="2 masks for 3 images"):
-        tiny.Sampling(shape=(3, 16, 8, 8)).run(host, guide(host, pair[1], pair[2], mask=masks))
+        Sampling(shape=(3, 16, 8, 8)).run(host, guide(host, pair[1], pair[2], mask=masks))
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -165,106 +150,106 @@ def test_two_experts_in_any_order(host, pair, order):
         base = of.guided("base", CFG)
         return base + 1.5 * (of.guided("default", CFG) - base) - 0.7 * (of.guided("second", CFG) - base)
 
-    assert_same(host, pair, guided, tiny.Sampling(), combine)
-    with tiny.counted_calls(guided) as rows:
-        tiny.Sampling(steps=3).run(host, guided)
+    assert_same(host, pair, guided, Sampling(), combine)
+    with counted_calls(guided) as rows:
+        Sampling(steps=3).run(host, guided)
     assert rows == [6] * 3
 
 
 def test_scales_that_sum_to_one_need_no_base(host, pair):
     guided = guide(host, guide(host, pair[1], pair[2], 0.3), pair[3], 0.7)
-    tiny.Sampling(steps=2).run(host, guided)
-    with tiny.counted_calls(guided) as rows:
-        tiny.Sampling(steps=2).run(host, guided)
+    Sampling(steps=2).run(host, guided)
+    with counted_calls(guided) as rows:
+        Sampling(steps=2).run(host, guided)
     assert rows == [4, 4]
 
 
 def test_prompts_are_scaled_apart(host, pair):
-    branch = node(host, "RLGBranch", 0.0, 0.5, 2.0)[0]
+    branch = run_node(host, "RLGBranch", 0.0, 0.5, 2.0)[0]
 
     def combine(step, of):
         (c, u), (rl_c, rl_u) = of.pair("base"), of.pair("default")
         c, u = c + 0.5 * 2.0 * (rl_c - c), u + 2.0 * 2.0 * (rl_u - u)
         return u + CFG * (c - u)
 
-    assert_same(host, pair, guide(host, pair[1], pair[2], branch=branch), tiny.Sampling(), combine)
+    assert_same(host, pair, guide(host, pair[1], pair[2], branch=branch), Sampling(), combine)
 
 
 @pytest.mark.parametrize(("rl_cfg", "rows"), [(1.0, [2, 1]), (2.0, [2, 2])])
 def test_the_rl_model_with_a_cfg_of_its_own(host, pair, rl_cfg, rows):
-    branch = node(host, "RLGBranch", rl_cfg, 1.0, 1.0)[0]
+    branch = run_node(host, "RLGBranch", rl_cfg, 1.0, 1.0)[0]
     guided = guide(host, pair[1], pair[2], branch=branch)
 
     def combine(step, of):
         base = of.guided("base", CFG)
         return base + 2.0 * (of.guided("default", rl_cfg) - base)
 
-    assert_same(host, pair, guided, tiny.Sampling(), combine)
-    with tiny.counted_calls(guided) as calls:
-        tiny.Sampling(steps=2).run(host, guided)
+    assert_same(host, pair, guided, Sampling(), combine)
+    with counted_calls(guided) as calls:
+        Sampling(steps=2).run(host, guided)
     assert sorted(calls) == sorted(rows * 2)
 
 
 def test_an_own_cfg_beside_another_expert(host, pair):
     guided = guide(
-        host, guide(host, pair[1], pair[2], 1.5), pair[3], 0.8, branch=node(host, "RLGBranch", 1.0, 1.0, 1.0)[0]
+        host, guide(host, pair[1], pair[2], 1.5), pair[3], 0.8, branch=run_node(host, "RLGBranch", 1.0, 1.0, 1.0)[0]
     )
 
     def combine(step, of):
         base = of.guided("base", CFG)
         return base + 1.5 * (of.guided("default", CFG) - base) + 0.8 * (of.guided("second", 1.0) - base)
 
-    assert_same(host, pair, guided, tiny.Sampling(), combine)
+    assert_same(host, pair, guided, Sampling(), combine)
 
 
 def test_branch_refuses_both_ways_at_once(host):
     with pytest.raises(ValueError, match="expected both scales to be 1"):
-        node(host, "RLGBranch", 2.0, 0.5, 1.0)
+        run_node(host, "RLGBranch", 2.0, 0.5, 1.0)
 
 
 def test_linearised_is_the_adapter_at_strength_w(host, pair):
     model = pair[1]
-    guided = node(host, "RLGBudget", guide(host, model, pair[2], 2.0), "linearised", 1, 0.0, "auto")[0]
+    guided = run_node(host, "RLGBudget", guide(host, model, pair[2], 2.0), "linearised", 1, 0.0, "auto")[0]
     doubled = model.clone()
     doubled.patches = {key: [(2.0 * p[0], *p[1:]) for p in patches] for key, patches in pair[2].patches.items()}
     doubled.patches_uuid = pair[2].patches_uuid.__class__(int=7)
-    settings = tiny.Sampling()
+    settings = Sampling()
     assert (settings.run(host, guided) - settings.run(host, doubled)).abs().max() < CLOSE
-    with tiny.counted_calls(guided) as rows:
+    with counted_calls(guided) as rows:
         settings.run(host, guided)
     assert rows == [2] * 8
 
 
 def test_refresh_every_skips_the_base_and_stays_close(host, pair):
-    model, settings = pair[1], tiny.Sampling(steps=12)
+    model, settings = pair[1], Sampling(steps=12)
     exact_model = guide(host, model, pair[2], 2.0)
     exact = settings.run(host, exact_model)
     errors = {}
     for every in (2, 3):
-        guided = node(host, "RLGBudget", exact_model, "exact", every, 0.0, "auto")[0]
-        with tiny.counted_calls(guided) as rows:
-            errors[every] = tiny.rms(settings.run(host, guided) - exact) / tiny.rms(exact)
+        guided = run_node(host, "RLGBudget", exact_model, "exact", every, 0.0, "auto")[0]
+        with counted_calls(guided) as rows:
+            errors[every] = rms(settings.run(host, guided) - exact) / rms(exact)
         assert len(rows) == 12 and rows.count(4) == 12 // every and rows[0] == rows[-1] == 4
-    linearised = settings.run(host, node(host, "RLGBudget", exact_model, "linearised", 1, 0.0, "auto")[0])
+    linearised = settings.run(host, run_node(host, "RLGBudget", exact_model, "linearised", 1, 0.0, "auto")[0])
     assert 0 < errors[2] < errors[3] < 0.1
-    assert errors[2] < tiny.rms(linearised - exact) / tiny.rms(exact)
+    assert errors[2] < rms(linearised - exact) / rms(exact)
 
 
 def test_tolerance_evaluates_where_it_has_to(host, pair):
-    settings = tiny.Sampling(steps=12)
+    settings = Sampling(steps=12)
     exact_model = guide(host, pair[1], pair[2], 2.0)
     counts = []
     for tolerance in (1e-6, 0.5):
-        guided = node(host, "RLGBudget", exact_model, "exact", 6, tolerance, "auto")[0]
-        with tiny.counted_calls(guided) as rows:
+        guided = run_node(host, "RLGBudget", exact_model, "exact", 6, tolerance, "auto")[0]
+        with counted_calls(guided) as rows:
             settings.run(host, guided)
         counts.append(rows.count(4))
     assert counts[0] == 12 and 3 <= counts[1] < 7
 
 
 def test_inner_calls_of_second_order_samplers_are_never_read_off(host, pair):
-    guided = node(host, "RLGBudget", guide(host, pair[1], pair[2], 2.0), "exact", 4, 0.0, "auto")[0]
-    settings = tiny.Sampling(steps=6, sampler="dpm_2")
+    guided = run_node(host, "RLGBudget", guide(host, pair[1], pair[2], 2.0), "exact", 4, 0.0, "auto")[0]
+    settings = Sampling(steps=6, sampler="dpm_2")
     sigmas = {round(float(s), 5) for s in settings.sigmas(host, pair[1])}
     seen = []
     hook = guided.model.diffusion_model.register_forward_pre_hook(
@@ -282,10 +267,10 @@ def test_inner_calls_of_second_order_samplers_are_never_read_off(host, pair):
 
 def test_sequential_passes_agree_with_the_batch(host, pair):
     guided = guide(host, pair[1], pair[2], 2.0)
-    apart = node(host, "RLGBudget", guided, "exact", 1, 0.0, "sequential")[0]
-    settings = tiny.Sampling()
+    apart = run_node(host, "RLGBudget", guided, "exact", 1, 0.0, "sequential")[0]
+    settings = Sampling()
     batched = settings.run(host, guided)
-    with tiny.counted_calls(apart) as rows:
+    with counted_calls(apart) as rows:
         assert (settings.run(host, apart) - batched).abs().max() < CLOSE
     assert rows == [2] * 16
 
@@ -293,15 +278,15 @@ def test_sequential_passes_agree_with_the_batch(host, pair):
 @pytest.mark.parametrize("values", [("linearised", 2, 0.0, "auto"), ("exact", 1, 0.1, "auto")])
 def test_budgets_that_contradict_themselves(host, pair, values):
     with pytest.raises(ValueError, match="refresh_every"):
-        node(host, "RLGBudget", guide(host, pair[1], pair[2]), *values)
+        run_node(host, "RLGBudget", guide(host, pair[1], pair[2]), *values)
 
 
 def test_a_budget_keeps_experts_apart(host, pair):
     """From the step on at which the first expert's window ends, its difference says nothing of the second's."""
-    first = guide(host, pair[1], pair[2], 2.0, end=0.5, outside=0.0)
-    budget = node(host, "RLGBudget", guide(host, first, pair[3], 2.0), "exact", 16, 0.0, "auto")[0]
-    watched, trace = node(host, "RLGTrace", budget)
-    tiny.Sampling(steps=8).run(host, watched)
+    first = guide(host, pair[1], pair[2], 2.0, end_percent=0.5, outside_scale=0.0)
+    budget = run_node(host, "RLGBudget", guide(host, first, pair[3], 2.0), "exact", 16, 0.0, "auto")[0]
+    watched, trace = run_node(host, "RLGTrace", budget)
+    Sampling(steps=8).run(host, watched)
     alone = [entry.evaluated for entry in trace.entries if "rl 1" not in entry.evaluated]
     assert alone[0] == ("base", "rl 2") and ("rl 2",) in alone
 
@@ -315,39 +300,39 @@ def test_a_budget_is_off_where_one_step_makes_several_calls(host, pair, sampler)
     exact = guide(host, pair[1], pair[2], 2.0)
     if sampler == "euler":  # a node that samples in tiles, say; Heun's corrector comes at the next step's sigma
         exact.set_model_unet_function_wrapper(twice)
-    budget = node(host, "RLGBudget", exact, "exact", 2, 0.0, "auto")[0]
-    settings = tiny.Sampling(steps=4, sampler=sampler)
+    budget = run_node(host, "RLGBudget", exact, "exact", 2, 0.0, "auto")[0]
+    settings = Sampling(steps=4, sampler=sampler)
     difference = (settings.run(host, budget) - settings.run(host, exact)).abs().max()
     assert difference == 0 if sampler == "euler" else difference < 0.05
-    watched, trace = node(host, "RLGTrace", budget)
+    watched, trace = run_node(host, "RLGTrace", budget)
     settings.run(host, watched)
     assert [(entry.step, entry.evaluated) for entry in trace.entries] == [(step, ("base", "rl 1")) for step in range(4)]
 
 
 def test_one_budget_a_model(host, pair):
-    guided = node(host, "RLGBudget", guide(host, pair[1], pair[2]), "exact", 2, 0.0, "auto")[0]
+    guided = run_node(host, "RLGBudget", guide(host, pair[1], pair[2]), "exact", 2, 0.0, "auto")[0]
     with pytest.raises(ValueError, match="already"):
-        node(host, "RLGBudget", guided, "exact", 2, 0.0, "auto")
+        run_node(host, "RLGBudget", guided, "exact", 2, 0.0, "auto")
     with pytest.raises(ValueError, match="without RLG"):
-        node(host, "RLGBudget", pair[1], "exact", 2, 0.0, "auto")
+        run_node(host, "RLGBudget", pair[1], "exact", 2, 0.0, "auto")
 
 
 @torch.no_grad()
 def test_trace_measures_with_one_evaluation_more(host, pair):
     adapted, model = pair[:2]
-    settings = tiny.Sampling(shape=(2, 16, 8, 8))
-    watched, trace = node(host, "RLGTrace", guide(host, model, pair[2], 2.0))
+    settings = Sampling(shape=(2, 16, 8, 8))
+    watched, trace = run_node(host, "RLGTrace", guide(host, model, pair[2], 2.0))
     latent = {"samples": settings.run(host, watched)}
-    with tiny.counted_calls(watched) as rows:
+    with counted_calls(watched) as rows:
         settings.run(host, watched)
     assert rows == [8] * 2 + [4] + [8] * 6  # the linearised model, a third of the way through
-    plot, text, after = node(host, "RLGTracePlot", trace, latent)
+    plot, text, after = run_node(host, "RLGTracePlot", trace, latent)
     entries = json.loads(text)
     assert after is latent and plot.ndim == 4
     assert [(e["step"], e["image"]) for e in entries] == [(s, i) for s in range(8) for i in range(2)]
     first = paper.Predictions(adapted, settings, settings.noise(), settings.sigmas(host, model)[0])
     difference = (first.pair("default")[0] - first.pair("base")[0])[0]
-    assert entries[0]["difference"] == pytest.approx(tiny.rms(difference), rel=1e-3)
+    assert entries[0]["difference"] == pytest.approx(rms(difference), rel=1e-3)
     cfg = (first.pair("base")[0] - first.pair("base")[1])[0].flatten()
     guidance = (2.0 * (first.guided("default", CFG) - first.guided("base", CFG)))[0].flatten()
     cosine = torch.nn.functional.cosine_similarity(cfg, guidance, dim=0)
@@ -359,8 +344,8 @@ def test_trace_measures_with_one_evaluation_more(host, pair):
 @pytest.mark.parametrize("scale, would_do", [(1.01, True), (4.0, False)])
 def test_trace_says_where_a_lora_strength_would_do(host, pair, scale, would_do):
     adapted, model = pair[:2]
-    settings = tiny.Sampling(steps=1, cfg=1.0)
-    watched, trace = node(host, "RLGTrace", guide(host, model, pair[2], scale))
+    settings = Sampling(steps=1, cfg=1.0)
+    watched, trace = run_node(host, "RLGTrace", guide(host, model, pair[2], scale))
     latent = {"samples": settings.run(host, watched)}
     at = paper.Predictions(adapted, settings, settings.noise(), settings.sigmas(host, model)[0])
     exact = at.guided("base", 1.0) + scale * (at.guided("default", 1.0) - at.guided("base", 1.0))
@@ -370,77 +355,78 @@ def test_trace_says_where_a_lora_strength_would_do(host, pair, scale, would_do):
     slider = paper.Predictions(adapted, settings, at.x, at.sigma).guided("default", 1.0)
     for layer in layers:
         layer.set_scale("default", 1.0)
-    expected = tiny.rms(slider - exact) / tiny.rms(exact)
+    expected = rms(slider - exact) / rms(exact)
     assert trace.entries[0].linearised_error == pytest.approx(expected, rel=1e-2)
     assert (expected <= 0.02) == would_do
-    assert ("would do" in linearised_statement(trace.entries)) == would_do
-    assert node(host, "RLGTracePlot", trace, latent)[0].ndim == 4
+    statement = host.module("rlg_core.trace").linearised_statement(trace.entries)
+    assert ("would do" in statement) == would_do
+    assert run_node(host, "RLGTracePlot", trace, latent)[0].ndim == 4
 
 
 @pytest.mark.parametrize("extra", [{"rescale": 0.5}, {"mask": torch.ones(1, 8, 8)}])
 def test_trace_checks_nothing_where_one_strength_cannot_stand_for_guidance(host, pair, extra):
-    watched, trace = node(host, "RLGTrace", guide(host, pair[1], pair[2], 2.0, **extra))
-    tiny.Sampling(steps=3).run(host, watched)
+    watched, trace = run_node(host, "RLGTrace", guide(host, pair[1], pair[2], 2.0, **extra))
+    Sampling(steps=3).run(host, watched)
     assert len(trace.entries) == 3 and all(entry.linearised_error is None for entry in trace.entries)
 
 
 def test_trace_evaluates_nothing_for_calls_it_passes_over(host, pair):
     """Prompts with areas: every call is on a part of the latent."""
     area = {"area": (4, 8, 2, 0), "strength": 1.0}
-    prompts = [[[text, extra | area] for text, extra in tiny.conditioning(seed)] for seed in (11, 12)]
-    settings = tiny.Sampling(steps=3, positive=prompts[0], negative=prompts[1])
+    prompts = [[[text, extra | area] for text, extra in conditioning(seed)] for seed in (11, 12)]
+    settings = Sampling(steps=3, positive=prompts[0], negative=prompts[1])
     guided = guide(host, pair[1], pair[2], 2.0)
-    watched, trace = node(host, "RLGTrace", guided)
+    watched, trace = run_node(host, "RLGTrace", guided)
     settings.run(host, guided)  # the first run verifies its batched calls
     counts = []
     for model in (guided, watched):
-        with tiny.counted_calls(model) as rows:
+        with counted_calls(model) as rows:
             settings.run(host, model)
         counts.append(rows)
     assert counts[0] == counts[1] and len(counts[0]) > 0 and trace.entries == []
 
 
 def test_trace_tells_the_positive_prompts_scale(host, pair):
-    branch = node(host, "RLGBranch", 0.0, 1.5, 0.5)[0]
-    watched, trace = node(host, "RLGTrace", guide(host, pair[1], pair[2], 2.0, branch=branch))
-    tiny.Sampling(steps=2).run(host, watched)
+    branch = run_node(host, "RLGBranch", 0.0, 1.5, 0.5)[0]
+    watched, trace = run_node(host, "RLGTrace", guide(host, pair[1], pair[2], 2.0, branch=branch))
+    Sampling(steps=2).run(host, watched)
     assert [entry.scale for entry in trace.entries] == [3.0, 3.0]
 
 
 def test_trace_says_what_a_budget_skipped(host, pair):
-    budget = node(host, "RLGBudget", guide(host, pair[1], pair[2], 2.0), "exact", 2, 0.0, "auto")[0]
-    watched, trace = node(host, "RLGTrace", budget)
-    tiny.Sampling(steps=4).run(host, watched)
+    budget = run_node(host, "RLGBudget", guide(host, pair[1], pair[2], 2.0), "exact", 2, 0.0, "auto")[0]
+    watched, trace = run_node(host, "RLGTrace", budget)
+    Sampling(steps=4).run(host, watched)
     assert [e.evaluated for e in trace.entries] == [("base", "rl 1"), ("rl 1",), ("rl 1",), ("base", "rl 1")]
 
 
 def test_an_empty_trace_says_why(host, pair):
-    _, trace = node(host, "RLGTrace", guide(host, pair[1], pair[2]))
+    _, trace = run_node(host, "RLGTrace", guide(host, pair[1], pair[2]))
     with pytest.raises(ValueError, match="no sampler has run"):
-        node(host, "RLGTracePlot", trace, {})
+        run_node(host, "RLGTracePlot", trace, {})
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_a_trace_measures_nothing_where_one_model_ran(host, pair, scale):
-    watched, trace = node(host, "RLGTrace", guide(host, pair[1], pair[2], scale))
-    tiny.Sampling(steps=3).run(host, watched)
+    watched, trace = run_node(host, "RLGTrace", guide(host, pair[1], pair[2], scale))
+    Sampling(steps=3).run(host, watched)
     assert len(trace.entries) == 3
     assert all((e.difference, e.share, e.angle, e.path_kl) == (None,) * 4 for e in trace.entries)
-    assert node(host, "RLGTracePlot", trace, {})[0].ndim == 4
+    assert run_node(host, "RLGTracePlot", trace, {})[0].ndim == 4
 
 
 def test_rescale_counts_where_an_expert_with_a_cfg_of_its_own_rests(host, pair):
     """At scale 0 what is left is the other expert, rescaled as by itself."""
-    branch = node(host, "RLGBranch", 1.0, 1.0, 1.0)[0]
-    settings = tiny.Sampling(steps=3)
+    branch = run_node(host, "RLGBranch", 1.0, 1.0, 1.0)[0]
+    settings = Sampling(steps=3)
     alone = guide(host, pair[1], pair[3], 3.0, rescale=0.7)
     resting = guide(host, alone, pair[2], 0.0, branch=branch)
     assert (settings.run(host, resting) - settings.run(host, alone)).abs().max() < CLOSE
 
 
 def test_rescale_counts_with_a_cfg_of_its_own_too(host, pair):
-    branch = node(host, "RLGBranch", 1.0, 1.0, 1.0)[0]
-    settings = tiny.Sampling(steps=1)
+    branch = run_node(host, "RLGBranch", 1.0, 1.0, 1.0)[0]
+    settings = Sampling(steps=1)
     free, fitted = (guide(host, pair[1], pair[2], 3.0, rescale=strength, branch=branch) for strength in (0.0, 1.0))
     rl = guide(host, pair[1], pair[2], 1.0, branch=branch)
     spread = [latent_of(pair[1], settings, host, model).std().item() for model in (free, fitted, rl)]
@@ -450,7 +436,10 @@ def test_rescale_counts_with_a_cfg_of_its_own_too(host, pair):
 
 def test_linearised_refuses_what_it_would_lose(host, pair):
     """At the node that asks for it, whichever of the two comes last."""
-    budget = lambda model: node(host, "RLGBudget", model, "linearised", 1, 0.0, "auto")[0]  # noqa: E731
+
+    def budget(model):
+        return run_node(host, "RLGBudget", model, "linearised", 1, 0.0, "auto")[0]
+
     other = tiny.load(host, tiny.sd3_transformer(seed=9))
     plain = guide(host, pair[1], pair[2])
     masked = guide(host, pair[1], pair[2], mask=torch.ones(1, 8, 8))
@@ -459,8 +448,8 @@ def test_linearised_refuses_what_it_would_lose(host, pair):
         with pytest.raises(ValueError, match=lost):
             budget(guided)
     with pytest.raises(ValueError, match="RLG Trace"):
-        node(host, "RLGTrace", budget(plain))
+        run_node(host, "RLGTrace", budget(plain))
     with pytest.raises(ValueError, match="RLG Trace"):
-        budget(node(host, "RLGTrace", plain)[0])
+        budget(run_node(host, "RLGTrace", plain)[0])
     with pytest.raises(ValueError, match="RL checkpoint"):
         guide(host, budget(plain), other, 0.5)

@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
-PACK = Path(__file__).resolve().parents[2]
-sys.path.append(str(PACK))  # last: the host's own `nodes` must be found first
+from support import tiny
+from support.host import repository_on_path
+from support.tensors import largest
 
-from demo import model  # noqa: E402
-from demo.evidence import findings, run, statistics, ways  # noqa: E402
-from demo.evidence.pair import Pair  # noqa: E402
-from demo.evidence.sizes import QUICK  # noqa: E402
-from rlg_core.rewards.scenes import parse
+with repository_on_path():
+    from demo import model
+    from demo.evidence import findings, run, statistics, ways
+    from demo.evidence.pair import Pair
+    from demo.evidence.sizes import QUICK
+    from rlg_core.rewards.scenes import parse
 
 SIZES = replace(QUICK, prompts=2, steps=2, ranked=3)
 ADAPTERS = ("brightness", "brightness-beta0.5", "brightness-seed1", "jpeg")
@@ -67,24 +66,24 @@ def test_experts_are_found_with_their_reward_and_beta(models):
 def test_ways_are_what_they_say(host, pair):
     base = pair.latents(ways.Way(), 5)
     one = pair.latents(ways.rlg("brightness", 1.0), 5)
-    assert torch.equal(pair.latents(ways.rlg("brightness", 0.0), 5), base) and tiny.largest(one, base) > 0.1
+    assert torch.equal(pair.latents(ways.rlg("brightness", 0.0), 5), base) and largest(one, base) > 0.1
     latent = {"samples": torch.zeros(2, 16, 12, 12)}
     with torch.inference_mode():
         plain = host.nodes.common_ksampler(
             pair.rl_model("brightness"), 5, 3, 1.0, "euler", "simple", pair.together(), pair.empty, latent
         )[0]["samples"]
-    assert tiny.largest(one, plain) < 1e-4
+    assert largest(one, plain) < 1e-4
     strength, two = pair.latents(ways.lora("brightness", 2.0), 5), pair.latents(ways.rlg("brightness", 2.0), 5)
     with torch.inference_mode():
         doubled = pair.node("RLGAdapterLoader", pair.base, "rl-brightness", 2.0, 0.0, "")
         turned_up = host.nodes.common_ksampler(
             doubled, 5, 3, 1.0, "euler", "simple", pair.together(), pair.empty, latent
         )[0]
-    assert tiny.largest(strength, turned_up["samples"]) < 1e-4 and tiny.largest(strength, two) > 1e-2
+    assert largest(strength, turned_up["samples"]) < 1e-4 and largest(strength, two) > 1e-2
 
 
 def test_prompts_in_one_batch_are_as_by_themselves(pair):
-    assert tiny.largest(pair.latents(ways.Way(), 5)[:1], pair.latents(ways.Way(), 5, slice(0, 1))) < 1e-4
+    assert largest(pair.latents(ways.Way(), 5)[:1], pair.latents(ways.Way(), 5, slice(0, 1))) < 1e-4
     assert pair.codec_error() < 1e-3
 
 

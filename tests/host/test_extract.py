@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+from support import tiny
+from support.guiding import guide, run_node, two_passes
+from support.patched import patched_weight
+from support.sampling import Sampling, wan_sampling
+from support.tensors import cloned, largest, rms
+
 RANK = 4
+pytestmark = pytest.mark.usefixtures("inference_mode")
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +29,7 @@ def output(host, tmp_path):
 def tuned(weights, rank=RANK, full=()):
     """`weights` with rank-`rank` changes of the attention layers, changes of their biases, full-rank ones of `full`."""
     generator = torch.Generator().manual_seed(5)
-    weights = {name: value.clone() for name, value in weights.items()}
+    weights = cloned(weights)
     for name, value in weights.items():
         if name in full:
             value += torch.randn(value.shape, generator=generator) * 0.02
@@ -35,34 +41,18 @@ def tuned(weights, rank=RANK, full=()):
     return weights
 
 
-def host_model(host, weights, dtype=torch.float32):
-    weights = {name: value.clone() for name, value in weights.items()}  # the host converts in place
-    return host.comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": dtype})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def as_the_host_runs_nodes():
-    with torch.inference_mode():
-        yield
-
-
 @pytest.fixture(scope="module")
 def sd3(host):
     weights = tiny.sd3_transformer().state_dict()
-    return host_model(host, weights), host_model(host, tuned(weights))
+    return tiny.load_weights(host, weights), tiny.load_weights(host, tuned(weights))
 
 
 def extract(host, model, rl_model, rank=RANK, energy=1.0, prefix="loras/tiny"):
-    return host.classes["RLGExtractAdapter"].execute(model, rl_model, rank, energy, prefix).result
+    return run_node(host, "RLGExtractAdapter", model, rl_model, rank, energy, prefix)
 
 
 def saved(report) -> Path:
     return Path(report.splitlines()[0].removeprefix("Saved "))
-
-
-def patched_weight(host, model, key):
-    weight = host.comfy.utils.get_attr(model.model, key)
-    return host.comfy.lora.calculate_weight(model.patches.get(key, []), weight.detach().clone().float(), key)
 
 
 def assert_same_weights(host, model, expected, tolerance=1e-6):
@@ -78,10 +68,10 @@ def test_a_rank_r_fine_tune_is_recovered_to_rounding(host, sd3):
     extracted, report = extract(host, *sd3)
     assert extracted.model is model.model
     assert_same_weights(host, extracted, rl_model, 1e-5)
-    settings = tiny.Sampling()
+    settings = Sampling()
     expected = settings.run(host, rl_model)
     assert (settings.run(host, extracted) - expected).abs().max() < 1e-4
-    assert tiny.rms(expected - settings.run(host, model)) > 1e-2
+    assert rms(expected - settings.run(host, model)) > 1e-2
     assert float(report.split("least ")[1].split("%")[0]) > 99.999
 
 
@@ -105,7 +95,7 @@ def test_the_file_loads_at_true_strength(host, sd3, output, loader):
     if loader == "stock":
         loaded = host.nodes.LoraLoaderModelOnly().load_lora_model_only(model, path.name, 1.0)[0]
     else:
-        loaded = host.classes[loader].execute(model, path.name, 1.0, 0.0, "").result[0]
+        loaded = run_node(host, loader, model, path.name, 1.0, 0.0, "")[0]
     assert_same_weights(host, loaded, rl_model, 1e-5)
 
 
@@ -128,7 +118,7 @@ def test_a_failed_write_leaves_no_file(host, sd3, output, monkeypatch):
 def test_energy_lowers_the_rank_and_is_kept(host):
     weights = tiny.sd3_transformer().state_dict()
     name = "transformer_blocks.0.ff.net.0.proj.weight"
-    pair = host_model(host, weights), host_model(host, tuned(weights, full=(name,)))
+    pair = tiny.load_weights(host, weights), tiny.load_weights(host, tuned(weights, full=(name,)))
     extracted, report = extract(host, *pair, rank=48, energy=0.5)
     line = next(line for line in report.splitlines() if "mlp.fc1.weight: rank" in line)
     rank, kept = int(line.split("rank ")[1].split(",")[0]), float(line.split("kept ")[1].rstrip("%"))
@@ -153,44 +143,21 @@ def test_patches_on_either_model_count(host, sd3):
 
 def test_a_lora_on_the_same_model_is_extracted(host, sd3):
     model, _ = sd3
-    adapted = tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS)
-    rl_model = tiny.with_lora(host, model, tiny.lora_file(adapted, alpha=8))
+    rl_model = tiny.with_lora(host, model, tiny.sd3_lora())
     extracted, _ = extract(host, model, rl_model)
-    settings = tiny.Sampling(steps=3)
+    settings = Sampling(steps=3)
     assert (settings.run(host, extracted) - settings.run(host, rl_model)).abs().max() < 1e-4
 
 
-def sd35_weights():
-    """SD3.5's layout: as SD3, with norms of queries and keys."""
-    from diffusers import SD3Transformer2DModel
-
-    torch.manual_seed(0)
-    model = SD3Transformer2DModel(
-        sample_size=16,
-        patch_size=2,
-        in_channels=16,
-        out_channels=16,
-        num_layers=2,
-        attention_head_dim=64,
-        num_attention_heads=2,
-        joint_attention_dim=96,
-        caption_projection_dim=128,
-        pooled_projection_dim=64,
-        pos_embed_max_size=24,
-        qk_norm="rms_norm",
-    )
-    return model.state_dict()
-
-
 def test_convolutions_and_norms(host):
-    weights = sd35_weights()
-    model, changed = host_model(host, weights), {name: value.clone() for name, value in weights.items()}
+    weights = tiny.sd3_transformer(qk_norm="rms_norm").state_dict()
+    model, changed = tiny.load_weights(host, weights), cloned(weights)
     generator = torch.Generator().manual_seed(1)
     conv = changed["pos_embed.proj.weight"]
     up, down = torch.randn(conv.shape[0], 2, generator=generator), torch.randn(2, conv[0].numel(), generator=generator)
     conv += (up @ down).reshape(conv.shape) * 1e-2
     changed["transformer_blocks.0.attn.norm_q.weight"] += 0.1
-    rl_model = host_model(host, changed)
+    rl_model = tiny.load_weights(host, changed)
     extracted, report = extract(host, model, rl_model, rank=2)
     assert "2 differ: 1 kept at low rank, 1 whole" in report
     assert_same_weights(host, extracted, rl_model, 1e-5)
@@ -200,7 +167,7 @@ def test_convolutions_and_norms(host):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_factors_are_in_the_dtype_the_model_computes_in(host, dtype):
     weights = tiny.sd3_transformer().state_dict()
-    model, rl_model = host_model(host, weights, dtype), host_model(host, tuned(weights), dtype)
+    model, rl_model = tiny.load_weights(host, weights, dtype), tiny.load_weights(host, tuned(weights), dtype)
     extracted, report = extract(host, model, rl_model)
     tensors = load_file(saved(report))
     computed = host.module("nodes.host.compat").compute_dtype(model.model)
@@ -218,21 +185,19 @@ def test_identical_models_are_refused(host, sd3):
 
 def test_another_architecture_is_refused(host, sd3):
     with pytest.raises(ValueError, match="differ in weights"):
-        extract(host, sd3[0], host_model(host, tiny.sd3_transformer(depth=3).state_dict()))
+        extract(host, sd3[0], tiny.load_weights(host, tiny.sd3_transformer(depth=3).state_dict()))
 
 
 def test_nan_is_refused_by_key(host, sd3):
     weights = tuned(tiny.sd3_transformer().state_dict())
     weights["proj_out.weight"][0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"final_layer.linear.weight: base or RL model has NaN"):
-        extract(host, sd3[0], host_model(host, weights))
+        extract(host, sd3[0], tiny.load_weights(host, weights))
 
 
 def test_guided_models_are_refused(host, sd3):
-    settings = {"scale": 2.0, "start_percent": 0.0, "end_percent": 1.0, "outside_scale": 1.0, "rescale": 0.0}
-    guided = host.classes["RLGApply"].execute(model=sd3[0], rl_model=sd3[1], **settings).result[0]
     with pytest.raises(ValueError, match="has RLG on it"):
-        extract(host, guided, sd3[1])
+        extract(host, guide(host, *sd3), sd3[1])
 
 
 def test_interrupting_stops_it(host, sd3, output):
@@ -256,7 +221,7 @@ def test_buffers_are_compared_in_the_coarser_dtype(host):
 def test_parameters_of_blocks_are_kept_and_named(host):
     weights = tiny.wan_weights(host)
     changed = {name: value + 0.1 if name == "blocks.0.modulation" else value for name, value in weights.items()}
-    model, rl_model = host_model(host, weights), host_model(host, tuned(changed))
+    model, rl_model = tiny.load_weights(host, weights), tiny.load_weights(host, tuned(changed))
     rl_model_extracted, report = extract(host, model, rl_model)
     assert "of modules that are no layers: diffusion_model.blocks.0.modulation." in report
     assert_same_weights(host, rl_model_extracted, rl_model, 1e-5)
@@ -272,8 +237,6 @@ def test_a_compressed_pair_keeps_them(host, tmp_path):
     model, rl_model, report = load_pair(tmp_path / "base.safetensors", tmp_path / "rl.safetensors", {}, 4)
     assert "of modules that are no layers: diffusion_model.blocks.0.modulation." in report
     _, checkpoint, _ = load_pair(tmp_path / "base.safetensors", tmp_path / "rl.safetensors", {}, None)
-    settings = tiny.wan_sampling(steps=2)
-    expected = settings.run(host, tiny.two_passes(host, model, checkpoint, 2.0))
-    assert tiny.largest(settings.run(host, tiny.guided(host, model, rl_model, 2.0)), expected) < 1e-4 * max(
-        1.0, tiny.rms(expected)
-    )
+    settings = wan_sampling(steps=2)
+    expected = settings.run(host, two_passes(host, model, checkpoint, 2.0))
+    assert largest(settings.run(host, guide(host, model, rl_model, 2.0)), expected) < 1e-4 * max(1.0, rms(expected))

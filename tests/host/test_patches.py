@@ -5,8 +5,12 @@ from __future__ import annotations
 import copy
 
 import pytest
-import tiny
 import torch
+
+from support import tiny
+from support.guiding import guide, stock_node, two_passes
+from support.sampling import Sampling, unet_sampling, wan_sampling
+from support.tensors import largest, random, rms
 
 LINEAR = "diffusion_model.joint_blocks.0.x_block.attn.proj.weight"
 FUSED = "diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"
@@ -15,10 +19,6 @@ CONV = "diffusion_model.input_blocks.1.0.in_layers.2.weight"
 POINTWISE = "diffusion_model.input_blocks.1.1.proj_in.weight"
 STRIDED = "diffusion_model.input_blocks.2.0.op.weight"
 UNET_LINEAR = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
-
-
-def random(*shape: int, seed: int = 0, size: float = 1.0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape) + seed)) * size
 
 
 class Family:
@@ -48,12 +48,12 @@ class Family:
         """Scale 0, 1 and 2 against plain graphs and against the combination of two plain models."""
         host, settings = self.host, self.settings
         plain_base, plain_rl = settings.run(host, base), settings.run(host, rl_copy)
-        unit = max(1.0, tiny.rms(plain_base))
-        assert tiny.largest(plain_base, plain_rl) > 1e-3 * unit
-        assert torch.equal(settings.run(host, tiny.guided(host, base, rl, 0.0)), plain_base)
-        assert tiny.largest(settings.run(host, tiny.guided(host, base, rl, 1.0)), plain_rl) < tolerance * unit
-        expected = settings.run(host, tiny.two_passes(host, base, rl_copy, 2.0))
-        assert tiny.largest(settings.run(host, tiny.guided(host, base, rl, 2.0)), expected) < 2 * tolerance * unit
+        unit = max(1.0, rms(plain_base))
+        assert largest(plain_base, plain_rl) > 1e-3 * unit
+        assert torch.equal(settings.run(host, guide(host, base, rl, 0.0)), plain_base)
+        assert largest(settings.run(host, guide(host, base, rl, 1.0)), plain_rl) < tolerance * unit
+        expected = settings.run(host, two_passes(host, base, rl_copy, 2.0))
+        assert largest(settings.run(host, guide(host, base, rl, 2.0)), expected) < 2 * tolerance * unit
 
     def check_patches(self, *patches, base=(), **strengths):
         """The RL model has `base` and `patches`, the base model `base` alone."""
@@ -63,27 +63,18 @@ class Family:
 
 @pytest.fixture(scope="module")
 def sd3(host):
-    weights = {f"model.diffusion_model.{k}": v for k, v in sd3_weights(host).items()}
-    return Family(host, weights, tiny.Sampling(steps=2))
+    weights = tiny.weights_of(tiny.load(host, tiny.sd3_transformer()))
+    return Family(host, {f"model.diffusion_model.{k}": v for k, v in weights.items()}, Sampling(steps=2))
 
 
 @pytest.fixture(scope="module")
 def wan(host):
-    return Family(host, tiny.wan_weights(host), tiny.wan_sampling())
-
-
-def sd3_weights(host):
-    model = tiny.load(host, tiny.sd3_transformer())
-    return {
-        k.removeprefix("diffusion_model."): v
-        for k, v in model.model.state_dict().items()
-        if k.startswith("diffusion_model.")
-    }
+    return Family(host, tiny.wan_weights(host), wan_sampling())
 
 
 @pytest.fixture(scope="module")
 def unet(host):
-    return Family(host, tiny.unet_weights(host), tiny.unet_sampling(steps=2))
+    return Family(host, tiny.unet_weights(host), unet_sampling(steps=2))
 
 
 def adapter(host, kind: str, *weights):
@@ -258,7 +249,10 @@ def test_slices_mixed_with_the_whole(sd3):
 def test_a_function_on_the_change(sd3):
     """As FLUX's final modulation has it, whose halves are swapped."""
     key = "diffusion_model.final_layer.adaLN_modulation.1.weight"
-    swap = lambda weight: torch.cat(weight.chunk(2)[::-1])  # noqa: E731
+
+    def swap(weight):
+        return torch.cat(weight.chunk(2)[::-1])
+
     sd3.check_patches({(key, None, swap): lora(sd3.host, sd3.shapes[key])})
 
 
@@ -276,24 +270,8 @@ def test_biases_and_norms(unet, kind):
 
 def test_norms_of_queries_and_keys(host):
     """SD3.5 normalises queries and keys, per head."""
-    from diffusers import SD3Transformer2DModel
-
-    torch.manual_seed(0)
-    transformer = SD3Transformer2DModel(
-        sample_size=16,
-        patch_size=2,
-        in_channels=16,
-        out_channels=16,
-        num_layers=2,
-        attention_head_dim=64,
-        num_attention_heads=2,
-        joint_attention_dim=96,
-        caption_projection_dim=128,
-        pooled_projection_dim=64,
-        pos_embed_max_size=24,
-        qk_norm="rms_norm",
-    )
-    family = Family(host, transformer.state_dict(), tiny.Sampling(steps=2))
+    transformer = tiny.sd3_transformer(qk_norm="rms_norm")
+    family = Family(host, transformer.state_dict(), Sampling(steps=2))
     key = "diffusion_model.joint_blocks.0.x_block.attn.ln_q.weight"
     family.check_patches({key: ("diff", (random(*family.shapes[key], size=0.5),))})
 
@@ -309,7 +287,7 @@ def test_several_kinds_on_one_weight(sd3):
 
 
 def merged(family, model, other, ratio):
-    return family.host.classes["ModelMergeSimple"]().merge(model, other, ratio)[0]
+    return stock_node(family.host, "ModelMergeSimple", model1=model, model2=other, ratio=ratio)
 
 
 @pytest.fixture(scope="module")
@@ -331,31 +309,33 @@ def test_merge_of_a_lora_model(sd3, stranger):
 
 def test_merge_with_itself_is_nothing(sd3, caplog):
     same = merged(sd3, sd3.model, sd3.copy, 0.5)
-    assert tiny.guided(sd3.host, sd3.model, same, 2.0) is sd3.model
+    assert guide(sd3.host, sd3.model, same, 2.0) is sd3.model
     assert "identical" in caplog.text
 
 
 # LoRAs that both carry
 
 
+def style_of(sd3):
+    """A style LoRA, made anew by every call as a loader node makes it."""
+    return {key: lora(sd3.host, sd3.shapes[key], seed=7) for key in (LINEAR, FUSED)}
+
+
 def test_style_lora_on_both(sd3):
-    style = {key: lora(sd3.host, sd3.shapes[key], seed=7) for key in (LINEAR, FUSED)}
-    sd3.check_patches({LINEAR: lora(sd3.host, sd3.shapes[LINEAR])}, base=[style])
+    sd3.check_patches({LINEAR: lora(sd3.host, sd3.shapes[LINEAR])}, base=[style_of(sd3)])
 
 
 def test_style_lora_loaded_twice(sd3):
     """Two loader nodes read the same file: the patches are equal, not the same."""
-    make = lambda: {key: lora(sd3.host, sd3.shapes[key], seed=7) for key in (LINEAR, FUSED)}  # noqa: E731
     rl = {LINEAR: lora(sd3.host, sd3.shapes[LINEAR])}
-    base = sd3.patched(sd3.model, make())
-    sd3.check(base, sd3.patched(sd3.model, make(), rl), sd3.patched(sd3.copy, make(), rl))
-    assert tiny.guided(sd3.host, base, sd3.patched(sd3.model, make()), 2.0) is base
+    base = sd3.patched(sd3.model, style_of(sd3))
+    sd3.check(base, sd3.patched(sd3.model, style_of(sd3), rl), sd3.patched(sd3.copy, style_of(sd3), rl))
+    assert guide(sd3.host, base, sd3.patched(sd3.model, style_of(sd3)), 2.0) is base
 
 
 def test_lora_on_the_base_alone(sd3):
-    style = {key: lora(sd3.host, sd3.shapes[key], seed=7) for key in (LINEAR, FUSED)}
     rl = {LINEAR: lora(sd3.host, sd3.shapes[LINEAR])}
-    sd3.check(sd3.patched(sd3.model, style), sd3.patched(sd3.model, rl), sd3.patched(sd3.copy, rl))
+    sd3.check(sd3.patched(sd3.model, style_of(sd3)), sd3.patched(sd3.model, rl), sd3.patched(sd3.copy, rl))
 
 
 def test_one_lora_at_two_strengths(sd3):
@@ -376,7 +356,7 @@ def test_weight_dependent_patches_on_both(sd3):
 def refused(sd3, match, *patches, **strengths):
     error = sd3.host.module("rlg_core.errors").PairError
     with pytest.raises(error, match=match):
-        tiny.guided(sd3.host, sd3.model, sd3.patched(sd3.model, *patches, **strengths), 2.0)
+        guide(sd3.host, sd3.model, sd3.patched(sd3.model, *patches, **strengths), 2.0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -412,14 +392,14 @@ def test_bypassed_loras(sd3):
     bypassed = sd3.host.comfy.sd.load_bypass_lora_for_models(sd3.model, None, state, 1.0, 0.0)[0]
     error = sd3.host.module("rlg_core.errors").PairError
     with pytest.raises(error, match="bypass"):
-        tiny.guided(sd3.host, sd3.model, bypassed, 2.0)
+        guide(sd3.host, sd3.model, bypassed, 2.0)
 
 
 def test_rlg_on_the_rl_model(sd3):
     rl = sd3.patched(sd3.model, {LINEAR: lora(sd3.host, sd3.shapes[LINEAR])})
-    guided = tiny.guided(sd3.host, sd3.model, rl, 2.0)
+    guided = guide(sd3.host, sd3.model, rl, 2.0)
     with pytest.raises(sd3.host.module("rlg_core.errors").PairError, match="already has RLG"):
-        tiny.guided(sd3.host, sd3.model, guided, 2.0)
+        guide(sd3.host, sd3.model, guided, 2.0)
 
 
 # Parameters that all rows of a call share
@@ -459,7 +439,7 @@ def test_layers_that_never_run_are_an_error(wan, with_parameter):
     linear, key = "diffusion_model.blocks.0.self_attn.q.weight", "diffusion_model.blocks.0.modulation"
     patches = [{linear: lora(wan.host, wan.shapes[linear])}]
     patches += [{key: ("diff", (random(*wan.shapes[key]),))}] if with_parameter else []
-    guided = tiny.guided(wan.host, wan.model, wan.patched(wan.model, *patches), 2.0)
+    guided = guide(wan.host, wan.model, wan.patched(wan.model, *patches), 2.0)
     guided.add_wrapper_with_key(
         WrappersMP.DIFFUSION_MODEL, "test", lambda executor, x, *args, **kwargs: torch.zeros_like(x)
     )
@@ -472,11 +452,8 @@ def test_norms_whose_weights_the_host_reads_itself(host):
     from comfy.ldm.flux.layers import EmbedND
     from comfy.ldm.lumina.model import JointAttention
 
-    algebra, rows, is_norm = (
-        host.module("rlg_core.algebra"),
-        host.module("rlg_core.rows"),
-        host.module("nodes.host.compat").is_norm,
-    )
+    algebra, rows = host.module("rlg_core.algebra"), host.module("rlg_core.rows")
+    is_norm = host.module("nodes.host.compat").is_norm
     settings = {"operations": host.comfy.ops.disable_weight_init, "dtype": torch.float32}
     root = torch.nn.ModuleDict({"attention": JointAttention(32, 2, 2, True, operation_settings=settings)})
     for parameter in root.parameters():

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import tiny
 import torch
 from safetensors.torch import save_file
+
+from support import tiny
+from support.guiding import guide
+from support.sampling import Sampling
+from support.tensors import rms
 
 BLOCK = "joint_blocks.0.x_block."
 
@@ -24,29 +28,26 @@ def scaled_fp8(weights):
 
 def test_quantised_layers_are_guided(host):
     plain = tiny.load(host, tiny.sd3_transformer())
-    lora = tiny.lora_file(tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS), alpha=8)
-    weights = {name: value.clone() for name, value in plain.model.diffusion_model.state_dict().items()}
-    model = host.comfy.sd.load_diffusion_model_state_dict(scaled_fp8(weights))
-    rl_model, settings = tiny.with_lora(host, model, lora), tiny.Sampling(steps=4)
+    lora = tiny.sd3_lora()
+    model = host.comfy.sd.load_diffusion_model_state_dict(scaled_fp8(tiny.weights_of(plain)))
+    rl_model, settings = tiny.with_lora(host, model, lora), Sampling(steps=4)
 
     def at(scale):
-        return settings.run(
-            host, host.classes["RLGApply"].execute(model, rl_model, scale, 0.0, 1.0, 1.0, 0.0).result[0]
-        )
+        return settings.run(host, guide(host, model, rl_model, scale))
 
     base, exact_base = settings.run(host, model), settings.run(host, plain)
     exact_change = settings.run(host, tiny.with_lora(host, plain, lora)) - exact_base
-    assert 0 < tiny.rms(base - exact_base) < tiny.rms(exact_change)
+    assert 0 < rms(base - exact_base) < rms(exact_change)
     assert torch.equal(base, at(0.0))
-    assert tiny.rms(at(1.0) - base - exact_change) < 0.25 * tiny.rms(exact_change)
-    assert tiny.rms(at(2.0) - base) > 1.3 * tiny.rms(exact_change)
+    assert rms(at(1.0) - base - exact_change) < 0.25 * rms(exact_change)
+    assert rms(at(2.0) - base) > 1.3 * rms(exact_change)
 
 
 def test_fast_fp8_keeps_the_scales_of_a_quantised_checkpoint(host, tmp_path, monkeypatch):
     """A GPU with fp8 arithmetic must not put the host's plain fp8 layers, which know no scales, in the place of its own."""
     monkeypatch.setattr(host.comfy.model_management, "supports_fp8_compute", lambda device=None: True)
-    plain, settings = tiny.load(host, tiny.sd3_transformer()), tiny.Sampling(steps=2)
-    weights = {name: value.clone() for name, value in plain.model.diffusion_model.state_dict().items()}
+    plain, settings = tiny.load(host, tiny.sd3_transformer()), Sampling(steps=2)
+    weights = tiny.weights_of(plain)
     path = tmp_path / "scaled.safetensors"
     save_file({f"model.diffusion_model.{name}": value for name, value in scaled_fp8(weights).items()}, path)
     checkpoints = host.module("nodes.host.models.checkpoints")
@@ -54,5 +55,5 @@ def test_fast_fp8_keeps_the_scales_of_a_quantised_checkpoint(host, tmp_path, mon
         checkpoints.load_model(path, checkpoints.WEIGHT_DTYPES[name]) for name in ("fp8_e4m3fn_fast", "default")
     )
     exact = settings.run(host, plain)
-    error, expected = (tiny.rms(settings.run(host, model) - exact) for model in (fast, default))
-    assert 0 < error < 3 * expected + 0.05 * tiny.rms(exact)
+    error, expected = (rms(settings.run(host, model) - exact) for model in (fast, default))
+    assert 0 < error < 3 * expected + 0.05 * rms(exact)

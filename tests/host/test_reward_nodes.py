@@ -6,15 +6,14 @@ import io as bytes_io
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from PIL import Image
 
+from support import tiny
+from support.guiding import guide, run_node, stock_node
+from support.sampling import conditioning
+
 HOST_CLIP_VOCABULARY = 49408
-
-
-def run(host, name, *values):
-    return host.classes[name].execute(*values).result
 
 
 @pytest.fixture
@@ -53,8 +52,8 @@ def kilobytes(picture):
 
 
 def test_jpeg_scores_and_annotations(host):
-    reward = run(host, "RLGRewardLoader", "JPEG compressibility", "none")[0]
-    scores, mean, annotated = run(host, "RLGReward", pictures(), reward, "")
+    reward = run_node(host, "RLGRewardLoader", "JPEG compressibility", "none")[0]
+    scores, mean, annotated = run_node(host, "RLGReward", pictures(), reward, "")
     assert scores == pytest.approx([-kilobytes(p) for p in pictures()]) and mean == pytest.approx(sum(scores) / 3)
     assert annotated.shape[0] == 3 and annotated.shape[1] > 40 and (annotated[:, :40] - pictures()).abs().max() < 0.01
 
@@ -66,8 +65,8 @@ def test_a_network_is_loaded_and_counted_by_the_host(host, reward_folder):
     node = host.classes["RLGRewardLoader"]
     assert node.define_schema().inputs[1].options == ["none", "pick"]
     assert node.validate_inputs(folder="pick") is True and "no folder" in node.validate_inputs(folder="away")
-    reward = run(host, "RLGRewardLoader", "PickScore", "pick")[0]
-    scores = run(host, "RLGReward", pictures(), reward, "a red circle")[0]
+    reward = run_node(host, "RLGRewardLoader", "PickScore", "pick")[0]
+    scores = run_node(host, "RLGReward", pictures(), reward, "a red circle")[0]
     assert any(loaded.model is reward.patcher for loaded in host.comfy.model_management.current_loaded_models)
     assert reward.patcher.model_size() >= sum(p.numel() for p in model.parameters()) * 4
 
@@ -84,7 +83,7 @@ def test_a_network_is_loaded_and_counted_by_the_host(host, reward_folder):
 def test_known_pictures_are_not_scored_again(host, reward_folder):
     (reward_folder / "pick").mkdir()
     tiny_pickscore(reward_folder / "pick")
-    reward = run(host, "RLGRewardLoader", "PickScore", "pick")[0]
+    reward = run_node(host, "RLGRewardLoader", "PickScore", "pick")[0]
     calls = []
     hook = reward.network.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
     first = reward.scores(pictures(2), ["a", "a"])
@@ -96,30 +95,30 @@ def test_known_pictures_are_not_scored_again(host, reward_folder):
 
 def test_a_reward_without_its_folder_says_so(host, reward_folder):
     with pytest.raises(ValueError, match=r"needs a model folder, and 'none' is none in"):
-        run(host, "RLGRewardLoader", "PickScore", "none")
+        run_node(host, "RLGRewardLoader", "PickScore", "none")
 
 
 def test_rewards_that_need_no_model(host):
-    reward = run(host, "RLGRewardLoader", "brightness (demo)", "none")[0]
+    reward = run_node(host, "RLGRewardLoader", "brightness (demo)", "none")[0]
     grey = torch.full((1, 96, 96, 3), 0.25)
-    assert run(host, "RLGReward", grey, reward, "one red circle")[1] == pytest.approx(0.25, abs=1e-4)
-    judge = run(host, "RLGRewardLoader", "scene judge (demo)", "none")[0]
+    assert run_node(host, "RLGReward", grey, reward, "one red circle")[1] == pytest.approx(0.25, abs=1e-4)
+    judge = run_node(host, "RLGRewardLoader", "scene judge (demo)", "none")[0]
     with pytest.raises(ValueError, match="The scene judge knows captions such as"):
-        run(host, "RLGReward", grey, judge, "a cat")
+        run_node(host, "RLGReward", grey, judge, "a cat")
     scene = grey.clone()
     scene[:, 30:60, 30:60] = torch.tensor([0.86, 0.15, 0.17])
     right, wrong = (
-        run(host, "RLGReward", scene, judge, prompt)[1] for prompt in ("one red square", "three blue circles")
+        run_node(host, "RLGReward", scene, judge, prompt)[1] for prompt in ("one red square", "three blue circles")
     )
     assert right > 0.9 > 0.5 > wrong
 
 
 def test_pick_best(host):
     images = pictures(4)
-    best, index = run(host, "RLGPickBest", [images[:1], images[1:]], [0.1, 0.4, 0.3, 0.2], [2])
+    best, index = run_node(host, "RLGPickBest", [images[:1], images[1:]], [0.1, 0.4, 0.3, 0.2], [2])
     assert index == [1, 2] and torch.equal(best, images[1:3])
     with pytest.raises(ValueError, match="scores has 1 values for 4 pictures"):
-        run(host, "RLGPickBest", [images], [0.1], [1])
+        run_node(host, "RLGPickBest", [images], [0.1], [1])
 
 
 # The implicit reward, against diffusers and PEFT
@@ -129,15 +128,12 @@ DRAWS, SEED = 5, 7
 
 @pytest.fixture(scope="module")
 def sd3(host):
-    transformer = tiny.sd3_transformer()
-    model = tiny.load(host, transformer)
-    adapted = tiny.with_adapter(transformer, tiny.SD3_TARGETS)
-    return adapted, model, tiny.with_lora(host, model, tiny.lora_file(adapted, alpha=8))
+    return tiny.sd3_adapted(), *tiny.sd3_pair(host)
 
 
 def discrete(host, model, kind):
     """`model` taken for one that predicts noise or v on the discrete schedule of SD1.5."""
-    return host.classes["ModelSamplingDiscrete"]().patch(model, kind, False)[0]
+    return stock_node(host, "ModelSamplingDiscrete", model=model, sampling=kind, zsnr=False)
 
 
 def latents(n=3):
@@ -159,7 +155,7 @@ PREDICTIONS = {  # what the network is given for x at sigma, and what its output
 def reference(host, adapted, model, kind, drawn):
     """[draws, pictures] from the definition, with the two networks of PEFT."""
     given, velocity, noised = PREDICTIONS[kind]
-    sampling, (text, extra) = model.get_model_object("model_sampling"), tiny.conditioning(11)[0]
+    sampling, (text, extra) = model.get_model_object("model_sampling"), conditioning(11)[0]
     clean = model.model.process_latent_in(latents())
     rows = []
     for percent, noise in zip(drawn.percents, drawn.noise):
@@ -180,6 +176,12 @@ def reference(host, adapted, model, kind, drawn):
     return torch.stack(rows)
 
 
+def implicit_reward(host, model, rl_model, items, draws=DRAWS):
+    """(scores, standard errors) of some latents by the node."""
+    latent = {"samples": items}
+    return run_node(host, "RLGImplicitReward", model, rl_model, conditioning(11), latent, draws, SEED)
+
+
 @pytest.mark.parametrize("kind", list(PREDICTIONS))
 def test_implicit_reward_by_definition(host, sd3, kind):
     adapted, model, rl_model = sd3
@@ -187,9 +189,7 @@ def test_implicit_reward_by_definition(host, sd3, kind):
         model, rl_model = discrete(host, model, kind), discrete(host, rl_model, kind)
     drawn = host.module("nodes.host.scores.implicit_reward").Draws.of(DRAWS, SEED, (16, 8, 8))
     expected = reference(host, adapted, model, kind, drawn)
-    scores, errors = run(
-        host, "RLGImplicitReward", model, rl_model, tiny.conditioning(11), {"samples": latents()}, DRAWS, SEED
-    )
+    scores, errors = implicit_reward(host, model, rl_model, latents())
     assert scores == pytest.approx(expected.mean(0).tolist(), rel=1e-2, abs=1e-5)
     assert errors == pytest.approx((expected.std(0) / DRAWS**0.5).tolist(), rel=1e-2, abs=1e-5)
     assert max(scores) - min(scores) > 3e-4, "pictures differ"
@@ -197,24 +197,16 @@ def test_implicit_reward_by_definition(host, sd3, kind):
 
 def test_implicit_reward_does_not_depend_on_the_company(host, sd3):
     _, model, rl_model = sd3
-    together = run(host, "RLGImplicitReward", model, rl_model, tiny.conditioning(11), {"samples": latents()}, 3, SEED)[
-        0
-    ]
-    alone = run(
-        host, "RLGImplicitReward", model, rl_model, tiny.conditioning(11), {"samples": latents()[1:2]}, 3, SEED
-    )[0]
+    together = implicit_reward(host, model, rl_model, latents(), 3)[0]
+    alone = implicit_reward(host, model, rl_model, latents()[1:2], 3)[0]
     assert alone == pytest.approx(together[1:2], abs=1e-5)
 
 
 def test_implicit_reward_of_an_identical_pair_and_of_a_guided_model(host, sd3):
     _, model, rl_model = sd3
-    scores, _ = run(
-        host, "RLGImplicitReward", model, model.clone(), tiny.conditioning(11), {"samples": latents()}, 2, SEED
-    )
-    assert scores == [0.0, 0.0, 0.0]
-    guided = tiny.guided(host, model, rl_model, 1.5)
+    assert implicit_reward(host, model, model.clone(), latents(), 2)[0] == [0.0, 0.0, 0.0]
     with pytest.raises(ValueError, match="from before the RLG nodes"):
-        run(host, "RLGImplicitReward", guided, rl_model, tiny.conditioning(11), {"samples": latents()}, 2, SEED)
+        implicit_reward(host, guide(host, model, rl_model, 1.5), rl_model, latents(), 2)
 
 
 def test_a_reward_is_read_again_where_its_files_changed(host, tmp_path, monkeypatch):

@@ -6,27 +6,24 @@ import gc
 import weakref
 
 import pytest
-import tiny
 import torch
 
-SETTINGS = tiny.Sampling(steps=4)
+from support import tiny
+from support.guiding import guide
+from support.sampling import Sampling, counted_calls
+from support.tensors import cloned, largest, random
+
+SETTINGS = Sampling(steps=4)
 
 
 @pytest.fixture(scope="module")
 def models(host):
-    transformer = tiny.sd3_transformer()
-    lora = tiny.lora_file(tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS), alpha=8)
-    model = tiny.load(host, transformer)
-    return model, tiny.with_lora(host, model, lora)
+    return tiny.sd3_pair(host)
 
 
 @pytest.fixture(scope="module")
 def plain(host, models):
     return SETTINGS.run(host, models[0])
-
-
-def weights_of(model):
-    return {name: value.clone() for name, value in model.model.state_dict().items()}
 
 
 def clean(host, model, plain, factor) -> None:
@@ -42,22 +39,6 @@ def clean(host, model, plain, factor) -> None:
     assert torch.equal(SETTINGS.run(host, model), plain)
 
 
-def run_with_callback(host, model, callback):
-    samplers = host.comfy.samplers
-    guider = samplers.CFGGuider(model)
-    guider.set_conds(SETTINGS.positive, SETTINGS.negative)
-    guider.set_cfg(SETTINGS.cfg)
-    return guider.sample(
-        SETTINGS.noise(),
-        torch.zeros(SETTINGS.shape),
-        samplers.sampler_object("euler"),
-        SETTINGS.sigmas(host, model),
-        callback=callback,
-        disable_pbar=True,
-        seed=3,
-    )
-
-
 @pytest.mark.parametrize("step", range(4))
 def test_interrupted_at_a_step(host, models, plain, step):
     interruption = host.comfy.model_management.InterruptProcessingException
@@ -67,10 +48,10 @@ def test_interrupted_at_a_step(host, models, plain, step):
         if current == step:
             raise interruption
 
-    guided = tiny.guided(host, *models, 2.0)
+    guided = guide(host, *models, 2.0)
     expected = SETTINGS.run(host, guided)
     with pytest.raises(interruption):
-        run_with_callback(host, guided, callback)
+        SETTINGS.run(host, guided, callback)
     clean(host, models[0], plain, factor)
     assert torch.equal(SETTINGS.run(host, guided), expected)
 
@@ -78,7 +59,7 @@ def test_interrupted_at_a_step(host, models, plain, step):
 @pytest.mark.parametrize("call", [1, 2, 3, 5])
 def test_an_error_inside_the_model(host, models, plain, call):
     """In the batched call, in each call of the check, and in a later step; a model error is not taken for folded rows."""
-    guided, factor = tiny.guided(host, *models, 2.0 + call / 10), models[0].model.memory_usage_factor
+    guided, factor = guide(host, *models, 2.0 + call / 10), models[0].model.memory_usage_factor
     count = 0
 
     def fail(args, extra):
@@ -96,15 +77,15 @@ def test_an_error_inside_the_model(host, models, plain, call):
 
 def test_switching_graphs(host, models, plain):
     model, rl_model = models
-    first = SETTINGS.run(host, tiny.guided(host, model, rl_model, 2.0))
+    first = SETTINGS.run(host, guide(host, model, rl_model, 2.0))
     plain_rl = SETTINGS.run(host, rl_model)
     assert torch.equal(SETTINGS.run(host, model), plain)
-    assert torch.equal(SETTINGS.run(host, tiny.guided(host, model, rl_model, 2.0)), first)
+    assert torch.equal(SETTINGS.run(host, guide(host, model, rl_model, 2.0)), first)
     assert torch.equal(SETTINGS.run(host, rl_model), plain_rl)
 
 
 def test_unloading_all_models(host, models, plain):
-    guided, factor = tiny.guided(host, *models, 2.0), models[0].model.memory_usage_factor
+    guided, factor = guide(host, *models, 2.0), models[0].model.memory_usage_factor
     first = SETTINGS.run(host, guided)
     host.comfy.model_management.unload_all_models()
     assert torch.equal(SETTINGS.run(host, guided), first)
@@ -117,15 +98,12 @@ def test_equal_graphs_are_equal_to_the_bit(host, scale):
     """The run that checks the batch, the next one, another node, and a freshly loaded model."""
     results = []
     for _ in range(2):
-        model = tiny.load(host, tiny.sd3_transformer())
-        rl_model = tiny.with_lora(
-            host, model, tiny.lora_file(tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS), 8)
-        )
-        guided = tiny.guided(host, model, rl_model, scale)
+        model, rl_model = tiny.sd3_pair(host)
+        guided = guide(host, model, rl_model, scale)
         results += [
             SETTINGS.run(host, guided),
             SETTINGS.run(host, guided),
-            SETTINGS.run(host, tiny.guided(host, model, rl_model, scale)),
+            SETTINGS.run(host, guide(host, model, rl_model, scale)),
         ]
     assert all(torch.equal(result, results[0]) for result in results)
 
@@ -133,7 +111,7 @@ def test_equal_graphs_are_equal_to_the_bit(host, scale):
 def test_turning_the_scale_reloads_nothing(host, models, monkeypatch):
     """To and from 0 and 1 too: no weight is moved or patched, the same storage, the same terms."""
     model, rl_model = models
-    SETTINGS.run(host, tiny.guided(host, model, rl_model, 2.0))
+    SETTINGS.run(host, guide(host, model, rl_model, 2.0))
     places = {name: value.data_ptr() for name, value in model.model.state_dict().items()}
     bank = host.module("nodes.host.models.relation").relate(model, rl_model).bank
     terms = {name: value.data_ptr() for name, value in bank.state_dict().items()}
@@ -144,7 +122,7 @@ def test_turning_the_scale_reloads_nothing(host, models, monkeypatch):
         patcher, "patch_weight_to_device", lambda *args, **named: (patched.append(args[1]), original(*args, **named))[1]
     )
     for scale in (0.0, 2.0, 1.0, 0.0, 1.0, 3.0, -1.0):
-        SETTINGS.run(host, tiny.guided(host, model, rl_model, scale))
+        SETTINGS.run(host, guide(host, model, rl_model, scale))
         assert {name: value.data_ptr() for name, value in model.model.state_dict().items()} == places
         assert {name: value.data_ptr() for name, value in bank.state_dict().items()} == terms
     assert host.module("nodes.host.models.relation").relate(model, rl_model).bank is bank
@@ -155,19 +133,16 @@ def test_turning_the_scale_reloads_nothing(host, models, monkeypatch):
 
 def test_weights_are_never_written(host, models):
     model, rl_model = models
-    before = weights_of(model)
+    before = cloned(model.model.state_dict())
     for scale in (0.0, 1.0, 2.0):
-        SETTINGS.run(host, tiny.guided(host, model, rl_model, scale))
+        SETTINGS.run(host, guide(host, model, rl_model, scale))
     assert all(torch.equal(before[name], value) for name, value in model.model.state_dict().items())
 
 
 def test_memory_comes_back(host):
     """With the graph gone, its terms, models and runs die; the host reports no leak."""
-    model = tiny.load(host, tiny.sd3_transformer())
-    rl_model = tiny.with_lora(
-        host, model, tiny.lora_file(tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS), 8)
-    )
-    guided = tiny.guided(host, model, rl_model, 2.0)
+    model, rl_model = tiny.sd3_pair(host)
+    guided = guide(host, model, rl_model, 2.0)
     SETTINGS.run(host, guided)
     source = host.module("nodes.host.run.record").record_of(guided).experts[0].relation
     bank, base = weakref.ref(source.bank), weakref.ref(model.model)
@@ -188,45 +163,50 @@ def test_memory_comes_back(host):
 
 def test_a_run_leaves_no_run_behind(host, models):
     run_class = host.module("nodes.host.run.run").Run
-    SETTINGS.run(host, tiny.guided(host, *models, 2.0))
+    SETTINGS.run(host, guide(host, *models, 2.0))
     gc.collect()
     assert not [thing for thing in gc.get_objects() if type(thing) is run_class]
+
+
+def changed(model):
+    """A clone with one weight changed."""
+    clone = model.clone()
+    clone.add_patches(
+        {"diffusion_model.joint_blocks.0.x_block.attn.proj.weight": ("diff", (random(128, 128, size=0.05),))}
+    )
+    return clone
 
 
 def test_rows_that_add_up_to_one_skip_the_base(host, models):
     """Two experts at 0.3 and 0.7: the base counts nothing and does not run."""
     model, rl_model = models
-    other = rl_model.clone()
-    key = "diffusion_model.joint_blocks.0.x_block.attn.proj.weight"
-    other.add_patches({key: ("diff", (torch.randn(128, 128, generator=torch.Generator().manual_seed(1)) * 0.05,))})
-    stacked = tiny.guided(host, tiny.guided(host, model, rl_model, 0.3), other, 0.7)
+    other = changed(rl_model)
+    stacked = guide(host, guide(host, model, rl_model, 0.3), other, 0.7)
     SETTINGS.run(host, stacked)
-    with tiny.counted_calls(model) as calls:
+    with counted_calls(model) as calls:
         SETTINGS.run(host, stacked)
     assert calls == [4] * 4
-    single = tiny.guided(host, tiny.guided(host, model, rl_model, 0.0), other, 1.0)
-    with tiny.counted_calls(model) as calls:
-        assert torch.equal(SETTINGS.run(host, single), SETTINGS.run(host, tiny.guided(host, model, other, 1.0)))
+    single = guide(host, guide(host, model, rl_model, 0.0), other, 1.0)
+    with counted_calls(model) as calls:
+        assert torch.equal(SETTINGS.run(host, single), SETTINGS.run(host, guide(host, model, other, 1.0)))
     assert calls == [2] * 8
 
 
 def test_the_order_of_stacking_does_not_matter(host, models):
     model, rl_model = models
-    other = model.clone()
-    key = "diffusion_model.joint_blocks.0.x_block.attn.proj.weight"
-    other.add_patches({key: ("diff", (torch.randn(128, 128, generator=torch.Generator().manual_seed(1)) * 0.05,))})
-    one = tiny.guided(host, tiny.guided(host, model, rl_model, 1.5), other, 0.8)
-    two = tiny.guided(host, tiny.guided(host, model, other, 0.8), rl_model, 1.5)
+    other = changed(model)
+    one = guide(host, guide(host, model, rl_model, 1.5), other, 0.8)
+    two = guide(host, guide(host, model, other, 0.8), rl_model, 1.5)
     first, second = SETTINGS.run(host, one), SETTINGS.run(host, two)
-    assert tiny.largest(first, second) < 5e-5
-    assert tiny.largest(first, SETTINGS.run(host, tiny.guided(host, model, rl_model, 1.5))) > 1e-2
+    assert largest(first, second) < 5e-5
+    assert largest(first, SETTINGS.run(host, guide(host, model, rl_model, 1.5))) > 1e-2
 
 
 def test_clones_do_not_share_what_later_nodes_add(host, models):
     model, rl_model = models
-    guided = tiny.guided(host, model, rl_model, 1.5)
+    guided = guide(host, model, rl_model, 1.5)
     alone = SETTINGS.run(host, guided)
-    tiny.guided(host, guided, rl_model, 3.0)
+    guide(host, guided, rl_model, 3.0)
     assert torch.equal(SETTINGS.run(host, guided), alone)
     assert host.module("nodes.host.run.record").record_of(model) is None
 
@@ -236,6 +216,6 @@ def test_memory_is_estimated_for_all_rows(host, models):
     model, rl_model = models
     factor, seen = model.model.memory_usage_factor, []
     for scale in (0.0, 1.0, 2.0):
-        guided = tiny.guided(host, model, rl_model, scale)
-        run_with_callback(host, guided, lambda *args: seen.append(model.model.memory_usage_factor / factor))
+        guided = guide(host, model, rl_model, scale)
+        SETTINGS.run(host, guided, lambda *args: seen.append(model.model.memory_usage_factor / factor))
     assert seen == [1.0] * 8 + [2.0] * 4

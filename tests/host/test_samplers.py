@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
+
+from support import tiny
+from support.guiding import guide, stock_node, two_passes
+from support.sampling import Sampling, conditioning
+from support.tensors import largest, rms
 
 
 @pytest.fixture(scope="module")
 def models(host):
     """A base, its RL version on the same weights, and both again with weights of their own."""
-    transformer = tiny.sd3_transformer()
-    lora = tiny.lora_file(tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS), alpha=8)
-    model, copy = (tiny.load(host, transformer) for _ in range(2))
-    return model, tiny.with_lora(host, model, lora), tiny.with_lora(host, copy, lora)
+    return *tiny.sd3_pair(host), tiny.sd3_pair(host)[1]
 
 
 @pytest.fixture(scope="module")
 def both(host, models):
     """(guided, reference) at scale 2."""
     model, rl_model, rl_copy = models
-    return tiny.guided(host, model, rl_model, 2.0), tiny.two_passes(host, model, rl_copy, 2.0)
+    return guide(host, model, rl_model, 2.0), two_passes(host, model, rl_copy, 2.0)
 
 
 def agree(guided: torch.Tensor, reference: torch.Tensor) -> bool:
     """Equal to float32 rounding, relative to the latents' size."""
     assert torch.isfinite(guided).all()
-    return tiny.largest(guided, reference) < 2e-4 * max(1.0, tiny.rms(reference))
+    return largest(guided, reference) < 2e-4 * max(1.0, rms(reference))
 
 
 SAMPLERS = [
@@ -97,28 +98,20 @@ def test_no_stock_sampler_or_scheduler_is_missing_here(host):
 def test_samplers(host, both, sampler):
     if sampler not in host.comfy.samplers.SAMPLER_NAMES:
         pytest.skip("not in this host")
-    settings = tiny.Sampling(steps=4, sampler=sampler)
+    settings = Sampling(steps=4, sampler=sampler)
     guided, reference = (settings.run(host, model) for model in both)
     assert agree(guided, reference)
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_schedulers(host, both, models, scheduler):
-    settings = tiny.Sampling(steps=4, scheduler=scheduler)
+    settings = Sampling(steps=4, scheduler=scheduler)
     guided, reference = (settings.run(host, model) for model in both)
     assert agree(guided, reference)
     assert not agree(settings.run(host, models[0]), reference)
 
 
 # Sampling nodes
-
-
-def execute(host, node, **inputs):
-    """The first output of a node of either API."""
-    cls = host.classes[node]
-    if hasattr(cls, "execute"):
-        return cls.execute(**inputs).result[0]
-    return getattr(cls(), cls.FUNCTION)(**inputs)[0]
 
 
 def latent(**extra):
@@ -129,7 +122,7 @@ COMMON = {"steps": 4, "cfg": 4.5, "sampler_name": "euler", "scheduler": "simple"
 
 
 def ksampler(host, model, settings):
-    return execute(
+    return stock_node(
         host,
         "KSampler",
         model=model,
@@ -145,7 +138,7 @@ def ksampler(host, model, settings):
 def ksampler_advanced(host, model, settings):
     """In two stages, the second continuing the first."""
     shared = {"model": model, "noise_seed": 3, "positive": settings.positive, "negative": settings.negative, **COMMON}
-    first = execute(
+    first = stock_node(
         host,
         "KSamplerAdvanced",
         add_noise="enable",
@@ -155,7 +148,7 @@ def ksampler_advanced(host, model, settings):
         return_with_leftover_noise="enable",
         **shared,
     )
-    return execute(
+    return stock_node(
         host,
         "KSamplerAdvanced",
         add_noise="disable",
@@ -168,13 +161,13 @@ def ksampler_advanced(host, model, settings):
 
 
 def schedule(host, model):
-    sampler = execute(host, "KSamplerSelect", sampler_name="euler")
-    return sampler, execute(host, "BasicScheduler", model=model, scheduler="simple", steps=4, denoise=1.0)
+    sampler = stock_node(host, "KSamplerSelect", sampler_name="euler")
+    return sampler, stock_node(host, "BasicScheduler", model=model, scheduler="simple", steps=4, denoise=1.0)
 
 
 def sampler_custom(host, model, settings):
     sampler, sigmas = schedule(host, model)
-    return execute(
+    return stock_node(
         host,
         "SamplerCustom",
         model=model,
@@ -192,8 +185,8 @@ def sampler_custom(host, model, settings):
 def with_guider(make):
     def run(host, model, settings):
         sampler, sigmas = schedule(host, model[0] if isinstance(model, tuple) else model)
-        noise = execute(host, "RandomNoise", noise_seed=3)
-        return execute(
+        noise = stock_node(host, "RandomNoise", noise_seed=3)
+        return stock_node(
             host,
             "SamplerCustomAdvanced",
             noise=noise,
@@ -209,69 +202,53 @@ def with_guider(make):
 
 @with_guider
 def basic_guider(host, model, settings):
-    return execute(host, "BasicGuider", model=model, conditioning=settings.positive)
+    return stock_node(host, "BasicGuider", model=model, conditioning=settings.positive)
 
 
 @with_guider
 def cfg_guider(host, model, settings):
-    return execute(host, "CFGGuider", model=model, positive=settings.positive, negative=settings.negative, cfg=4.5)
+    return stock_node(host, "CFGGuider", model=model, positive=settings.positive, negative=settings.negative, cfg=4.5)
+
+
+def dual_cfg(host, model, settings, style):
+    prompts = {"cond1": settings.positive, "cond2": conditioning(13), "negative": settings.negative}
+    scales = {"cfg_conds": 5.0, "cfg_cond2_negative": 3.0}
+    return stock_node(host, "DualCFGGuider", model=model, style=style, **prompts, **scales)
 
 
 @with_guider
 def dual_cfg_guider(host, model, settings):
-    return execute(
-        host,
-        "DualCFGGuider",
-        model=model,
-        cond1=settings.positive,
-        cond2=tiny.conditioning(13),
-        negative=settings.negative,
-        cfg_conds=5.0,
-        cfg_cond2_negative=3.0,
-        style="regular",
-    )
+    return dual_cfg(host, model, settings, "regular")
 
 
 @with_guider
 def dual_cfg_guider_nested(host, model, settings):
-    return execute(
-        host,
-        "DualCFGGuider",
-        model=model,
-        cond1=settings.positive,
-        cond2=tiny.conditioning(13),
-        negative=settings.negative,
-        cfg_conds=5.0,
-        cfg_cond2_negative=3.0,
-        style="nested",
-    )
+    return dual_cfg(host, model, settings, "nested")
 
 
 @with_guider
 def perp_neg_guider(host, model, settings):
-    return execute(
+    return stock_node(
         host,
         "PerpNegGuider",
         model=model,
         positive=settings.positive,
         negative=settings.negative,
-        empty_conditioning=tiny.conditioning(13),
+        empty_conditioning=conditioning(13),
         cfg=5.0,
         neg_scale=1.0,
     )
 
 
 def perp_neg_node(host, model, settings):
-    model = execute(host, "PerpNeg", model=model, empty_conditioning=tiny.conditioning(13), neg_scale=1.0)
+    model = stock_node(host, "PerpNeg", model=model, empty_conditioning=conditioning(13), neg_scale=1.0)
     return ksampler(host, model, settings)
 
 
 @with_guider
 def cfg_override(host, model, settings):
-    if "CFGOverride" not in host.classes:
-        pytest.skip("not in this host")
-    model = execute(host, "CFGOverride", model=model, cfg=2.0, start_percent=0.2, end_percent=0.8)
-    return execute(host, "CFGGuider", model=model, positive=settings.positive, negative=settings.negative, cfg=4.5)
+    model = stock_node(host, "CFGOverride", model=model, cfg=2.0, start_percent=0.2, end_percent=0.8)
+    return stock_node(host, "CFGGuider", model=model, positive=settings.positive, negative=settings.negative, cfg=4.5)
 
 
 NODES = [
@@ -290,7 +267,7 @@ NODES = [
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
 def test_nodes_and_guiders(host, both, models, node):
-    settings = tiny.Sampling()
+    settings = Sampling()
     guided, reference, base = (node(host, model, settings)["samples"] for model in (*both, models[0]))
     assert agree(guided, reference)
     assert not agree(base, reference)
@@ -299,8 +276,8 @@ def test_nodes_and_guiders(host, both, models, node):
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
 def test_scale_0_under_nodes_and_guiders(host, models, node):
     model, rl_model, _ = models
-    settings = tiny.Sampling()
-    guided, base = (node(host, m, settings)["samples"] for m in (tiny.guided(host, model, rl_model, 0.0), model))
+    settings = Sampling()
+    guided, base = (node(host, m, settings)["samples"] for m in (guide(host, model, rl_model, 0.0), model))
     assert torch.equal(guided, base)
 
 
@@ -310,12 +287,12 @@ def test_scale_0_under_nodes_and_guiders(host, models, node):
 def test_the_two_model_guider_is_refused(host, both, models):
     if "DualModelGuider" not in host.classes:
         pytest.skip("not in this host")
-    settings, error = tiny.Sampling(), host.module("rlg_core.errors").RunError
+    settings, error = Sampling(), host.module("rlg_core.errors").RunError
 
     @with_guider
     def dual_model(host, pair, settings):
         model, negative_model = pair
-        return execute(
+        return stock_node(
             host,
             "DualModelGuider",
             model=model,
@@ -338,4 +315,4 @@ def test_a_split_over_several_gpus_is_refused(host, both, models):
     split = both[0].clone()
     split.set_additional_models("multigpu", [models[0].clone()])
     with pytest.raises(host.module("rlg_core.errors").RunError, match="MultiGPU"):
-        tiny.Sampling(steps=2).run(host, split)
+        Sampling(steps=2).run(host, split)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import tiny
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+
+from support import tiny
+from support.guiding import run_node
+from support.patched import assert_same, patched_weights
 
 
 @pytest.fixture
@@ -26,36 +28,18 @@ def base(host: SimpleNamespace):
     return tiny.load(host, tiny.sd3_transformer())
 
 
-def module(host: SimpleNamespace, name: str):
-    return importlib.import_module(f"{host.pack.__name__}.{name}")
-
-
 def with_file(host, base, path: Path, alpha: float = 0.0, strength: float = 1.0):
-    read = module(host, "rlg_core.formats").read_adapter(path, "", alpha)
-    return module(host, "nodes.host.models.adapters").load(base, read, strength)[0]
+    read = host.module("rlg_core.formats").read_adapter(path, "", alpha)
+    return host.module("nodes.host.models.adapters").load(base, read, strength)[0]
 
 
 def save(host, base, rl_model, file_format: str) -> Path:
-    node = module(host, "nodes.save_adapter").RLGSaveAdapter
-    return Path(node.execute(base, rl_model, "loras/rl", file_format).args[0])
-
-
-def patched(host, model) -> dict[str, torch.Tensor]:
-    return {
-        key: host.comfy.lora.calculate_weight(patches, model.model.state_dict()[key].float().clone(), key)
-        for key, patches in model.patches.items()
-    }
-
-
-def assert_same(found, expected, tolerance=1e-6):
-    assert found.keys() == expected.keys()
-    for key, weight in expected.items():
-        assert float((found[key] - weight).abs().max()) < tolerance, key
+    return Path(run_node(host, "RLGSaveAdapter", base, rl_model, "loras/rl", file_format)[0])
 
 
 @pytest.fixture
 def adapted(tmp_path: Path) -> torch.nn.Module:
-    model = tiny.with_adapter(tiny.sd3_transformer(), tiny.SD3_TARGETS, 4, 8)
+    model = tiny.sd3_adapted()
     model.save_pretrained(str(tmp_path / "peft"))
     return model
 
@@ -69,7 +53,7 @@ def test_stock_loader_reads_it_at_true_strength(host, base, adapted, output, tmp
     rl_model = with_file(host, base, tmp_path / "peft", strength=strength)
     path = save(host, base, rl_model, "comfyui")
     assert path.parent == output / "loras"
-    assert_same(patched(host, stock(host, base, path)), patched(host, rl_model))
+    assert_same(patched_weights(host, stock(host, base, path)), patched_weights(host, rl_model), 1e-6)
 
 
 def test_peft_reads_it(host, base, adapted, output, tmp_path):
@@ -87,7 +71,7 @@ def test_peft_reads_it(host, base, adapted, output, tmp_path):
     loaded = peft.PeftModel.from_pretrained(tiny.sd3_transformer(), str(folder)).merge_and_unload().state_dict()
     expected = copy.deepcopy(adapted).merge_and_unload().state_dict()
     assert all(torch.allclose(loaded[key], expected[key], atol=1e-6) for key in expected)
-    assert_same(patched(host, with_file(host, base, folder)), patched(host, rl_model))
+    assert_same(patched_weights(host, with_file(host, base, folder)), patched_weights(host, rl_model), 1e-6)
 
 
 def test_several_ranks_and_scales(host, base, adapted, output, tmp_path):
@@ -103,11 +87,11 @@ def test_several_ranks_and_scales(host, base, adapted, output, tmp_path):
         tmp_path / "fused.safetensors",
     )
     rl_model = with_file(host, with_file(host, base, tmp_path / "peft"), tmp_path / "fused.safetensors")
-    expected = patched(host, rl_model)
-    assert_same(patched(host, stock(host, base, save(host, base, rl_model, "comfyui"))), expected, 1e-5)
+    expected = patched_weights(host, rl_model)
+    assert_same(patched_weights(host, stock(host, base, save(host, base, rl_model, "comfyui"))), expected)
     folder = save(host, base, rl_model, "peft")
     assert json.loads((folder / "adapter_config.json").read_text())["rank_pattern"]
-    assert_same(patched(host, with_file(host, base, folder)), expected, 1e-5)
+    assert_same(patched_weights(host, with_file(host, base, folder)), expected)
 
 
 @pytest.mark.parametrize("kind", ["LoHa", "LoKr", "DoRA"])
@@ -128,10 +112,10 @@ def test_other_kinds_as_comfyui(host, base, output, tmp_path, kind):
             parameter.data = parameter.data * 1.1
     model.save_pretrained(str(tmp_path / kind))
     rl_model = with_file(host, base, tmp_path / kind)
-    expected = patched(host, rl_model)
+    expected = patched_weights(host, rl_model)
     merged = tiny.load(host, model.merge_and_unload()).model.state_dict()
-    assert_same(expected, {key: merged[key] for key in expected}, 1e-5)
-    assert_same(patched(host, stock(host, base, save(host, base, rl_model, "comfyui"))), expected, 1e-5)
+    assert_same(expected, {key: merged[key] for key in expected})
+    assert_same(patched_weights(host, stock(host, base, save(host, base, rl_model, "comfyui"))), expected)
     with pytest.raises(ValueError, match="Save it in the comfyui format"):
         save(host, base, rl_model, "peft")
 
@@ -144,7 +128,7 @@ def test_nothing_is_overwritten_and_headers_are_kept(host, base, adapted, output
     assert len(set(paths)) == 4 and sorted(output.rglob("*.tmp")) == []
     with safe_open(paths[1], framework="pt") as file:
         assert file.metadata()["author"] == "somebody"
-    write = module(host, "rlg_core.save").write
+    write = host.module("rlg_core.save").write
     with pytest.raises(ValueError, match="not overwritten"):
         write(paths[0], {"x": torch.zeros(1)}, {})
 

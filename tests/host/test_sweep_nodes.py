@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
+
+from support import tiny
+from support.guiding import guide, run_node
+from support.sampling import conditioning
+from support.tensors import rms
 
 SCALES = "0, 0.5, 1, 2"
 
 
 @pytest.fixture(scope="module")
 def sd3(host):
-    transformer = tiny.sd3_transformer()
-    model = tiny.load(host, transformer)
-    return model, tiny.with_lora(host, model, tiny.lora_file(tiny.with_adapter(transformer, tiny.SD3_TARGETS), alpha=8))
-
-
-def run(host, name, *values, **inputs):
-    return host.classes[name].execute(*values, **inputs).result
+    return tiny.sd3_pair(host)
 
 
 def sample(host, model, latent, seed=3):
     """As the host's KSampler node does it."""
     return host.nodes.common_ksampler(
-        model, seed, 6, 4.5, "euler", "simple", tiny.conditioning(11), tiny.conditioning(12), latent
+        model, seed, 6, 4.5, "euler", "simple", conditioning(11), conditioning(12), latent
     )[0]["samples"]
 
 
 def empty(items=1):
     return {"samples": torch.zeros(items, 16, 8, 8)}
-
-
-def guide(host, model, rl_model, scale, **optional):
-    return run(host, "RLGApply", model, rl_model, scale, 0.0, 1.0, 1.0, 0.0, **optional)[0]
 
 
 def test_sweep_gives_a_list(host):
@@ -45,45 +39,45 @@ def test_sweep_gives_a_list(host):
 
 @pytest.mark.parametrize("items", [1, 2])
 def test_one_batch_equals_a_run_for_each_scale(host, sd3, items):
-    latent, schedule, scales = run(host, "RLGBatchSweep", empty(items), SCALES)
+    latent, schedule, scales = run_node(host, "RLGBatchSweep", empty(items), SCALES)
     assert scales == [0.0, 0.5, 1.0, 2.0] and latent["samples"].shape[0] == 4 * items
     together = sample(host, guide(host, *sd3, 9.0, schedule=schedule), latent)
     for k, scale in enumerate(scales):
         alone = sample(host, guide(host, *sd3, scale), empty(items) | {"batch_index": list(range(items))})
         assert (together[k * items : (k + 1) * items] - alone).abs().max() < 1e-4
-    assert tiny.rms(together[-1] - together[0]) > 1e-2, "the scales make a difference"
+    assert rms(together[-1] - together[0]) > 1e-2, "the scales make a difference"
 
 
 def test_a_shape_multiplies_the_scales(host, sd3):
-    shape = run(host, "RLGSchedule", "interval", 1.0, 0.0, 0.0, 0.5, 1.0)[0]
-    latent, schedule, _ = run(host, "RLGBatchSweep", empty(), "1, 2", schedule=shape)
+    shape = run_node(host, "RLGSchedule", "interval", 1.0, 0.0, 0.0, 0.5, 1.0)[0]
+    latent, schedule, _ = run_node(host, "RLGBatchSweep", empty(), "1, 2", schedule=shape)
     together = sample(host, guide(host, *sd3, 9.0, schedule=schedule), latent)
-    scaled = run(host, "RLGSchedule", "interval", 2.0, 0.0, 0.0, 0.5, 1.0)[0]
+    scaled = run_node(host, "RLGSchedule", "interval", 2.0, 0.0, 0.0, 0.5, 1.0)[0]
     alone = sample(host, guide(host, *sd3, 9.0, schedule=scaled), empty() | {"batch_index": [0]})
     assert (together[1:] - alone).abs().max() < 1e-4
     with pytest.raises(ValueError, match="already has a scale for each item"):
-        run(host, "RLGBatchSweep", empty(), "1, 2", schedule=schedule)
+        run_node(host, "RLGBatchSweep", empty(), "1, 2", schedule=schedule)
 
 
 def test_masks_of_single_items_are_repeated_with_them(host):
     masks = torch.stack([torch.zeros(1, 64, 64), torch.ones(1, 64, 64)])
-    latent = run(host, "RLGBatchSweep", empty(2) | {"noise_mask": masks, "batch_index": [4, 7]}, "0, 1")[0]
+    latent = run_node(host, "RLGBatchSweep", empty(2) | {"noise_mask": masks, "batch_index": [4, 7]}, "0, 1")[0]
     assert torch.equal(latent["noise_mask"], torch.cat([masks, masks])) and latent["batch_index"] == [4, 7, 4, 7]
-    shared = run(host, "RLGBatchSweep", empty(2) | {"noise_mask": masks[:1]}, "0, 1")[0]
+    shared = run_node(host, "RLGBatchSweep", empty(2) | {"noise_mask": masks[:1]}, "0, 1")[0]
     assert shared["noise_mask"].shape[0] == 1
 
 
 def test_grid_from_a_list_and_from_a_batch(host):
     pictures = torch.rand(4, 32, 48, 3, generator=torch.Generator().manual_seed(0))
-    listed = run(host, "RLGSweepGrid", list(pictures.split(2)), [0.0, 1.0], [1.0, 2.0, 5.0, 6.0])
-    batched = run(host, "RLGSweepGrid", [pictures], [0.0, 1.0], [1.0, 2.0, 5.0, 6.0])
+    listed = run_node(host, "RLGSweepGrid", list(pictures.split(2)), [0.0, 1.0], [1.0, 2.0, 5.0, 6.0])
+    batched = run_node(host, "RLGSweepGrid", [pictures], [0.0, 1.0], [1.0, 2.0, 5.0, 6.0])
     assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(listed, batched))
     grid, plot, csv = listed
     assert grid.ndim == plot.ndim == 4 and grid.shape[-1] == plot.shape[-1] == 3
     assert csv.splitlines()[1].startswith("0,2,1.5,0.5,") and csv.splitlines()[2].startswith("1,2,5.5,0.5,")
-    assert run(host, "RLGSweepGrid", [pictures], [0.0, 1.0])[2].splitlines()[1].startswith("0,2,,,")
+    assert run_node(host, "RLGSweepGrid", [pictures], [0.0, 1.0])[2].splitlines()[1].startswith("0,2,,,")
 
 
 def test_grid_refuses_what_does_not_share_out(host):
     with pytest.raises(ValueError, match="images has 3 entries for 2 scales"):
-        run(host, "RLGSweepGrid", [torch.zeros(3, 8, 8, 3)], [0.0, 1.0])
+        run_node(host, "RLGSweepGrid", [torch.zeros(3, 8, 8, 3)], [0.0, 1.0])

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from graphs import changed, forget, load, pixels, without_guidance
 
 from devtools.server import RunFailed
+from support.graphs import changed, forget, load, pixels, without_guidance
 
 
 @pytest.fixture(scope="module")

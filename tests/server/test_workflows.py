@@ -4,10 +4,10 @@ import io
 import json
 
 import pytest
-from graphs import WORKFLOWS, load
 from PIL import Image, ImageStat
 
 from devtools.paths import PACK, ROOT
+from support.graphs import WORKFLOWS, load
 
 TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 

@@ -1,0 +1,1 @@
+"""What the tests share: tiny real models, settings and references, hosts, graphs, and the table of what loads."""

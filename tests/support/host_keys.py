@@ -1,0 +1,35 @@
+"""The hosts' weight names and shapes by architecture, for the tests that have no host.
+
+`python -m tests.support.host_keys` writes them anew from the ComfyUI that RLG_HOST_PATH names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+FILE = Path(__file__).with_name("host_keys.json")
+Shapes = dict[str, list[int]]
+
+
+def recorded() -> dict[str, Shapes]:
+    """What the file has: {architecture: {name: shape}}."""
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    from . import host_models
+    from .architectures import ARCHITECTURES
+    from .host import start_host
+
+    host = start_host(Path(os.environ["RLG_HOST_PATH"]))
+    lines = []
+    for name in sorted(ARCHITECTURES):
+        shapes = {key: list(shape) for key, shape in host_models.names(host, host_models.Case(name)).shapes.items()}
+        lines.append(f"{json.dumps(name)}: {json.dumps(shapes)}")
+    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
