@@ -1,16 +1,52 @@
-"""Who may import whom: nodes -> nodes/host -> rlg_core, and only nodes/host knows ComfyUI's insides."""
+"""Who may import whom: nodes -> nodes/host -> rlg_core, one direction between the rooms of each, and no way out."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACK = Path(__file__).resolve().parents[2]
-HOST_MODULES = {
+CORE = "errors algebra formats names rows save rewards rlg_core"
+ALLOWED = {
+    "errors": "",
+    "algebra": "errors",
+    "formats": "errors algebra",
+    "names": "errors algebra formats",
+    "rows": "errors algebra",
+    "save": "errors algebra formats names",
+    "rlg_core": "errors algebra",
+    "rewards": "errors rlg_core",
+    "report": CORE,
+    "compat": CORE,
+    "host": f"{CORE} compat",
+    "models": f"{CORE} host compat",
+    "run": f"{CORE} host compat models",
+    "scores": f"{CORE} host compat models run",
+    "nodes": f"{CORE} report host compat models run scores",
+    "pack": "nodes",
+}
+"""Room -> the rooms that it may import besides itself."""
+
+ROOMS = {
+    **{
+        f"rlg_core.{room}": room
+        for room in ("errors", "algebra", "formats", "names", "rows", "save", "rewards", "report")
+    },
+    "rlg_core": "rlg_core",
+    **{f"nodes.host.{room}": room for room in ("compat", "models", "run", "scores")},
+    "nodes.host": "host",
+    "nodes": "nodes",
+    "": "pack",
+}
+"""Module -> the room that it and what lies below it are; the longest name that fits counts."""
+
+NOT_PRODUCT = {"demo", "bench", "sweep", "tests", "devtools"}
+COMFYUI = {
     "comfy",
     "comfy_api",
     "comfy_extras",
@@ -21,55 +57,95 @@ HOST_MODULES = {
     "execution",
     "app",
 }
-EVERY_FILE = sorted(
-    path
-    for folder in ("rlg_core", "nodes", "tests", "bench", "demo", "devtools")
-    for path in (PACK / folder).rglob("*.py")
-) + sorted(PACK.glob("*.py"))
+BY_STRING = {"import_module", "__import__"}
+"""Functions that import what a string names."""
 
 
-def files(folder: str) -> list[Path]:
-    return sorted((PACK / folder).rglob("*.py"))
+def files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (PACK / folder).rglob("*.py"))
 
 
-def imports(path: Path) -> set[str]:
-    """Absolute names of all modules that the file imports, also inside functions; relative ones from the pack's root."""
-    names = set()
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PACK))
+
+
+PRODUCT = [PACK / "__init__.py", *files("nodes", "rlg_core")]
+EVERY_FILE = [*files("rlg_core", "nodes", "tests", "bench", "demo", "devtools"), *sorted(PACK.glob("*.py"))]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Names of all that the file imports, also inside functions and by a string; those of the pack begin with a dot."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            names.add(_absolute(node, path) if node.level else node.module)
-    return names
+            module = in_pack(path, node.level, node.module) if node.level else node.module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and called(node) in BY_STRING:
+            yield from strings(path, node)
 
 
-def _absolute(node: ast.ImportFrom, path: Path) -> str:
-    package = list(path.relative_to(PACK).parts[:-1])
-    package = package[: len(package) - node.level + 1]
-    return "<pack>." + ".".join([*package, *(node.module or "").split(".")]).strip(".")
+def in_pack(path: Path, level: int, module: str | None) -> str:
+    """A relative import from the pack's root, with a dot before it."""
+    folders = path.relative_to(PACK).parts[:-1]
+    return "".join(f".{part}" for part in (*folders[: len(folders) - level + 1], *(module or "").split(".")) if part)
+
+
+def called(node: ast.Call) -> str:
+    return getattr(node.func, "attr", getattr(node.func, "id", ""))
+
+
+def strings(path: Path, node: ast.Call) -> Iterator[str]:
+    """What the string constants of a call name: whole names, relative ones, and the tails of f-strings."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Constant) and isinstance(part.value, str):
+            name = part.value.lstrip(".")
+            level = len(part.value) - len(name)
+            yield in_pack(path, level, name) if level else name
+            yield name  # after a formatted value the dot only joins
+
+
+def room(name: str) -> str:
+    """The room of a module, named from the pack's root."""
+    return ROOMS[max((known for known in ROOMS if f"{name}.".startswith(f"{known}.") or not known), key=len)]
+
+
+def room_of_file(path: Path) -> str:
+    parts = path.relative_to(PACK).with_suffix("").parts
+    return room(".".join(part for part in parts if part != "__init__"))
 
 
 def top(name: str) -> str:
-    return name.split(".")[0]
+    return name.removeprefix(".").split(".")[0]
 
 
-@pytest.mark.parametrize("path", files("rlg_core"), ids=lambda path: str(path.relative_to(PACK)))
-def test_the_core_imports_no_host_and_no_nodes(path):
-    found = imports(path)
-    assert not {name for name in found if top(name) in HOST_MODULES}
-    assert not {name for name in found if name.startswith("<pack>.") and not name.startswith("<pack>.rlg_core")}
+@pytest.mark.parametrize("path", PRODUCT, ids=name_of)
+def test_arrows_between_rooms(path):
+    own = room_of_file(path)
+    reached = {name: room(name[1:]) for name in imports(path) if name.startswith(".")}
+    assert not {name: other for name, other in reached.items() if other not in (own, *ALLOWED[own].split())}
 
 
-@pytest.mark.parametrize("path", files("nodes"), ids=lambda path: str(path.relative_to(PACK)))
-def test_nodes_reach_the_host_through_nodes_host(path):
-    found = imports(path)
-    if path.parent.name == "host":
-        assert not {
-            name for name in found if name.startswith("<pack>.nodes") and not name.startswith("<pack>.nodes.host")
-        }
-    else:
-        assert not {name for name in found if top(name) in HOST_MODULES - {"comfy_api"}}
-    assert not {name for name in found if top(name) == "rlg_core"}, "two copies of rlg_core: import it relatively"
+@pytest.mark.parametrize("path", PRODUCT, ids=name_of)
+def test_the_product_imports_nothing_that_users_do_not_get(path):
+    assert not {name for name in imports(path) if top(name) in NOT_PRODUCT}
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=name_of)
+def test_the_product_imports_itself_relatively(path):
+    """The host loads the pack under a name of its own: by an absolute one there would be a second copy."""
+    assert not {name for name in imports(path) if top(name) == "rlg_core" and not name.startswith(".")}
+
+
+@pytest.mark.parametrize("path", files("rlg_core"), ids=name_of)
+def test_the_core_imports_no_host(path):
+    assert not {name for name in imports(path) if top(name) in COMFYUI}
+
+
+@pytest.mark.parametrize("path", [path for path in files("nodes") if room_of_file(path) == "nodes"], ids=name_of)
+def test_nodes_reach_comfyui_through_nodes_host(path):
+    found = {name for name in imports(path) if not name.startswith(".")}
+    assert not {name for name in found if top(name) in COMFYUI - {"comfy_api"}}
 
 
 def test_the_core_imports_where_there_is_no_host():
@@ -79,10 +155,10 @@ def test_the_core_imports_where_there_is_no_host():
         "print(sorted({name.split('.')[0] for name in sys.modules}))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=PACK, capture_output=True, text=True, check=True)
-    assert not HOST_MODULES & set(ast.literal_eval(result.stdout))
+    assert not COMFYUI & set(ast.literal_eval(result.stdout))
 
 
-@pytest.mark.parametrize("path", EVERY_FILE, ids=lambda path: str(path.relative_to(PACK)))
+@pytest.mark.parametrize("path", EVERY_FILE, ids=name_of)
 def test_ascii_only(path):
     """Some Windows hosts read source as cp1252."""
-    path.read_text(encoding="ascii")
+    assert path.read_bytes().isascii()
