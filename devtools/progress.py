@@ -90,6 +90,12 @@ class Run:
         return self.lane.name not in STYLE and self.process.returncode == NO_TESTS
 
 
+def let_lanes_be_interrupted():
+    """Keep lanes from inheriting that Ctrl-C is ignored, as shells have it for what they start in the background."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: None)  # still ignored here, but a handler is not inherited
+
+
 def stop(runs):
     """End lanes as Ctrl-C does, so that the servers their tests started end too; after a while by force."""
     running = [run.process for run in runs if run.process and run.process.poll() is None]

@@ -8,7 +8,7 @@ from contextlib import closing
 
 from .console import Failure, end_in_order, say
 from .lanes import KINDS, ON_HOSTS, lanes, part, versions
-from .progress import Board, Run, stop
+from .progress import Board, Run, let_lanes_be_interrupted, stop
 
 COUNTED = ("passed", "failed", "skipped")
 AT_ONCE = 2  # lanes side by side, one thread each
@@ -96,6 +96,7 @@ def ended(runs, board):
 
 if __name__ == "__main__":
     end_in_order()
+    let_lanes_be_interrupted()
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -343,8 +344,17 @@ def test_the_renewed_line_leaves_nothing_behind_on_a_terminal(capsys):
     assert shown == "core: starting" and wiped == " " * len(shown) and told.endswith("core: ok\n")
 
 
+@pytest.fixture
+def in_the_background():
+    """As a shell starts what runs in the background: with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows sends Ctrl-C to every process of the console itself")
-def test_stopped_lanes_end_in_order():
+def test_stopped_lanes_end_in_order(in_the_background):
+    progress.let_lanes_be_interrupted()
     code = (
         "import time\ntry:\n  print('up', flush=True)\n  time.sleep(600)\nexcept KeyboardInterrupt:\n  print('tidied')"
     )
