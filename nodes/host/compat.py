@@ -130,6 +130,20 @@ def empty_latent_ratios(latent: Mapping[str, Any]) -> dict[str, Any]:
     return {name: latent[name] for name in _EMPTY_LATENT_RATIOS if name in latent}
 
 
+STATELESS_OPTIONS = frozenset(
+    {"callbacks", "cond_or_uncond", "context_window", "sample_sigmas", "sigmas", "uuids", "wrappers"}
+)
+"""What hosts put into `transformer_options` that carries no state of a node from call to call."""
+
+CACHES_BY_UUID = frozenset({"easycache"})
+"""Caches in `transformer_options` that tell conditionings, and so roles, apart by their uuids (EasyCache, both hosts)."""
+
+
+def is_answered_by_uuid(transformer_options: Mapping[str, Any]) -> bool:
+    """Whether a cache that knows conditionings by uuid may answer for the whole network."""
+    return not CACHES_BY_UUID.isdisjoint(transformer_options)
+
+
 # Guiders
 
 

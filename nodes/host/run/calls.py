@@ -14,6 +14,7 @@ from comfy.model_base import BaseModel
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
+from ..compat import CACHES_BY_UUID, STATELESS_OPTIONS
 from ..models.relation import KEY
 
 BASE = 0
@@ -89,7 +90,7 @@ class ModelCall:
             return self
         return replace(self, x=self.x.clone(), transformer_options=self._options([role], purpose))
 
-    def for_roles(self, roles: Sequence[int]) -> ModelCall:
+    def for_roles(self, roles: Sequence[int], purpose: str = "") -> ModelCall:
         """One call over `[rows of the first role | rows of the second | ...]`."""
         times = len(roles)
         return replace(
@@ -99,7 +100,7 @@ class ModelCall:
             c_concat=self._repeat(self.c_concat, times),
             c_crossattn=self._repeat(self.c_crossattn, times),
             control=self._repeat(self.control, times),
-            transformer_options=self._options(roles),
+            transformer_options=self._options(roles, purpose),
             conds=self._repeat(self.conds, times),
         )
 
@@ -124,6 +125,13 @@ class ModelCall:
                 value = {kind: value.get(kind) for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)}
             if name != "callbacks":
                 yield from _callables(name, value)
+
+    def state_roots(self) -> list[Any]:
+        """Everything in the options in which other nodes may keep state from one call to the next."""
+        options = self.transformer_options
+        ignored = STATELESS_OPTIONS | CACHES_BY_UUID
+        kept = [value for name, value in options.items() if name not in ignored]
+        return [*kept, *(patch for place, patch in self._patches() if place.startswith("wrappers "))]
 
     def _repeat(self, value: Any, times: int) -> Any:
         if isinstance(value, Tensor):
