@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..rlg_core.schedule import constant_in_window
 from .host.models.relation import relate
+from .host.models.wiring import IDENTICAL, wiring_notice
 from .host.notice import notice
 from .host.run.attach import with_expert
 from .host.run.record import Branch, Expert
@@ -28,7 +29,11 @@ class RLGApply(io.ComfyNode):
             search_aliases=["RLG", "RL guidance", "Flow-GRPO", "DPO", "alignment strength", "reward"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="The base model. Patches, LoRAs and options on it count for both models."
+                    "model",
+                    tooltip=(
+                        "The base model, without the RL adapter. Patches and options on it count for both models. A LoRA must "
+                        "be on both (load it before the RL adapter): on model alone it is subtracted at scales above 1."
+                    ),
                 ),
                 io.Model.Input(
                     "rl_model",
@@ -118,11 +123,10 @@ class RLGApply(io.ComfyNode):
     ) -> io.NodeOutput:
         schedule = schedule or constant_in_window(scale, start_percent, end_percent, outside_scale)
         relation = relate(model, rl_model)
+        said = IDENTICAL if relation is None else wiring_notice(model, rl_model)
+        if said is not None:
+            notice(said, cls.hidden and cls.hidden.unique_id)
         if relation is None:
-            notice(
-                "model and rl_model are identical (a bypassed LoRA loader?): this node changes nothing.",
-                cls.hidden and cls.hidden.unique_id,
-            )
             return io.NodeOutput(model)
         expert = Expert(relation, schedule, outside_scale, mask, branch or Branch())
         return io.NodeOutput(with_expert(model, expert, rescale))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -148,10 +149,23 @@ def is_answered_by_uuid(transformer_options: Mapping[str, Any]) -> bool:
 
 
 def is_dual_model(guider: Any) -> bool:
-    """Whether `guider` runs a second model with the options of the first (the Dual Model CFG Guider, since 0.30)."""
-    return getattr(guider, "uncond_model_patcher", None) is not None
+    """Whether `guider` runs a second model with the options of the first (the Dual Model CFG Guider, since 0.30).
+
+    At CFG 1 it runs its first model only.
+    """
+    return getattr(guider, "uncond_model_patcher", None) is not None and not math.isclose(guider.cfg, 1.0)
 
 
 def is_split_over_gpus(model: ModelPatcher) -> bool:
     """Whether the MultiGPU node (since 0.30) has put deep clones of `model` on other devices."""
     return bool(model.get_additional_models_with_key("multigpu"))
+
+
+def is_training(guider: Any, sampler: Any) -> bool:
+    """Whether a node trains the model it samples (Train LoRA, whose guider and sampler have these names on both hosts)."""
+    return type(guider).__name__ == "TrainGuider" or type(sampler).__name__ == "TrainSampler"
+
+
+def keeps_its_own_caches(sampler: Any) -> bool:
+    """Whether a sampler holds keys and values for the one model that it runs (SamplerARVideo, since 0.30)."""
+    return getattr(getattr(sampler, "sampler_function", None), "__name__", "") == "sample_ar_video"

@@ -14,7 +14,7 @@ from torch import Tensor
 from ....rlg_core.algebra import Delta, Placed
 from ....rlg_core.errors import PairError
 from ..compat import unpatched_weight, weight_shape
-from .stock import TermAdapter, additive_value, kind_of, tensors_in
+from .stock import TermAdapter, additive_value, is_idle, kind_of, tensors_in
 
 Patch = tuple[float, Any, float, Any, Any]
 """The host's `(strength, value, strength_model, offset, function)`."""
@@ -24,6 +24,11 @@ Patches = Mapping[str, Sequence[Patch]]
 
 ROUNDING = 4 * torch.finfo(torch.float32).eps
 """How much of a weight the host's merging in float32 may change, relative to it."""
+
+
+def at_work(patches: Sequence[Patch]) -> list[Patch]:
+    """Those of `patches` that change anything."""
+    return [patch for patch in patches if not is_idle(*patch[:3])]
 
 
 def copied(patches: Patches) -> dict[str, list[Patch]]:
@@ -98,10 +103,10 @@ def changed_parameters(model: ModelPatcher, rl: ModelPatcher) -> dict[str, list[
     """
     changes: dict[str, list[Placed]] = {}
     for key in dict.fromkeys([*model.patches, *rl.patches]):
-        base_patches, rl_patches = model.patches.get(key, []), rl.patches.get(key, [])
+        base_patches, rl_patches = (at_work(patcher.patches.get(key, [])) for patcher in (model, rl))
         removed, added = difference(base_patches, rl_patches)
         if removed or added:
-            placed = _additive_change(model, key, removed, added)
+            placed = _additive_change(model, key, base_patches, removed, added)
             if placed is None:
                 placed = _dense_change(model, key, base_patches, rl_patches)
             changes.setdefault(key.rsplit(".", 1)[0], []).extend(placed)
@@ -109,10 +114,10 @@ def changed_parameters(model: ModelPatcher, rl: ModelPatcher) -> dict[str, list[
 
 
 def _additive_change(
-    model: ModelPatcher, key: str, removed: Sequence[Patch], added: Sequence[Patch]
+    model: ModelPatcher, key: str, base: Sequence[Patch], removed: Sequence[Patch], added: Sequence[Patch]
 ) -> list[Placed] | None:
     """`added - removed`; None where a patch on this weight depends on it, so that the order of all of them matters."""
-    if any(depends_on_weight(patch) for patch in [*model.patches.get(key, []), *added]):
+    if any(depends_on_weight(patch) for patch in [*base, *added]):
         return None
     shape = weight_shape(model, key)
     signed = [(-1.0, patch) for patch in removed] + [(1.0, patch) for patch in added]

@@ -134,9 +134,14 @@ def additive_value(value: Any) -> AdditiveTerm | None:
         return ADAPTERS[name](value.weights) if name in ADAPTERS else None
     if isinstance(value, tuple):
         kind, content = ("diff", value) if len(value) == 1 else value
-        if kind == "diff" and len(content) == 1:
+        if kind == "diff" and len(content) == 1 and content[0] is not None:
             return Delta(content[0])
     return None
+
+
+def is_idle(strength: float, value: Any, strength_model: float) -> bool:
+    """Whether a patch changes nothing, as stock attention multipliers at 1 leave one on every weight."""
+    return strength_model == 1.0 and (strength == 0.0 or value == (None,))
 
 
 def tensors_in(value: Any) -> list[Any]:

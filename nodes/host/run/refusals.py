@@ -7,7 +7,7 @@ from typing import Any
 from comfy.samplers import CFGGuider
 
 from ....rlg_core.errors import RunError
-from ..compat import is_dual_model, is_split_over_gpus
+from ..compat import is_dual_model, is_split_over_gpus, is_training, keeps_its_own_caches
 from .record import Record
 
 
@@ -21,6 +21,13 @@ def refuse(guider: Any, record: Record, sampler: Any) -> None:
     if is_split_over_gpus(guider.model_patcher):
         raise RunError(
             "RLG does not run split over several GPUs (MultiGPU). Remove the MultiGPU node, or the RLG node."
+        )
+    if is_training(guider, sampler):
+        raise RunError("RLG guides while sampling, and this node trains its model. Give it the model without RLG.")
+    if keeps_its_own_caches(sampler):
+        raise RunError(
+            "SamplerARVideo keeps keys and values for one model only, so base and RL model would share them. Use another "
+            "sampler, or the model without RLG."
         )
     if any(expert.has_own_weights for expert in record.experts) and guider.model_patcher.hook_patches:
         raise RunError(
