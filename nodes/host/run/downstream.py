@@ -36,8 +36,9 @@ def _refuse_rescaled_weights(model: ModelPatcher, relation: SharedWeights) -> No
         removed, added = difference(relation.base_patches.get(key, []), model.patches[key])
         if removed or any(depends_on_weight(patch) for patch in added):
             raise PairError(
-                f"{key} is merged or replaced after the RLG node (Model Merge, DoRA, ...), which would leave the RL model's "
-                "difference as it was. Do it before the model goes into the RLG node and into the RL model's loader."
+                f"{key} is merged or replaced after the RLG node (Model Merge, DoRA, ...), which would leave the RL "
+                "model's difference as it was. Do it before the model goes into the RLG node and into the RL model's "
+                "loader."
             )
 
 

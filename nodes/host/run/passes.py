@@ -127,17 +127,17 @@ class SharedPasses:
     def _require_applied(self, kind: tuple, seen: Pass) -> None:
         """Terms that never ran would leave the base's picture under the RL model's name.
 
-        None at all is right only where none were waiting (all are in swapped parameters), or where a cache of another
-        node answered for the whole model, after a call that ran.
+        None at all is right only if none were attached (all are in swapped parameters), or if a cache of another node
+        answered for the whole model, after a call that ran.
         """
         if seen.applied == 0 and (not seen.watched or any(self.applications.values())):
             return
         expected = self.applications.setdefault(kind, seen.applied)
         if seen.applied not in (0, expected) or expected == 0:
             raise RunError(
-                f"{seen.applied} terms of the RL model were applied in a model call, expected {expected or 'some'}. The "
-                "model may have been compiled before RLG was attached, or another node replaces its layers: compile with "
-                "ComfyUI's TorchCompileModel node, or leave one of the two out."
+                f"{seen.applied} terms of the RL model were applied in a model call, expected {expected or 'some'}. "
+                "The model may have been compiled before RLG was attached: compile it with ComfyUI's TorchCompileModel "
+                "node. Or another node replaces its layers: remove that node or RLG."
             )
 
     def _fits(self, call: ModelCall) -> bool:

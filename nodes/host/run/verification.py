@@ -19,14 +19,14 @@ KEPT = 64
 UNKNOWN = "not verified yet"
 
 Verdict = str | None
-"""None where rows stay apart, else why separate passes are needed."""
+"""None if rows stay apart, else why separate passes are needed."""
 
 
 class Verdicts:
-    """What is known of one model under one set of object patches, with terms on one set of modules.
+    """What is known about one model under one set of object patches, with terms on one set of modules.
 
-    Rows stay apart or not whatever values the terms have, so that another strength or a reloaded adapter is not checked
-    again.
+    Whether rows stay apart does not depend on the values of the terms, so another strength or a reloaded adapter is not
+    checked again.
     """
 
     def __init__(self, patcher: ModelPatcher, modules: Hashable):
@@ -35,7 +35,7 @@ class Verdicts:
         self.setting = (modules, objects)
 
     def recall(self, call: ModelCall, kind: tuple) -> Verdict:
-        """The verdict on this kind of call with the very patches that are at work, or `UNKNOWN`."""
+        """The verdict on this kind of call with the same patches at work, or `UNKNOWN`."""
         return self.kept.get(self._key(call, kind), UNKNOWN)
 
     def keep(self, call: ModelCall, kind: tuple, verdict: Verdict) -> None:
@@ -55,13 +55,13 @@ _kept: WeakKeyDictionary[BaseModel, OrderedDict[tuple, Verdict]] = WeakKeyDictio
 
 
 def _is_stale(key: tuple) -> bool:
-    """Whether a verdict is on patches that are gone."""
+    """Whether a verdict is about patches that are gone."""
     _, objects, _, patches = key
     return any(is_gone(marked) for _, marked in (*objects, *patches))
 
 
 def disagreement(batched: dict[int, Tensor], separate: dict[int, Tensor], dtype: torch.dtype) -> Verdict:
-    """Why `batched` is not `separate` up to rounding in `dtype`; None where it is.
+    """Why `batched` is not `separate` up to rounding in `dtype`, or None if it is.
 
     Rounding is judged against what the terms do: an error near |rl - base| means rows that were mixed up.
     """
