@@ -1,4 +1,4 @@
-"""The RL model's own preference for given pictures, without a reward model (Diffusion-DPO, arXiv 2311.12908, sec. 4)."""
+"""The RL model's own preference for given pictures, with no reward model (Diffusion-DPO, arXiv 2311.12908, sec. 4)."""
 
 from __future__ import annotations
 
