@@ -104,7 +104,7 @@ _MISSING = "unet missing:"
 
 
 class MissingWeights(logging.Handler):
-    """Collects the weights that the host did not find, and which it only logs, going on with whatever was in memory.
+    """Collects the weights that the host did not find: it only logs them, and goes on with whatever was in memory.
 
     Some may be missing: an absent scale of a quantised file is 1, and some weights are never used.
     """

@@ -50,8 +50,7 @@ PREFIXES = tuple(
         r"model\.",
     )
 )
-"""Prefixes that tools put before the module's name, in the order in which they are stripped. Several may follow
-each other."""
+"""Prefixes that tools put before the module's name, in the order of stripping. Several may follow each other."""
 
 TEXT_ENCODERS = re.compile(
     r"(?:base_model\.model\.)?(?:text_encoders?(?:_[23])?\.|lora_te\d?_|lora_prior_te_|cond_stage_model\.)"

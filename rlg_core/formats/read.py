@@ -1,4 +1,4 @@
-"""Reads an adapter file whole: which modules it changes, by which terms, at which scale, and where that comes from."""
+"""Reads an adapter file: which modules it changes, by which terms, at which scale, and where the scale comes from."""
 
 from __future__ import annotations
 
@@ -162,8 +162,8 @@ def _recipe(
         misfit = _misfit(found, factored)
         if misfit is not None and alpha == 0:
             raise AdapterError(
-                f"{file.path}: {found.source} does not belong to this file: {misfit}. Put the right one there, keep "
-                "one adapter per folder, or set the `alpha` input."
+                f"{file.path}: {found.source} is not of this file: {misfit}. Put the right one there, keep one "
+                "adapter per folder, or set the `alpha` input."
             )
         found = None if misfit is not None else found
     if alpha != 0:

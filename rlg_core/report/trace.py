@@ -18,7 +18,7 @@ MOST_IMAGES = 6
 
 
 def panels(entries: Sequence[TraceEntry]) -> list[Panel]:
-    """One panel per quantity, with one curve per image (the first few). A title tells which check or skip happened."""
+    """One panel per quantity, with one curve per image (the first few). Titles tell of skipped steps and the check."""
     images = sorted({entry.image for entry in entries})[:MOST_IMAGES]
     return [
         _panel(entries, images, name, title)

@@ -1,4 +1,4 @@
-"""CLIP and VAE of a base file. Each that is absent is replaced by an object that says so when it is used."""
+"""CLIP and VAE of a base file. In place of an absent one stands an object that says so when it is used."""
 
 from __future__ import annotations
 

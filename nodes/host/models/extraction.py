@@ -117,7 +117,7 @@ def _difference(model: ModelPatcher, rl_model: ModelPatcher, key: str) -> Tensor
     """`W_rl - W_base` in float32, or None if the two are equal."""
     delta = effective_weight(rl_model, key) - effective_weight(model, key)
     if not bool(torch.isfinite(delta).all()):
-        raise PairError(f"{key}: the base or the RL model has NaN or infinite values, expected finite ones.")
+        raise PairError(f"{key}: base or RL model has NaN or infinite values, expected finite ones.")
     return delta if bool(delta.any()) else None
 
 
@@ -171,7 +171,7 @@ def report(model: ModelPatcher, found: Extraction) -> str:
     raw = [key for key in whole if any(True for _ in _owner(model, key)[0].children())]
     if raw:
         lines.append(
-            f"Kept exactly, in modules that are not layers: {', '.join(raw)}. With these, guidance runs one pass per "
+            f"Kept exactly, of modules that are no layers: {', '.join(raw)}. With these, guidance runs one pass per "
             "model; without guidance, ComfyUI ignores patches on them."
         )
     lines += [f"{key}: rank {found.terms[key].rank}, kept {found.kept[key]:.4%}" for key in low_rank]

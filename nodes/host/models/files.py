@@ -147,6 +147,6 @@ def reward_folder(name: str) -> Path:
         if name in reward_folders() and path.is_dir():
             return path
     raise RLGError(
-        f"This reward needs a model folder, and {name!r} is not one in {', '.join(roots)}. "
+        f"This reward needs a model folder, and {name!r} is none in {', '.join(roots)}. "
         "The node's help lists the files it needs."
     )

@@ -1,5 +1,7 @@
-"""Refuses guiders and samplers that cannot honour a record. Settings that exclude each other are refused earlier,
-when the record is built."""
+"""Refuses guiders and samplers that cannot honour a record.
+
+Settings of a record that exclude each other are refused earlier, when it is built.
+"""
 
 from __future__ import annotations
 
