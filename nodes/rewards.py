@@ -49,7 +49,7 @@ class RLGRewardLoader(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, folder: str) -> bool | str:
         """Accepts a folder that was added after the page was loaded."""
-        return folder in files.reward_folders() or f"{folder!r} is not a folder below models/{files.REWARDS}."
+        return folder in files.reward_folders() or f"{folder!r} is no folder below models/{files.REWARDS}."
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_) -> str:
