@@ -25,7 +25,7 @@ NEWER_SCHEMA_FIELDS = frozenset({"search_aliases", "essentials_category"})
 
 
 def known_fields(target: Callable[..., Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """`fields` without those that only newer hosts know, for calling `target`."""
+    """`fields` for a call of `target`, without those that only newer hosts know."""
     known = inspect.signature(target).parameters
     return {name: value for name, value in fields.items() if name in known or name not in NEWER_SCHEMA_FIELDS}
 
@@ -45,12 +45,12 @@ _QUANTISATION = (
 
 
 def is_quantisation_key(name: str) -> bool:
-    """Whether `name` is what a host keeps beside a quantised weight, and no weight of its own."""
+    """Whether `name` is something that a host keeps beside a quantised weight, and not a weight itself."""
     return name.endswith(_QUANTISATION)
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether `module` is affine in its parameters, row by row. Hosts have norms of their own, called by such names."""
+    """Whether `module` is affine in its parameters, row by row. Hosts define their own norms, under such names."""
     return "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
 
 
@@ -60,8 +60,8 @@ def is_norm(module: nn.Module) -> bool:
 def unpatched_weight(model: ModelPatcher, key: str) -> Tensor:
     """The weight under `key` before any patch, in float32 on the device the model computes on.
 
-    The host keeps the original of a weight that it has patched in place in `backup`; a quantised weight comes with the
-    function that makes it a plain one.
+    If the host has patched a weight in place, `backup` holds the original. A quantised weight comes with the function
+    that dequantises it.
     """
     weight, _, convert = get_key_weight(model.model, key)
     if key in model.backup:
@@ -75,7 +75,7 @@ def weight_shape(model: ModelPatcher, key: str) -> tuple[int, ...]:
 
 
 def compute_dtype(model: BaseModel) -> torch.dtype:
-    """The dtype of activations: the host casts stored weights (fp8 say) to it."""
+    """The dtype of activations, to which the host casts stored weights (fp8, for example)."""
     return model.manual_cast_dtype or model.get_dtype()
 
 
@@ -105,9 +105,9 @@ _MISSING = "unet missing:"
 
 
 class MissingWeights(logging.Handler):
-    """Hears the host say which weights it did not find, on the root logger: it goes on with whatever was in memory.
+    """Collects the weights that the host did not find: it only logs them, and goes on with whatever was in memory.
 
-    A scale of a quantised file that is not there is 1, and some weights are never used.
+    Some may be missing: an absent scale of a quantised file is 1, and some weights are never used.
     """
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ _EMPTY_LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
 
 def empty_latent_ratios(latent: Mapping[str, Any]) -> dict[str, Any]:
-    """What empty latents say of themselves since 0.30, so that the host can fit them to the model."""
+    """What empty latents say about themselves since 0.30, so that the host can fit them to the model."""
     return {name: latent[name] for name in _EMPTY_LATENT_RATIOS if name in latent}
 
 

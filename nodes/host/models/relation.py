@@ -16,7 +16,7 @@ from .patches import Patch, copied
 from .term_bank import TermBank, term_bank
 
 KEY = "rlg"
-"""Under this name a MODEL keeps what RLG nodes have put on it."""
+"""The name under which a MODEL keeps what RLG nodes have put on it."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ Relation = SharedWeights | TwoCheckpoints
 
 
 def relate(model: ModelPatcher, rl_model: ModelPatcher) -> Relation | None:
-    """How `rl_model` relates to its base `model`; None where the two are identical.
+    """How `rl_model` relates to its base `model`, or None if the two are identical.
 
-    Raises `PairError` where they are not a base and an RL-tuned version of it, saying what differs.
+    Raises `PairError`, saying what differs, if they are not a base and its RL-tuned version.
     """
     if rl_model.attachments.get(KEY) is not None:
         raise PairError(
@@ -81,7 +81,7 @@ def relate(model: ModelPatcher, rl_model: ModelPatcher) -> Relation | None:
 
 
 def _refuse_unshared(model: ModelPatcher, rl_model: ModelPatcher) -> None:
-    """What makes two clones differ besides weight patches, and that running one model twice could not honour."""
+    """Raises `PairError` if two clones differ in more than weight patches, which one copy of the model cannot do."""
     if model.injections.keys() != rl_model.injections.keys():
         names = ", ".join(sorted(model.injections.keys() ^ rl_model.injections.keys()))
         raise PairError(
@@ -134,7 +134,7 @@ def _shown(fact: Any) -> str:
 
 
 def _refuse_strangers(model: ModelPatcher, rl_model: ModelPatcher) -> None:
-    """Two checkpoints pair up only with one architecture, one latent space and one way of adding noise."""
+    """Raises `PairError` unless both checkpoints share architecture, latent space and way of adding noise."""
     facts = {
         "architecture": lambda m: type(m.model).__name__,
         "latent format": lambda m: type(m.model.latent_format).__name__,
@@ -151,7 +151,7 @@ def _refuse_strangers(model: ModelPatcher, rl_model: ModelPatcher) -> None:
 
 
 def _weight_shapes(model: ModelPatcher) -> dict[str, tuple[int, ...]]:
-    """Of weights and biases; one of two checkpoints may be quantised and have scales beside them."""
+    """The shapes of weights and biases, without the scales that a quantised checkpoint has beside them."""
     state = model.model.diffusion_model.state_dict()
     return {name: tuple(value.shape) for name, value in state.items() if not is_quantisation_key(name)}
 

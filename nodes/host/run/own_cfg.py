@@ -1,4 +1,4 @@
-"""Experts with a CFG of their own: `CFG_s(base) + sum_k w_k (CFG_{c_k}(rl_k) - CFG_s(base))`, around the guider."""
+"""Experts with their own CFG scale: `CFG_s(base) + sum_k w_k (CFG_{c_k}(rl_k) - CFG_s(base))`, around the guider."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOCUS = "rlg_focus"
 
 
 class OwnCFG:
-    """Combines CFG'd predictions, where the rest of the pack combines single ones."""
+    """Combines predictions after CFG, while the rest of the pack combines those before it."""
 
     def __init__(self, record: Record, scales: Scales):
         self.record, self.scales = record, scales
@@ -48,7 +48,7 @@ class OwnCFG:
         return rescale(mean, guided[0][1], self.record.rescale) if self.record.rescale else mean
 
     def focused(self, call: ModelCall, weights: list[Weight]) -> list[Weight]:
-        """The weights that count in a call for some experts only; a lone expert counts fully, in the base's place."""
+        """The weights in a call that is for some experts only. An expert with its own CFG takes the base's place."""
         focus = call.transformer_options.get(FOCUS)
         if focus is None:
             return weights
@@ -61,7 +61,7 @@ class OwnCFG:
 
 
 class _Prediction:
-    """One prediction of the guider, to be made with some experts only."""
+    """One prediction of the guider, which can be made with some experts only."""
 
     def __init__(
         self,

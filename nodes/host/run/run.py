@@ -44,14 +44,14 @@ class Run:
     # Around the run
 
     def most_rows(self) -> int:
-        """How many times the host's rows the largest batched call of this run has."""
+        """The rows of this run's largest batched call, as a multiple of the rows that the host knows."""
         if self.budget.is_linearised or self.budget.batching == "sequential":
             return 1
         sharing = {BASE, *self.shared}
         return max((len(sharing.intersection(self.scales.roles_at(s))) for s in self.sigmas[:-1]), default=1) or 1
 
     def _compared(self) -> list[float]:
-        """The sigmas at which base and experts both run, where one evaluation can stand for all of them."""
+        """The sigmas at which base and experts both run; none if no single linearised evaluation can stand for them."""
         shares_all = len(self.shared) == len(self.record.experts)
         if not shares_all or self.record.rescale or any(e.mask is not None for e in self.record.experts):
             return []
@@ -69,8 +69,8 @@ class Run:
         """`WrappersMP.APPLY_MODEL`: denoised [rows, ...] of the geometric mean, for one call of the base."""
         if executor.class_obj is not self.patcher.model:
             raise RunError(
-                "The sampler ran another model with the options of the one that has RLG on it, so base and RL model are "
-                "unknown here. Use a guider with one model."
+                "The sampler ran another model with the options of the one that has RLG on it, so base and RL model "
+                "are unknown here. Use a guider with one model."
             )
         call = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options, conds)
         return self.answer(call, self.own_cfg.focused(call, self.scales.of(call.batch)))

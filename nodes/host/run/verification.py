@@ -28,10 +28,10 @@ Verdict = str
 
 
 class Verdicts:
-    """What is known of one model under one set of object patches, with terms on one set of modules.
+    """What is known about one model under one set of object patches, with terms on one set of modules.
 
-    Rows stay apart or not whatever values the terms have, so that another strength or a reloaded adapter is not checked
-    again.
+    Whether rows stay apart does not depend on the values of the terms, so another strength or a reloaded adapter is not
+    checked again.
     """
 
     def __init__(self, patcher: ModelPatcher, modules: Hashable):
@@ -60,7 +60,7 @@ _kept: WeakKeyDictionary[BaseModel, OrderedDict[tuple, Verdict]] = WeakKeyDictio
 
 
 def _is_stale(key: tuple) -> bool:
-    """Whether a verdict is on patches that are gone."""
+    """Whether a verdict is about patches that are gone."""
     _, objects, _, patches = key
     return any(is_gone(marked) for _, marked in (*objects, *patches))
 

@@ -54,7 +54,7 @@ def outer_sample(
 
 @contextmanager
 def _under_way(model: BaseModel, run: Run) -> Iterator[None]:
-    """`run` answers for `model` while the context lasts; a run that it interrupts goes on afterwards."""
+    """Makes `run` answer for `model` while the context lasts. A run that it interrupts continues afterwards."""
     previous = _running.get(model)
     _running[model] = run
     try:
@@ -70,13 +70,13 @@ def _under_way(model: BaseModel, run: Run) -> Iterator[None]:
 def before_run(patcher: ModelPatcher) -> None:
     """`CallbacksMP.ON_PRE_RUN`: the host has loaded all models; those of two-checkpoint experts start here.
 
-    Raises `RunError` where a sampler starts this model without the wrapper above: it would sample the base alone.
+    Raises `RunError` if a sampler starts this model without the wrapper above: it would sample the base alone.
     """
     run = _running.get(patcher.model)
     if run is None:
         raise RunError(
-            "A model with RLG on it was started by a sampler or guider that does not run its wrappers (the Dual Model CFG "
-            "Guider's negative model, for one). It would sample without RLG: use it as the main model of a guider."
+            "A model with RLG on it was started by a sampler or guider that does not run its wrappers (the Dual Model "
+            "CFG Guider's negative model, for one). It would sample without RLG: use it as the main model of a guider."
         )
     for checkpoint in run.checkpoints():
         checkpoint.pre_run()
