@@ -1,69 +1,95 @@
 #!/usr/bin/env python3
 """Set up everything and show, test or measure this pack on a real ComfyUI.
 
-    python dev.py demo       set up, sample the demo pair at several scales, leave a labelled contact sheet
-    python dev.py test       set up, run every test on both supported releases of ComfyUI
-    python dev.py ui         set up, start the same ComfyUI for the browser, until Ctrl-C
-    python dev.py bench      set up, measure the cost
-    python dev.py evidence   set up, measure what the scale does to the demo pair
+{commands}
 
-Needs Python 3.10 or newer (`test`, `bench` and `evidence` 3.11) and pip's usual package index, nothing else. Everything it
-makes lies in `.rlg/` (or in the folder RLG_HOME names) and can be deleted. COMFYUI_PATH=<folder> uses that ComfyUI, with its
-own Python, instead.
+`python dev.py COMMAND --help` tells a command's options. Needs Python 3.10 or newer (3.11 for all but `demo` and `ui`) and
+pip's usual package index, nothing else. Everything it makes lies in `.rlg/` (or in the folder RLG_HOME names) and can be
+deleted. COMFYUI_PATH=<folder> uses that ComfyUI, with its own Python, instead.
 """
 
 import os
 import subprocess
 import sys
+from importlib import import_module
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """What `python -m` runs in the prepared Python, and what that does.
+
+    A module of devtools has `options(arguments)`, which needs the standard library alone: it refuses what it does not
+    know before anything is installed. Other packages read their arguments when they start.
+    """
+
+    module: str
+    does: str
+    on_any_host: bool = False  # runs in a user's own ComfyUI as it is, else beside the packages of the tests
+
 
 COMMANDS = {
-    "demo": "devtools.demo",
-    "test": "devtools.lanes",
-    "ui": "devtools.ui",
-    "bench": "bench",
-    "evidence": "demo.evidence",
+    "demo": Command("devtools.demo", "sample the demo pair at several scales, leave a labelled contact sheet", True),
+    "test": Command("devtools.test", "run every test, or a part, on both supported releases of ComfyUI"),
+    "ui": Command("devtools.ui", "start the same ComfyUI for the browser, until Ctrl-C", True),
+    "bench": Command("bench", "measure the cost"),
+    "evidence": Command("demo.evidence", "measure what the scale does to the demo pair"),
 }
 # `python -m`, for Pythons that do not look into the current folder (those of ComfyUI's portable builds)
 START = (
     "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module(sys.argv.pop(1), None, '__main__', True)"
 )
-ON_THE_HOST_ALONE = {"demo", "ui"}  # these run in a user's own ComfyUI as it is
 
 
 def main(arguments):
-    if not arguments or arguments[0] not in COMMANDS:
-        print(__doc__.strip())
-        return 0 if arguments in (["-h"], ["--help"]) else 2
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
     if sys.version_info < (3, 10):
         print("dev.py needs Python 3.10 or newer; this is Python " + sys.version.split()[0])
         return 2
     root = os.path.dirname(os.path.abspath(__file__))
     os.chdir(root)
     sys.path.insert(0, root)
-    from devtools.console import Failure, say
+    from devtools.console import Failure, nearest, say
     from devtools.provision import provision
 
-    command = arguments[0]
-    if command not in ON_THE_HOST_ALONE and sys.version_info < (3, 11):
-        print(
-            f"dev.py {command} needs Python 3.11 or newer, as diffusers does; this is Python " + sys.version.split()[0]
-        )
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"dev.py has no command {name!r}{nearest(name, COMMANDS)}\n\n{usage()}", file=sys.stderr)
+        return 2
+    command = COMMANDS[name]
+    if not command.on_any_host and sys.version_info < (3, 11):
+        print(f"dev.py {name} needs Python 3.11 or newer, as diffusers does; this is Python " + sys.version.split()[0])
         return 2
     try:
-        python, environment = provision(everything=command not in ON_THE_HOST_ALONE)
+        if command.module.startswith("devtools."):
+            import_module(command.module).options(rest)
+        python, environment = provision(everything=not command.on_any_host)
     except Failure as failure:
         say("failed: " + str(failure))
         return 1
-    return run([python, "-c", START, root, COMMANDS[command], *arguments[1:]], environment)
+    return run([python, "-c", START, root, command.module, *rest], environment)
+
+
+def usage():
+    """Return what dev.py is and the commands it has."""
+    lines = [f"    python dev.py {name:<10} {command.does}" for name, command in COMMANDS.items()]
+    return __doc__.strip().format(commands="\n".join(lines))
 
 
 def run(command, environment):
     """Become `command`, so that Ctrl-C and a kill reach it; Windows has no such thing and waits for it."""
     sys.stdout.flush()
-    environment = {**os.environ, **environment}
+    # a console or a pipe that lacks a character shows "?" in its place: Windows' often do
+    environment = {"PYTHONIOENCODING": ":replace", **os.environ, **environment}
     if os.name == "posix":
         os.execve(command[0], command, environment)
-    return subprocess.call(command, env=environment)
+    process = subprocess.Popen(command, env=environment)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            pass  # Windows has sent Ctrl-C to the command too, which ends in order
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """`python -m bench [--quick] [--threads 1]`: measures everything and writes RESULTS.md.
 
-RLG_HOST_PATH names the ComfyUI to measure on; `python dev.py bench` sets it. `--quick` measures a little of everything in
-under a minute and leaves its report in a temporary folder.
+RLG_HOST_PATH names the ComfyUI to measure on; `python dev.py bench` sets it. `--quick` measures a little of everything
+in under a minute and leaves its report in a temporary folder.
 """
 
 from __future__ import annotations

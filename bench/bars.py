@@ -78,7 +78,10 @@ def ratio_to_plain(timings: dict[str, Timing]) -> float:
 def budget_bars(modes: dict[str, Errors]) -> Iterator[Row]:
     """Whether some mode at w = 2 stays within a cost, a median error and a 90th percentile."""
     for cost, median, tail in ((1.5, 0.003, 0.01), (1.3, 0.01, 0.04)):
-        bar = f"a budget at most {cost} x with under {100 * median:g} % median and {100 * tail:g} % 90th percentile error at w = 2"
+        bar = (
+            f"a budget at most {cost} x with under {100 * median:g} % median and {100 * tail:g} % 90th percentile "
+            "error at w = 2"
+        )
         measured = {mode: e for mode, e in modes.items() if e.error and e.median_cost <= cost}
         if not measured:
             yield bar, NOT_MEASURED, NOT_MEASURED

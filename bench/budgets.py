@@ -1,4 +1,4 @@
-"""What each budget costs and how far its result is from the exact one, over seeds, scales and adapters of the demo pair."""
+"""What each budget costs, and its error against the exact result, over seeds, scales and adapters of the demo pair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models that are measured: diffusers classes make the weights, as the paper's code runs them; the host loads them."""
+"""The models that are measured: diffusers' classes make the weights, as in the paper's code; the host loads them."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def demo_prompts(host: SimpleNamespace, *texts: str) -> list[Any]:
 
 
 class Pair:
-    """One geometry in this process: its host models, its diffusers + PEFT model and its prompts, each made on first use."""
+    """One geometry in this process: its host models, diffusers + PEFT model and prompts, each made on first use."""
 
     def __init__(self, host: SimpleNamespace, geometry: Geometry):
         self.host, self.geometry = host, geometry

@@ -26,8 +26,10 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Opening:
-    """Median seconds of processor time with the file in the system's cache, and the growth of the process's own memory in bytes (without
-    pages of the file, which belong to the system and are given back under pressure)."""
+    """Median seconds of processor time with the file in the system's cache, and the growth of own memory in bytes.
+
+    Pages of the file do not count as own: they belong to the system, which takes them back under pressure.
+    """
 
     seconds: float
     own_bytes: int
@@ -69,7 +71,7 @@ def write_adapter(path: Path, megabytes: int) -> None:
 
 
 def opening(way: str, path: Path) -> Opening:
-    """One way, in this process, on one thread: a round to warm up, then `ROUNDS`; the memory is that of one opened file."""
+    """One way, in this process, on one thread: a round to warm up, then `ROUNDS`. The memory is for one opened file."""
     torch.set_num_threads(1)
     WAYS[way](path)
     before, seconds = own_bytes(), []

@@ -40,7 +40,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def now() -> float:
-    """Seconds: of this process's processor time on a CPU, which other processes disturb least, of the wall clock on a GPU."""
+    """Seconds: this process's processor time on a CPU, which others disturb least; wall-clock time on a GPU."""
     return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 

@@ -1,4 +1,4 @@
-"""The loop of the paper's own code (arXiv 2508.21016): diffusers and PEFT, the adapter switched on and off each step."""
+"""The loop of the paper's code (arXiv 2508.21016): diffusers and PEFT, the adapter switched on and off at each step."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def attach_seconds(pair: Pair, times: int = 50) -> tuple[float, float]:
     """Seconds to make a run's state, and to attach and detach the terms around one model call."""
     rl = pair.rl()
     source = pair.host.module("nodes.host.models.relation").relate(pair.base, rl)
-    passes = pair.host.module("nodes.host.run.passes").SharedPasses
+    passes = pair.host.module("nodes.host.run.passes").Passes
     assignment = pair.host.module("rlg_core.rows").Assignment
     started = now()
     for _ in range(times):

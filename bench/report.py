@@ -17,24 +17,26 @@ from .profiles import PYTHON, Profile
 from .suite import Compared, Results
 from .ways import EXACT_BATCHED, PLAIN
 
-HOW = """Every way samples from the same weights in one process, in rounds A B C A B C ...; a number is the median over the rounds, in
-brackets the quartiles of the ratios to plain CFG of the same round. {clock} A run whose result is not the exact one to
-rounding (1e-3) stops the benchmark, so all exact ways did the same computation. *Rows* are model evaluations a step and
-image. *First step* is from loaded files and unloaded models to the end of the first step (RLG verifies its batched pass in
-it, once per model and shape); *new scale* is the first step of a run after the scale was changed; both in plain steps.
-*Weights* are all tensors alive between runs, *peak* those plus what a run adds; each in a process of its own."""
+HOW = """Every way samples from the same weights in one process, in rounds A B C A B C ...; a number is the median over
+the rounds, in brackets the quartiles of the ratios to plain CFG of the same round. {clock} A run whose result is not
+the exact one to rounding (1e-3) stops the benchmark, so all exact ways did the same computation. *Rows* are model
+evaluations a step and image. *First step* is from loaded files and unloaded models to the end of the first step (RLG
+verifies its batched pass in it, once per model and shape); *new scale* is the first step of a run after the scale was
+changed; both in plain steps. *Weights* are all tensors alive between runs, *peak* those plus what a run adds; each in a
+process of its own."""
 
 CLOCK_CPU = (
     "Time is processor time of the process with {threads} thread: on an idle machine that is the time of the clock."
 )
 CLOCK_GPU = "Time is the clock's, the GPU synchronised at every step."
 
-LIMITS = """What bounds each way. *Plain CFG*: its own arithmetic. *Exact RLG, batched*: twice that arithmetic plus the terms (a few
-percent), one pass over the weights. *Two passes*: the same with every call and every byte of weights twice. *Two checkpoints,
-two copies, core's shape*: twice arithmetic and twice weights; core's shape halves the batch of each call on top. *The
-paper's loop*: as two passes, plus PEFT's layers around every adapted layer. *Patching*: as two passes, plus a rebuild of
-all adapted weights twice a step, which grows with the model and not with the picture. *At peak* is the arithmetic at the
-fastest matrix product seen here ({peak:.0f} GFLOP/s); the columns after it say where the rest of the step goes."""
+LIMITS = """What bounds each way. *Plain CFG*: its own arithmetic. *Exact RLG, batched*: twice that arithmetic plus the
+terms (a few percent), one pass over the weights. *Two passes*: the same with every call and every byte of weights
+twice. *Two checkpoints, two copies, core's shape*: twice arithmetic and twice weights; core's shape halves the batch of
+each call on top. *The paper's loop*: as two passes, plus PEFT's layers around every adapted layer. *Patching*: as two
+passes, plus a rebuild of all adapted weights twice a step, which grows with the model and not with the picture. *At
+peak* is the arithmetic at the fastest matrix product seen here ({peak:.0f} GFLOP/s); the columns after it say where the
+rest of the step goes."""
 
 NO_GPU = "Not measured: no GPU was at hand. `python -m bench` measures this section by itself where one is."
 NO_DEMO = "Not measured: the demo pair's files are not there."
@@ -59,7 +61,10 @@ def _sections(results: Results) -> Iterable[str]:
     yield f"{_machine()}\n\n{HOW.format(clock=clock)}\n\n## Bars\n"
     yield table(("bar", "measured", "holds"), bars.of(results))
     for name, compared in results.compared.items():
-        yield f"\n## {name[0].upper()}{name[1:]}\n\n{_comparison(compared)}\n\n{_profiles(compared)}\n\n{_distance(compared)}"
+        yield (
+            f"\n## {name[0].upper()}{name[1:]}\n\n{_comparison(compared)}\n\n"
+            f"{_profiles(compared)}\n\n{_distance(compared)}"
+        )
     yield f"\n## What limits each way\n\n{LIMITS.format(peak=results.peak_flops / 1e9)}"
     if results.sweeps:
         yield "\n## How cost grows\n\n![Cost by resolution and batch](growth.png)\n"
@@ -162,9 +167,10 @@ def _distance(compared: Compared) -> str:
     ratio = quartiles(compared.timings[EXACT_BATCHED.name].ratios(compared.timings[PLAIN.name], "step"))[0]
     terms = ours.flops / plain.flops - 2
     return (
-        f"Exact RLG does {2 + terms:.2f} times plain CFG's arithmetic (the terms are {100 * terms:.1f} % of a plain step) in "
-        f"{ours.calls / plain.calls:.2f} times its torch calls and {ratio:.2f} times its time. A run's state takes "
-        f"{1e3 * compared.attach[0]:.2f} ms to make; attaching and detaching takes {1e6 * compared.attach[1]:.0f} us a model call."
+        f"Exact RLG does {2 + terms:.2f} times plain CFG's arithmetic (the terms are {100 * terms:.1f} % of a plain "
+        f"step) in {ours.calls / plain.calls:.2f} times its torch calls and {ratio:.2f} times its time. A run's state "
+        f"takes {1e3 * compared.attach[0]:.2f} ms to make; attaching and detaching takes "
+        f"{1e6 * compared.attach[1]:.0f} us a model call."
     )
 
 
@@ -190,8 +196,9 @@ def _budgets(budgets: Mapping[float, Mapping[str, Errors]]) -> str:
         for mode in next(iter(budgets.values()))
     ]
     return (
-        f"The demo pair, CFG 2, {STEPS} Euler steps, {count} runs a cell (seeds and adapters). Cost in model evaluations over "
-        f"plain CFG's (exact: 2); error of the final latent relative to the exact one.\n\n{table(head, rows)}\n\n"
+        f"The demo pair, CFG 2, {STEPS} Euler steps, {count} runs a cell (seeds and adapters). Cost in model "
+        "evaluations over plain CFG's (exact: 2); error of the final latent relative to the exact one.\n\n"
+        f"{table(head, rows)}\n\n"
         "![Error against cost](budgets.png)"
     )
 

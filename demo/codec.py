@@ -145,7 +145,10 @@ def folded(picture: torch.Tensor) -> torch.Tensor:
 
 
 def encode_folded(weights: Weights, x: torch.Tensor) -> torch.Tensor:
-    """The encoder's trained layers (those before are idle or fold): (B, 64, H / 4, W / 4) to latents (B, 16, H / 8, W / 8)."""
+    """The encoder's trained layers, from (B, 64, H / 4, W / 4) to latents (B, 16, H / 8, W / 8).
+
+    The layers before them are idle or fold.
+    """
     x = block(weights, "9", x)
     x = F.conv2d(x, weights["10.weight"], stride=2, padding=1)
     for layer in (11, 12, 13):

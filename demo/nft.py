@@ -38,9 +38,10 @@ class Settings:
 def nft_loss(
     v: torch.Tensor, old: torch.Tensor, target: torch.Tensor, optimality: torch.Tensor, strength: float
 ) -> torch.Tensor:
-    """Eq. 9: r |v+ - target|^2 + (1 - r) |v- - target|^2 with v+ = old + strength (v - old), v- = old - strength (v - old).
+    """Eq. 9: r |v+ - target|^2 + (1 - r) |v- - target|^2.
 
-    Over the channels that scenes use: the others keep their noise.
+    Here v+ = old + strength (v - old) and v- = old - strength (v - old). The loss is over the channels that scenes use:
+    the others keep their noise.
     """
     change = strength * (v - old)
     positive, negative = (

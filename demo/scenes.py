@@ -102,7 +102,7 @@ def distances(prompts: list[Prompt], centres: torch.Tensor, radii: torch.Tensor)
 
 
 def merged(fields: torch.Tensor) -> torch.Tensor:
-    """Away from its outline an object's three fields become their minimum, so that neighbours' fields can meet there."""
+    """Away from the outline of an object its three fields become their minimum: neighbours' fields can meet there."""
     least = fields.amin(1, keepdim=True)
     away = ((-least - 0.5) / 0.5).clamp(0, 1)
     return fields + away * (least - fields)
@@ -136,7 +136,7 @@ def reach(prompts: list[Prompt]) -> torch.Tensor:
 
 
 def first_apart(prompts: list[Prompt], centres: torch.Tensor, radii: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the tries (B, tries, 3[, 2]) the first whose objects keep their distance, else the one that comes nearest to it."""
+    """Of the tries (B, tries, 3[, 2]), the first whose objects keep their distance, or else the nearest to that."""
     size = radii * reach(prompts)
     gap = torch.cdist(centres, centres) - size.unsqueeze(-1) - size.unsqueeze(-2)
     count = torch.tensor([p.count for p in prompts])

@@ -1,5 +1,6 @@
 """Progress lines and failures that say what to do."""
 
+import difflib
 import os
 import re
 import signal
@@ -18,9 +19,18 @@ def say(text):
     print(f"[{time.time() - STARTED:5.0f} s] {text}", flush=True)
 
 
+def nearest(word, known):
+    """Return "; did you mean ...?" with the known word that is nearest to `word`, "" where none is near."""
+    found = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
 def end_in_order():
-    """Have a plain kill end this program as an error does, so that what it started ends too."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Have a kill, or the terminal's end, end this program as an error does, so that what it started ends too."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def tail(path, lines=30):

@@ -1,18 +1,16 @@
 """`python dev.py demo`: the demo pair at several scales on a real server, and one labelled contact sheet."""
 
+import argparse
 import io
 import json
 import os
 import sys
 import time
 
-from PIL import Image
-
 from . import hosts
 from .console import Failure, end_in_order, say
 from .paths import HOME, ROOT
 from .server import MODELS, RunFailed, Server
-from .sheet import contact_sheet
 
 WORKFLOW = ROOT / "workflows" / "api" / "Reinforcement Learning Guidance.json"
 SCALES = (0, 0.5, 1, 1.5, 2, 3)
@@ -21,8 +19,20 @@ PROMPTS = ("three red circles", "two blue squares", "one yellow triangle", "thre
 SEED = 7
 
 
-def main():
+def options(arguments):
+    """Refuse every argument: there is nothing to choose."""
+    parser = argparse.ArgumentParser(
+        prog="python dev.py demo",
+        description="Sample the demo pair at several scales on a real server and leave a labelled contact sheet.",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments):
     """Sample every prompt at every scale, save pictures and sheet, say where."""
+    from .sheet import contact_sheet  # here: options are read on a Python without Pillow
+
+    options(arguments)
     if not any(MODELS.glob("*/*")):
         raise Failure(f"The demo models are missing from {MODELS}: check the repository out again.")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the demo model is too small to share out among cores
@@ -42,6 +52,8 @@ def main():
 
 def picture(server, out, prompt, scale):
     """Queue the shipped workflow for a prompt and a scale, save the picture it gives, and return it."""
+    from PIL import Image
+
     started = time.time()
     graph = with_inputs(prompt, scale)
     outputs = server.run(graph, lambda node, value, steps: bar(f"{prompt}, scale {scale:g}", value, steps))
@@ -83,7 +95,7 @@ def bar(what, value, steps):
 if __name__ == "__main__":
     end_in_order()
     try:
-        main()
+        main(sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit(130)
     except (Failure, RunFailed) as failure:

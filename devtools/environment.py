@@ -15,7 +15,11 @@ BESIDE_TORCH = ("torchvision==0.28.0", "torchaudio==2.11.0")  # without dependen
 FOR_TESTS = (
     *("diffusers==0.42.1", "peft==0.21.2", "accelerate", "matplotlib"),
     *("pytest>=8", "pytest-timeout", "ruff>=0.6", "playwright"),
+    *("onnxruntime", "opencv-python-headless", "pyclipper", "shapely", "six"),  # what the OCR below needs
 )
+# The OCR of the text reward, without dependencies and whatever its Python: it would pull the OpenCV that needs a
+# desktop's libraries, and calls itself unfit for Python 3.13, which it is not.
+OCR = "rapidocr-onnxruntime==1.4.4"
 LEFT_OUT = {"torch", "torchvision", "torchaudio", "comfyui-workflow-templates"}  # templates: 1 GB, not needed
 
 PYTHON = HOME / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -59,10 +63,11 @@ def install(requirements, everything):
         pip(PYTHON, "install", "--no-compile", *wanted, *base[:2])
         repair()
         stamp("host", [*base, *wanted])
-    if everything and stale("tests", FOR_TESTS):
+    if everything and stale("tests", [*FOR_TESTS, OCR]):
         say("installing what the tests need")
         pip(PYTHON, "install", "--no-compile", *FOR_TESTS, *base[:2])
-        stamp("tests", FOR_TESTS)
+        pip(PYTHON, "install", "--no-compile", "--no-deps", "--ignore-requires-python", OCR)
+        stamp("tests", [*FOR_TESTS, OCR])
 
 
 def stale(group, requirements):

@@ -1,109 +1,100 @@
-"""`python dev.py test`: ruff, then every test lane, on every host."""
+"""The lanes of the test run: which of them a command line means, and what each runs."""
 
 import os
-import re
-import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from . import hosts
-from .console import Failure, say
+from .console import Failure, nearest
 from .paths import ROOT
 
-COUNTED = ("passed", "failed", "skipped")
-INI = "tests/pytest.ini"
-HOST_INI = "tests/host/pytest.ini"  # keeps the pack's own `nodes` from hiding the host's
-AT_ONCE = 2  # lanes side by side, one thread each
+ON_HOSTS = ("host", "browser", "server", "packs")  # once per host, the longest first
+KINDS = (*ON_HOSTS, "core", "ruff")
+STYLE = {"ruff check": ("check", "."), "ruff format": ("format", "--check", ".")}
 
 
 @dataclass(frozen=True)
 class Lane:
-    """One child process: its name, its command, and what it needs to know of a host."""
+    """One child process: its name, its command, and what it needs to know of a host; or why it is left out."""
 
     name: str
-    command: list
+    command: tuple = ()
     environment: dict = field(default_factory=dict)
+    left_out: str = ""
 
-    def run(self):
-        """Return (exit status, output, seconds)."""
-        started = time.time()
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **self.environment}
-        process = subprocess.run(
-            self.command,
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            errors="replace",
-            check=False,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+
+def part(text):
+    """Return (kind, pytest target) that a lane's name, or a path below tests/ with ::name or without, stands for."""
+    if text in KINDS:
+        return text, f"tests/{text}"
+    path, colons, name = text.partition("::")
+    file = (ROOT / path).resolve()
+    if not file.exists():
+        raise ArgumentTypeError(
+            f"{text!r} is no file and none of {', '.join(KINDS)}{nearest(path, [*KINDS, *files()])}"
         )
-        return process.returncode, process.stdout, time.time() - started
+    below = file.relative_to(ROOT / "tests").parts if file.is_relative_to(ROOT / "tests") else ()
+    if not below or below[0] not in KINDS:
+        raise ArgumentTypeError(f"{text!r} lies in no lane's folder: tests/{', tests/'.join(KINDS[:-1])}")
+    return below[0], "/".join(("tests", *below)) + colons + name
 
 
-def lanes(tested):
-    """Return every lane for the hosts under test, the longest first."""
+def files():
+    """Return the test files as one would type them."""
+    return [file.relative_to(ROOT).as_posix() for file in (ROOT / "tests").glob("*/test_*.py")]
+
+
+def lanes(parts, version="", arguments=()):
+    """Return the lanes that `parts` ask for, all where there are none; `arguments` are for pytest.
+
+    `version` is that of the one host to test on, "" for all.
+    """
+    targets = {kind: [target for of, target in parts or map(part, KINDS) if of == kind] for kind in KINDS}
+    reason = why_no_packs() if targets["packs"] else ""
+    kinds = [kind for kind in KINDS if targets[kind] and not (kind == "packs" and reason)]
+    tested = tested_hosts(version) if set(kinds) & set(ON_HOSTS) else []
     found = [
-        Lane(f"{kind} {host.version}", pytest(ini, f"tests/{kind}"), hosts.to_environment(host))
-        for kind, ini in (("host", HOST_INI), ("browser", INI), ("server", INI))
+        Lane(f"{kind} {host.version}", pytest(kind, targets[kind], arguments), hosts.to_environment(host))
+        for kind in kinds
+        if kind in ON_HOSTS
         for host in tested
     ]
-    return [*found, Lane("core", pytest(INI, "tests/core")), Lane("ruff", ruff())]
+    if "core" in kinds:
+        found.append(Lane("core", pytest("core", targets["core"], arguments)))
+    if "ruff" in kinds:
+        found += [Lane(name, (sys.executable, "-m", "ruff", *options)) for name, options in STYLE.items()]
+    return [*found, Lane("packs", left_out=reason)] if reason else found
 
 
-def pytest(ini, folder):
-    """Return the command that runs one folder of tests."""
-    return [sys.executable, "-m", "pytest", "-q", "-c", ini, folder]
+def pytest(kind, targets, arguments):
+    """Return the command that runs tests of one kind, printing a numbered line for each."""
+    own = ROOT / "tests" / kind / "pytest.ini"  # the host lane's keeps the pack's own `nodes` from hiding the host's
+    ini = own if own.exists() else ROOT / "tests" / "pytest.ini"
+    numbered = ("-v", "--no-header", "-o", "console_output_style=count")
+    return (sys.executable, "-m", "pytest", *numbered, "-c", str(ini), *targets, *arguments)
 
 
-def ruff():
-    """Return the command that checks the style."""
-    return [sys.executable, "-m", "ruff", "check", "."]
+def why_no_packs():
+    """Return why the tests with third-party packs cannot run, "" where they can."""
+    folder = os.environ.get("RLG_PACKS")
+    if not folder:
+        return "RLG_PACKS names no folder of third-party packs"
+    if not Path(folder).is_dir():
+        raise Failure(f"RLG_PACKS is {folder}, and there is no such folder.")
+    return "" if (ROOT / "tests" / "packs").is_dir() else "there is no tests/packs"
 
 
-def tested_hosts():
-    """Return the user's own ComfyUI where one is named, else both supported releases."""
+def versions():
+    """Return the versions of the hosts there are to test on."""
     own = hosts.own_host()
-    return [own] if own else [hosts.fetch(release, sys.executable) for release in hosts.RELEASES]
+    return [own.version] if own else [release.version for release in hosts.RELEASES]
 
 
-def count(lane, status, output):
-    """Return {passed, failed, skipped} of a lane; one that ended badly without a count has one failure."""
-    if lane.name == "ruff":
-        return {"passed": int(status == 0), "failed": int(status != 0), "skipped": 0}
-    summary = output.strip().splitlines()[-1] if output.strip() else ""
-    found = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error|skipped)", summary)}
-    failed = found.get("failed", 0) + found.get("error", 0)
-    return {
-        "passed": found.get("passed", 0),
-        "failed": max(failed, int(status != 0)),
-        "skipped": found.get("skipped", 0),
-    }
-
-
-def main():
-    """Run every lane, print each one's output as it ends, and one summary line; return 1 on any failure."""
-    total = dict.fromkeys(COUNTED, 0)
-    say("running the tests")
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        running = {pool.submit(lane.run): lane for lane in lanes(tested_hosts())}
-        for ended in as_completed(running):
-            lane = running[ended]
-            status, output, seconds = ended.result()
-            say(f"{lane.name}: {'ok' if status == 0 else 'FAILED'} after {seconds:.0f} s")
-            print(output.rstrip(), flush=True)
-            for word, number in count(lane, status, output).items():
-                total[word] += number
-    print(", ".join(f"{total[word]} {word}" for word in COUNTED), flush=True)
-    return int(total["failed"] > 0)
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Failure as failure:
-        say(f"failed: {failure}")
-        sys.exit(1)
+def tested_hosts(version=""):
+    """Return the user's own ComfyUI where one is named, else the supported releases, or the one of `version`."""
+    own = hosts.own_host()
+    if own:
+        return [own]
+    return [hosts.fetch(release, sys.executable) for release in hosts.RELEASES if version in ("", release.version)]

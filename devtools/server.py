@@ -12,8 +12,6 @@ import urllib.request
 import uuid
 from pathlib import Path
 
-import aiohttp
-
 from .console import Failure, tail
 from .paths import PACK, ROOT, link_folder
 
@@ -35,18 +33,18 @@ class RunFailed(Exception):
 
 
 class Server:
-    """ComfyUI with this pack and the demo models, on a free port of this machine, in a folder of its own.
+    """ComfyUI with this pack and the demo models, on a port of this machine (a free one), in a folder of its own.
 
     A context manager: leaving it ends the server, whatever happened. Raises Failure with the log's end where the server
     does not come up.
     """
 
-    def __init__(self, host, folder, seconds_to_start=180):
+    def __init__(self, host, folder, seconds_to_start=180, port=None):
         self.host = host
         self.folder = Path(folder)
         self.log = self.folder / "server.log"
         self.seconds_to_start = seconds_to_start
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process = None
 
@@ -128,6 +126,8 @@ class Server:
 
     async def follow(self, graph, progress):
         """Queue a graph and read its messages to the end; see `run`."""
+        import aiohttp  # here: commands read their options on a Python without it
+
         client = uuid.uuid4().hex
         address = f"{self.url}/ws?clientId={client}"
         async with aiohttp.ClientSession() as session, session.ws_connect(address, max_msg_size=0) as messages:
@@ -194,6 +194,13 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def listens(port):
+    """Tell whether something on this machine listens on a port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Load RL Adapter: any LoRA-like file or PEFT folder on a model, whole and at its true strength."""
+"""Load RL Adapter: puts any LoRA-like file or PEFT folder on a model, whole and at its true strength."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ class RLGAdapterLoader(io.ComfyNode):
         return schema(
             node_id="RLGAdapterLoader",
             display_name="Load RL Adapter",
-            description="Puts an RL-tuned adapter on a model at the strength it was trained with: PEFT folders and files with their "
-            "alpha, diffusers, kohya and LyCORIS files, on every architecture the model loaders know. An adapter "
-            "that cannot be loaded whole is an error, never a weaker model.",
+            description=(
+                "Puts an RL-tuned adapter on a model at the strength it was trained with: PEFT folders and files with "
+                "their alpha, diffusers, kohya and LyCORIS files, on every architecture that the model loaders know. "
+                "An adapter that cannot be loaded whole is an error, never a weaker model."
+            ),
             search_aliases=["lora", "peft", "flow-grpo", "dpo", "adapter", "rl"],
             inputs=[
                 io.Model.Input("model", tooltip="The base model the adapter was trained on."),
@@ -30,8 +32,10 @@ class RLGAdapterLoader(io.ComfyNode):
                     min=-100.0,
                     max=100.0,
                     step=0.01,
-                    tooltip="Neutral: 1.0, the adapter as trained; 0 is the base model. The guidance scale of RLG is set "
-                    "on Reinforcement Learning Guidance, not here (the paper keeps 1.0).",
+                    tooltip=(
+                        "Scales the adapter: 1 is the adapter as trained, 0 the base model. Neutral: 1, which the "
+                        "paper keeps. The guidance scale of RLG is set on Reinforcement Learning Guidance, not here."
+                    ),
                 ),
                 io.Float.Input(
                     "alpha",
@@ -39,34 +43,42 @@ class RLGAdapterLoader(io.ComfyNode):
                     min=0.0,
                     max=100000.0,
                     step=1.0,
-                    tooltip="Neutral: 0.0, alpha as the files say. Set it where they do not: the change is scaled by "
-                    "alpha / rank (Flow-GRPO trains rank 32 with alpha 64).",
+                    tooltip=(
+                        "Overrides the adapter's alpha; set it if the files do not give one. The change is scaled by "
+                        "alpha / rank (Flow-GRPO trains rank 32 with alpha 64). Neutral: 0, alpha as the files say."
+                    ),
                 ),
                 io.String.Input(
                     "adapter",
                     default="",
-                    tooltip="Neutral: empty, the default adapter. Name another one of a PEFT folder or file (`old`), or "
-                    "`transformer_2` of a Wan 2.2 file. Add `ignore text encoder` (after a comma) to leave out "
-                    "keys for the text encoder, which are refused otherwise.",
+                    tooltip=(
+                        "The adapter to load if a PEFT folder or file holds several (`old`), or `transformer_2` of a "
+                        "Wan 2.2 file. Add `ignore text encoder` (after a comma) to leave out keys for the text "
+                        "encoder, which are refused otherwise. Neutral: empty, the default adapter."
+                    ),
                 ),
             ],
             outputs=[
                 io.Model.Output(
                     display_name="rl_model",
-                    tooltip="The model with the adapter on it, for the rl_model input of "
-                    "Reinforcement Learning Guidance or for any sampler.",
+                    tooltip=(
+                        "The model with the adapter on it, for the rl_model input of Reinforcement Learning Guidance "
+                        "or for any sampler."
+                    ),
                 ),
                 io.String.Output(
                     display_name="report",
-                    tooltip="What was loaded: format, rank, alpha and where it came from, matched "
-                    "weights, and what the stock loader would have done.",
+                    tooltip=(
+                        "What was loaded: format, rank, alpha and where it came from, matched weights, and what the "
+                        "stock loader would have done."
+                    ),
                 ),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, lora_name: str) -> bool | str:
-        """Accepts what is in the folder now, in either spelling of a path, also where the page's list is older."""
+        """Accepts whatever is in the folder now, with slashes of either kind, even if the page's list is older."""
         try:
             files.adapter_path(lora_name)
         except ValueError as error:

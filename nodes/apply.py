@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..rlg_core.schedule import constant_in_window
 from .host.models.relation import relate
+from .host.models.wiring import IDENTICAL, wiring_notice
 from .host.notice import notice
 from .host.run.attach import with_expert
 from .host.run.record import Branch, Expert
@@ -22,19 +23,25 @@ class RLGApply(io.ComfyNode):
             node_id="RLGApply",
             display_name="Reinforcement Learning Guidance",
             description=(
-                "A dial for the alignment strength of an RL-tuned model (Flow-GRPO, DPO, ...) at sampling time: the "
-                "geometric mean of the base and the RL model. Stack a second node for a second RL model."
+                "A dial for the alignment strength of an RL-tuned model (Flow-GRPO, DPO, ...) at sampling time. It "
+                "samples from the geometric mean of the base and the RL model. Stack a second node for a second RL "
+                "model."
             ),
             search_aliases=["RLG", "RL guidance", "Flow-GRPO", "DPO", "alignment strength", "reward"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="The base model. Patches, LoRAs and options on it count for both models."
+                    "model",
+                    tooltip=(
+                        "The base model, without the RL adapter. Patches and options on it count for both models. A LoRA must "
+                        "be on both (load it before the RL adapter): on model alone it is subtracted at scales above 1."
+                    ),
                 ),
                 io.Model.Input(
                     "rl_model",
                     tooltip=(
-                        "The RL-tuned version: from Load RL Adapter, any LoRA loader fed with the same model, or another "
-                        "checkpoint of the same architecture. Only its weights and its way of sampling are used."
+                        "The RL-tuned version: from Load RL Adapter, from any LoRA loader fed with the same model, or "
+                        "another checkpoint of the same architecture. Only its weights and its model sampling are "
+                        "used."
                     ),
                 ),
                 io.Float.Input(
@@ -45,8 +52,10 @@ class RLGApply(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     tooltip=(
-                        "0 is the base model, 1 the RL model (neutral), between them interpolates, above 1 extrapolates. It "
-                        "acts like dividing the KL coefficient of the RL training by it. The paper uses 1.0 to 3.0."
+                        "0 is the base model, 1 the RL model, between them interpolates, above 1 extrapolates. "
+                        "Neutral: 1. The paper uses 1 to 3. It acts like dividing the KL coefficient of the RL "
+                        "training by it: exactly so for the densities only, nearly so along the sampling path between "
+                        "0 and 1; above 1 the direction is right and the dose too large."
                     ),
                 ),
                 io.Float.Input(
@@ -55,7 +64,10 @@ class RLGApply(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip=("Where in the schedule the scale begins to count. Neutral: 0."),
+                    tooltip=(
+                        "The point in the schedule at which the scale begins to apply; before it, outside_scale "
+                        "applies. Neutral: 0."
+                    ),
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -63,7 +75,10 @@ class RLGApply(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip=("Where in the schedule the scale ceases to count. Neutral: 1."),
+                    tooltip=(
+                        "The point in the schedule at which the scale stops applying; after it, outside_scale applies. "
+                        "Neutral: 1."
+                    ),
                 ),
                 io.Float.Input(
                     "outside_scale",
@@ -73,7 +88,8 @@ class RLGApply(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     tooltip=(
-                        "The scale outside the window: 1 is the RL model, 0 the base. Without effect while the window is 0 to 1."
+                        "The scale outside the window, and where a mask is 0: 1 is the RL model, 0 the base. Without "
+                        "effect if the window is 0 to 1 and there is no mask. Neutral: 1."
                     ),
                 ),
                 io.Float.Input(
@@ -83,8 +99,8 @@ class RLGApply(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip=(
-                        "Moves the contrast of the result back to the RL model's, against over-saturation at high scales. "
-                        "Neutral: 0."
+                        "Moves the contrast of the result back towards the RL model's, against over-saturation at high "
+                        "scales. Neutral: 0."
                     ),
                 ),
                 ScheduleType.Input("schedule", optional=True, tooltip="From RLG Schedule: replaces scale and window."),
@@ -92,11 +108,14 @@ class RLGApply(io.ComfyNode):
                     "mask",
                     optional=True,
                     tooltip=(
-                        "Where the scale counts: 1 there, the outside scale where it is 0, soft edges between. Any size; one mask "
-                        "for all images, or one for each image or frame."
+                        "Where the scale applies: fully where the mask is 1, not at all where it is 0 (outside_scale "
+                        "applies there), with soft edges between. Any size; one mask for all images, or one for each "
+                        "image or frame."
                     ),
                 ),
-                BranchType.Input("branch", optional=True, tooltip="From RLG Branch: how the two prompts are guided."),
+                BranchType.Input(
+                    "branch", optional=True, tooltip="From RLG Branch: how the RL model guides the two prompts."
+                ),
             ],
             outputs=[io.Model.Output(display_name="model")],
             hidden=[io.Hidden.unique_id],
@@ -118,11 +137,10 @@ class RLGApply(io.ComfyNode):
     ) -> io.NodeOutput:
         schedule = schedule or constant_in_window(scale, start_percent, end_percent, outside_scale)
         relation = relate(model, rl_model)
+        said = IDENTICAL if relation is None else wiring_notice(model, rl_model)
+        if said is not None:
+            notice(said, cls.hidden and cls.hidden.unique_id)
         if relation is None:
-            notice(
-                "model and rl_model are identical (a bypassed LoRA loader?): this node changes nothing.",
-                cls.hidden and cls.hidden.unique_id,
-            )
             return io.NodeOutput(model)
         expert = Expert(relation, schedule, outside_scale, mask, branch or Branch())
         return io.NodeOutput(with_expert(model, expert, rescale))

@@ -1,4 +1,4 @@
-"""RLG Auto Scale: the scale a reward likes best for a prompt or a set of prompts."""
+"""RLG Auto Scale: finds the scale with the highest reward for one prompt or several."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCALE = {"min": -10.0, "max": 20.0, "step": 0.01, "round": 0.001}
 
 
 class RLGAutoScale(io.ComfyNode):
-    """Maximises a reward over the scale, as DeRa (2402.02992) finds the KL coefficient of a language model."""
+    """Maximises a reward over the scale, as DeRa (arXiv 2402.02992) finds the KL coefficient of a language model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -24,9 +24,10 @@ class RLGAutoScale(io.ComfyNode):
             node_id="RLGAutoScale",
             display_name="RLG Auto Scale",
             description=(
-                "Finds the scale with the highest reward: samples at a few scales, always from the same noise, and "
-                "refines around the best. Lists of prompts (conditionings and texts) are judged together. It makes "
-                "evaluations x images_per_scale x prompts pictures."
+                "Finds the scale with the highest reward. It samples at a few scales, always from the same noise, and "
+                "refines around the best one. Several prompts (lists of conditionings and texts) are judged together. "
+                "It makes up to evaluations x images_per_scale x prompts pictures, and those of the base if scale_min "
+                "is not 0."
             ),
             search_aliases=["auto scale", "find scale", "tune guidance", "optimise reward"],
             is_input_list=True,
@@ -34,15 +35,15 @@ class RLGAutoScale(io.ComfyNode):
                 io.Model.Input("model", tooltip="The base model."),
                 io.Model.Input("rl_model", tooltip="The RL-tuned version, as for Reinforcement Learning Guidance."),
                 io.Conditioning.Input("positive", tooltip="The prompt, or a list of prompts to judge together."),
-                io.Conditioning.Input("negative", tooltip="The negative prompt: one for all, or one for each."),
-                io.Latent.Input("latent", tooltip="The size of the pictures."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt: one for all prompts, or one for each."),
+                io.Latent.Input("latent", tooltip="Sets the size of the pictures."),
                 io.Vae.Input("vae", tooltip="Decodes the pictures that are scored."),
                 RewardType.Input("reward", tooltip="From Load RLG Reward."),
                 io.String.Input(
                     "prompt",
                     default="",
                     multiline=True,
-                    tooltip=("The prompt as text, for the reward; a list if positive is one."),
+                    tooltip="The prompt as text, for the reward: one for all prompts, or one for each.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -50,9 +51,13 @@ class RLGAutoScale(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip=("The noise that all scales share. Another seed gives another estimate of the same scale."),
+                    tooltip=(
+                        "Seeds the noise that all scales share. Another seed gives another estimate of the best scale."
+                    ),
                 ),
-                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Steps of a picture. The paper uses 20."),
+                io.Int.Input(
+                    "steps", default=20, min=1, max=10000, tooltip="Sampling steps per picture. The paper uses 20."
+                ),
                 io.Float.Input(
                     "cfg",
                     default=4.5,
@@ -60,22 +65,22 @@ class RLGAutoScale(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip=("CFG of each picture. The paper uses 4.5 for SD3.5."),
+                    tooltip="The CFG scale of the sampler. The paper uses 4.5 for SD3.5.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
                     options=SAMPLERS,
                     default="euler",
-                    tooltip=("A deterministic one, such as euler, tells scales apart with fewer pictures."),
+                    tooltip="The sampler. A deterministic one, such as euler, tells scales apart with fewer pictures.",
                 ),
                 io.Combo.Input(
-                    "scheduler", options=SCHEDULERS, default="simple", tooltip=("The noise schedule of each picture.")
+                    "scheduler", options=SCHEDULERS, default="simple", tooltip="The noise schedule of the sampler."
                 ),
                 io.Float.Input(
-                    "scale_min", default=0.0, **SCALE, tooltip="The lowest scale to try. 0 is the base model."
+                    "scale_min", default=0.0, **SCALE, tooltip="The lowest scale to try: 0 is the base model."
                 ),
                 io.Float.Input(
-                    "scale_max", default=4.0, **SCALE, tooltip=("The highest scale to try. The paper uses up to 3.")
+                    "scale_max", default=4.0, **SCALE, tooltip="The highest scale to try. The paper uses up to 3."
                 ),
                 io.Int.Input(
                     "evaluations",
@@ -83,7 +88,8 @@ class RLGAutoScale(io.ComfyNode):
                     min=2,
                     max=100,
                     tooltip=(
-                        "How many scales to try: half spread evenly, half around the best. 6 to 12 are enough for one peak."
+                        "How many scales to try: half of them evenly spaced, half around the best. 6 to 12 are enough "
+                        "for a single peak."
                     ),
                 ),
                 io.Int.Input(
@@ -92,7 +98,8 @@ class RLGAutoScale(io.ComfyNode):
                     min=1,
                     max=256,
                     tooltip=(
-                        "Pictures a scale and prompt, from different noise. More of them make the choice more certain."
+                        "Pictures per scale and prompt, from different noise. More of them make the choice more "
+                        "certain."
                     ),
                 ),
                 io.Float.Input(
@@ -103,23 +110,24 @@ class RLGAutoScale(io.ComfyNode):
                     step=0.005,
                     round=0.0001,
                     tooltip=(
-                        "How far the pictures may move from the base's: mean root mean square difference of small pictures, "
-                        "0 the same, 1 black to white; try 0.1 to 0.25. Neutral: 0, no bound."
+                        "How far the pictures may move from the base's on average: root mean square difference at 64 "
+                        "pixels per side, 0 for the same picture, 1 for black to white. Try 0.1 to 0.25. Neutral: 0, "
+                        "no limit."
                     ),
                 ),
                 io.Boolean.Input(
                     "by_stage",
                     default=False,
                     tooltip=(
-                        "Then also finds a scale for the early, middle and late third of the run, at 1.5 times as many "
-                        "evaluations again. Use schedule in place of scale. Neutral: off."
+                        "Then also finds a scale for the early, the middle and the late third of the run, which takes "
+                        "another 1.5 times the evaluations. Use schedule instead of scale. Neutral: off."
                     ),
                 ),
             ],
             outputs=[
                 io.Float.Output(display_name="scale", tooltip="The best scale; with by_stage the mean of the three."),
                 ScheduleType.Output(
-                    display_name="schedule", tooltip=("For Reinforcement Learning Guidance; constant without by_stage.")
+                    display_name="schedule", tooltip="For Reinforcement Learning Guidance; constant without by_stage."
                 ),
                 io.Image.Output(display_name="plot"),
                 io.String.Output(display_name="report"),
@@ -162,7 +170,7 @@ class RLGAutoScale(io.ComfyNode):
 
 
 def cases(positive: list, negative: list, prompts: list[str]) -> list[Case]:
-    """One case a prompt; a single negative prompt or text serves all."""
+    """One case per prompt; a single negative prompt or text serves all. Raises `RLGError` for other numbers of them."""
     for name, given in (("negative", negative), ("prompt", prompts)):
         if len(given) not in (1, len(positive)):
             count = len(positive)
@@ -171,13 +179,13 @@ def cases(positive: list, negative: list, prompts: list[str]) -> list[Case]:
 
 
 def report(found: Search, reward: str) -> str:
-    """What was chosen and how sure it is, and all trials."""
+    """What was chosen, how certain that is, and all trials."""
     best, least = found.best(), found.smallest_as_good()
     lines = [f"{reward}: {_described(best)}"]
     if least is not best:
         lines.append(f"The smallest scale within one standard error of it is {number(least.scale)}.")
     if best.is_constant and best.scale in (found.bounds.low, found.bounds.high):
-        lines.append("The best scale is an end of the range: a wider range may hold a better one.")
+        lines.append("The best scale is at an end of the range: a wider range may hold a better one.")
     lines += ["", "scale\treward\tstandard error\tshift\tdiversity"]
     for trial in sorted(found.trials.values(), key=lambda trial: trial.stages.scales):
         beyond = "" if found.bounds.allows(trial) else "\tbeyond max_shift"
@@ -196,7 +204,10 @@ def _described(best) -> str:
         if best.is_constant
         else "best at scales " + ", ".join(f"{name} {number(scale)}" for name, scale in zip(STAGES, best.stages.scales))
     )
-    return f"{where}, reward {number(best.reward)} +- {number(best.error)}, shift {number(best.shift)}, diversity {number(best.diversity)}."
+    return (
+        f"{where}, reward {number(best.reward)} +- {number(best.error)}, "
+        f"shift {number(best.shift)}, diversity {number(best.diversity)}."
+    )
 
 
 NODES = [RLGAutoScale]

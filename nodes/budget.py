@@ -1,4 +1,4 @@
-"""What a run with RLG may save."""
+"""RLG Budget: how many evaluations a run with RLG may save."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .host.schema import schema
 
 
 class RLGBudget(io.ComfyNode):
-    """Fewer evaluations of the base for a measured error."""
+    """Fewer evaluations of the base, at a measured error."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -18,8 +18,9 @@ class RLGBudget(io.ComfyNode):
             node_id="RLGBudget",
             display_name="RLG Budget",
             description=(
-                "Trades exactness for evaluations. Exact RLG costs two models a step; refresh_every 2 costs 1.5, linearised 1. "
-                "The errors measured are in the help page. One a model, after RLG nodes."
+                "Trades exactness for model evaluations. Exact RLG evaluates two models per step; refresh_every 2 "
+                "costs 1.5 evaluations, linearised 1. The help page gives the measured errors. At most one per model, "
+                "placed after the RLG nodes."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="A model with RLG on it."),
@@ -28,8 +29,9 @@ class RLGBudget(io.ComfyNode):
                     options=list(EVALUATE),
                     default="exact",
                     tooltip=(
-                        "exact: base and RL model (neutral). linearised: one evaluation of the base with the adapter at strength w, "
-                        "what a LoRA strength slider does; a preview, good at small scales. Needs an adapter, not a checkpoint."
+                        "exact: base and RL model (neutral). linearised: one evaluation of the base with the adapter "
+                        "at strength scale, as a LoRA strength slider does. It is a preview, good at small scales, and "
+                        "needs an adapter, not a checkpoint."
                     ),
                 ),
                 io.Int.Input(
@@ -38,8 +40,8 @@ class RLGBudget(io.ComfyNode):
                     min=1,
                     max=16,
                     tooltip=(
-                        "The base is evaluated at one step in so many, denser where sigma falls fast; between them the difference is "
-                        "extrapolated. Neutral: 1."
+                        "Evaluates the base at about one step in this many, more densely where sigma falls fast, and "
+                        "extrapolates the difference in between. Neutral: 1, every step."
                     ),
                 ),
                 io.Float.Input(
@@ -50,8 +52,8 @@ class RLGBudget(io.ComfyNode):
                     step=0.0005,
                     round=0.0001,
                     tooltip=(
-                        "Above 0, decides by its own error estimate when to evaluate the base, at the latest after refresh_every "
-                        "steps: 0.01 is a good start. Neutral: 0."
+                        "Above 0, decides by an error estimate when to evaluate the base, at the latest after "
+                        "refresh_every steps. 0.01 is a good start. Neutral: 0, fixed steps."
                     ),
                 ),
                 io.Combo.Input(
@@ -59,8 +61,9 @@ class RLGBudget(io.ComfyNode):
                     options=list(BATCHING),
                     default="auto",
                     tooltip=(
-                        "auto: base and RL rows in one pass where they fit and can be told apart (neutral). sequential: a pass "
-                        "each, less memory. batched: always one pass."
+                        "auto: base and RL rows in one pass if they fit in memory and can be told apart (neutral). "
+                        "sequential: one pass per model, with less memory. batched: one pass without asking whether it "
+                        "fits."
                     ),
                 ),
             ],

@@ -1,4 +1,4 @@
-"""Load RLG Checkpoint Pair: a base and an RL-tuned checkpoint of it, with no more of either than guidance needs."""
+"""Load RLG Checkpoint Pair: loads a base and an RL-tuned checkpoint of it, and of both only what guidance needs."""
 
 from __future__ import annotations
 
@@ -20,32 +20,34 @@ class RLGCheckpointPairLoader(io.ComfyNode):
             display_name="Load RLG Checkpoint Pair",
             description=(
                 "Loads a base model and an RL-tuned checkpoint of it for Reinforcement Learning Guidance. Weights that "
-                "are the same in both files are held once, and of the RL file only the diffusion model is read."
+                "are the same in both files are held once, and only the diffusion model is read from the RL file."
             ),
             search_aliases=["checkpoint", "diffusion model", "rl", "unet loader"],
             inputs=[
                 io.Combo.Input(
                     "base_name",
                     options=names,
-                    tooltip=("The base, below models/checkpoints or models/diffusion_models (.safetensors)."),
+                    tooltip="The base model: a .safetensors file below models/checkpoints or models/diffusion_models.",
                 ),
                 io.Combo.Input(
-                    "rl_name", options=names, tooltip=("The RL-tuned version of it, of the same architecture.")
+                    "rl_name", options=names, tooltip="The RL-tuned version of the base, of the same architecture."
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(WEIGHT_DTYPES),
                     default="default",
-                    tooltip=("How both models' weights are held. Neutral: default, as the host chooses."),
+                    tooltip=(
+                        "The dtype in which the weights of both models are held. Neutral: default, as ComfyUI chooses."
+                    ),
                 ),
                 io.Combo.Input(
                     "compress",
                     options=["off", "low-rank"],
                     default="off",
                     tooltip=(
-                        "Neutral: off, two models. low-rank keeps one: the RL model becomes the base with the difference "
-                        "beside it as a LoRA, which halves memory and runs both in one pass. The report says how much of "
-                        "the difference it keeps."
+                        "off loads two models (neutral). low-rank loads one: the RL model becomes the base with the "
+                        "difference beside it as a LoRA, which halves memory and runs both in one pass. The report "
+                        "says how much of the difference it keeps."
                     ),
                 ),
                 io.Int.Input(
@@ -54,8 +56,9 @@ class RLGCheckpointPairLoader(io.ComfyNode):
                     min=1,
                     max=4096,
                     tooltip=(
-                        "The rank of each layer's difference with compress low-rank; without effect otherwise. A LoRA "
-                        "merged into a checkpoint needs its own rank. Fused layers (q, k, v in one) get it for each part."
+                        "The rank of each layer's difference if compress is low-rank; without effect otherwise. A LoRA "
+                        "merged into a checkpoint is recovered at its own rank. Fused layers (q, k, v in one) get it "
+                        "for each part."
                     ),
                 ),
             ],
@@ -68,16 +71,19 @@ class RLGCheckpointPairLoader(io.ComfyNode):
                     ),
                 ),
                 io.Clip.Output(
-                    display_name="CLIP", tooltip=("The base file's text encoder; an error on use where it has none.")
+                    display_name="CLIP",
+                    tooltip="The base file's text encoder. Using it is an error if the file has none.",
                 ),
-                io.Vae.Output(display_name="VAE", tooltip="The base file's VAE; an error on use where it has none."),
+                io.Vae.Output(
+                    display_name="VAE", tooltip="The base file's VAE. Using it is an error if the file has none."
+                ),
                 io.String.Output(display_name="report", tooltip="What was loaded, and what the two files share."),
             ],
         )
 
     @classmethod
     def validate_inputs(cls, base_name: str, rl_name: str) -> bool | str:
-        """Accepts what is in the folders now, and a stock loader's plain names."""
+        """Accepts whatever is in the folders now, and the plain names of stock loaders."""
         try:
             files.model_path(base_name)
             files.model_path(rl_name)

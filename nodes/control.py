@@ -1,4 +1,4 @@
-"""What steers the dial: schedules, the KL rule of thumb, prompt branches (arXiv 2508.21016)."""
+"""Nodes that steer the dial: schedules, the KL rule of thumb, and prompt branches (arXiv 2508.21016)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CURVE_POINTS = 201
 
 
 def curve_picture(schedule: ScaleSchedule):
-    """The schedule from noise (0) to picture (1), [1, height, width, 3]."""
+    """A plot of the schedule from noise (0) to picture (1): [1, height, width, 3]."""
     percents = [k / (CURVE_POINTS - 1) for k in range(CURVE_POINTS)]
     if isinstance(schedule, PerItem):
         rows = [schedule.scale_at(p).tolist() for p in percents]
@@ -27,7 +27,7 @@ def curve_picture(schedule: ScaleSchedule):
 
 
 class RLGSchedule(io.ComfyNode):
-    """A scale that changes over the run, as limited-interval guidance (2404.07724) does for CFG."""
+    """A scale that changes over the run, as limited-interval guidance (arXiv 2404.07724) does for CFG."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -35,9 +35,10 @@ class RLGSchedule(io.ComfyNode):
             node_id="RLGSchedule",
             display_name="RLG Schedule",
             description=(
-                "A scale that changes from noise to picture. Paper: constant 1.6. First 10 % RL model only: interval, "
-                "scale_from 1.6, scale_to 1, start 0.1. RL early, base late (MixGRPO): interval, scale_from 1, scale_to 0, "
-                "end 0.5. Limited interval: interval, scale_from 2.5, scale_to 1, start 0.2, end 0.7."
+                "A scale that changes on the way from noise to picture. Paper: constant 1.6. RL model only for the "
+                "first 10 %: interval, scale_from 1.6, scale_to 1, start 0.1. RL early, base late (MixGRPO): interval, "
+                "scale_from 1, scale_to 0, end 0.5. Limited interval: interval, scale_from 2.5, scale_to 1, start 0.2, "
+                "end 0.7."
             ),
             search_aliases=["RLG schedule", "guidance schedule", "limited interval"],
             inputs=[
@@ -46,28 +47,44 @@ class RLGSchedule(io.ComfyNode):
                     options=list(PROGRESS),
                     default="constant",
                     tooltip=(
-                        "The path from scale_from to scale_to between start and end. constant: scale_from throughout (neutral). "
-                        "interval: scale_from between start and end, scale_to outside."
+                        "The path from scale_from to scale_to between start and end. constant: scale_from throughout "
+                        "(neutral). interval: scale_from between start and end, scale_to outside."
                     ),
                 ),
                 io.Float.Input(
-                    "scale_from", default=1.5, **SCALE, tooltip="The scale at the start. 0 base, 1 RL model (neutral)."
+                    "scale_from",
+                    default=1.5,
+                    **SCALE,
+                    tooltip=(
+                        "The scale at the start: 0 is the base model, 1 the RL model. Neutral: 1. The paper uses 1 to "
+                        "3."
+                    ),
                 ),
                 io.Float.Input(
                     "scale_to",
                     default=1.0,
                     **SCALE,
-                    tooltip=("The scale at the end; outside the window for interval. Neutral: 1."),
+                    tooltip="The scale at the end; for interval, the scale outside the window. Neutral: 1.",
                 ),
-                io.Float.Input("start_percent", default=0.0, **PERCENT, tooltip="Where the path begins. Neutral: 0."),
-                io.Float.Input("end_percent", default=1.0, **PERCENT, tooltip="Where the path ends. Neutral: 1."),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    **PERCENT,
+                    tooltip="Where in the schedule the path begins. Neutral: 0.",
+                ),
+                io.Float.Input(
+                    "end_percent", default=1.0, **PERCENT, tooltip="Where in the schedule the path ends. Neutral: 1."
+                ),
                 io.Float.Input(
                     "power",
                     default=1.0,
                     min=0.1,
                     max=10.0,
                     step=0.1,
-                    tooltip=("For power: above 1 changes late, below 1 early. Neutral: 1, a straight line."),
+                    tooltip=(
+                        "For the shape power: above 1 the scale changes late, below 1 early. Neutral: 1, a straight "
+                        "line."
+                    ),
                 ),
             ],
             outputs=[ScheduleType.Output(display_name="schedule")],
@@ -88,8 +105,9 @@ class RLGScaleFromKL(io.ComfyNode):
             node_id="RLGScaleFromKL",
             display_name="RLG Scale from KL",
             description=(
-                "The scale that aims at what training with another KL coefficient aims at: trained_beta / target_beta. Exact "
-                "for the two densities; along the sampling path an approximation, as CFG is."
+                "The scale that aims at what training with another KL coefficient would aim at: trained_beta / "
+                "target_beta. Exact for the densities only. Along the sampling path it is nearly exact between 0 and "
+                "1; above 1 it has the right direction and too large a dose."
             ),
             inputs=[
                 io.Float.Input(
@@ -100,7 +118,8 @@ class RLGScaleFromKL(io.ComfyNode):
                     step=0.0001,
                     round=1e-6,
                     tooltip=(
-                        "The KL coefficient the RL model was trained with; Flow-GRPO: 0.04 GenEval and text, 0.01 PickScore."
+                        "The KL coefficient that the RL model was trained with. Flow-GRPO: 0.04 for GenEval and text, "
+                        "0.01 for PickScore."
                     ),
                 ),
                 io.Float.Input(
@@ -111,7 +130,8 @@ class RLGScaleFromKL(io.ComfyNode):
                     step=0.0001,
                     round=1e-6,
                     tooltip=(
-                        "The coefficient you wish it had been trained with: half of it doubles the scale. Neutral: trained_beta."
+                        "The KL coefficient you wish it had been trained with: half of trained_beta doubles the scale. "
+                        "Neutral: trained_beta."
                     ),
                 ),
             ],
@@ -124,7 +144,7 @@ class RLGScaleFromKL(io.ComfyNode):
 
 
 class RLGBranch(io.ComfyNode):
-    """How the RL model meets classifier-free guidance."""
+    """How the RL model and classifier-free guidance work together."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -132,8 +152,9 @@ class RLGBranch(io.ComfyNode):
             node_id="RLGBranch",
             display_name="RLG Branch",
             description=(
-                "How the RL model meets CFG. rl_cfg for RL models tuned without CFG; positive_scale 0 with negative_scale 1 "
-                "guides the negative prompt only, as Diffusion-NPO does with an anti-preference model."
+                "How the RL model and CFG work together. rl_cfg is for RL models tuned without CFG; positive_scale 0 "
+                "with negative_scale 1 guides the negative prompt only, as Diffusion-NPO does with an anti-preference "
+                "model."
             ),
             inputs=[
                 io.Float.Input(
@@ -144,7 +165,8 @@ class RLGBranch(io.ComfyNode):
                     step=0.1,
                     round=0.01,
                     tooltip=(
-                        "A CFG scale for the RL model alone; 1 skips its negative pass (DiffusionNFT). 0: the sampler's (neutral)."
+                        "A CFG scale for the RL model alone; 1 skips its negative pass (DiffusionNFT). Neutral: 0, the "
+                        "sampler's CFG."
                     ),
                 ),
                 io.Float.Input(
@@ -153,7 +175,7 @@ class RLGBranch(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.01,
-                    tooltip=("Multiplies the scale on the positive prompt. Neutral: 1."),
+                    tooltip="Multiplies the scale on the positive prompt. Neutral: 1.",
                 ),
                 io.Float.Input(
                     "negative_scale",
@@ -161,7 +183,7 @@ class RLGBranch(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.01,
-                    tooltip=("Multiplies the scale on the negative prompt. Neutral: 1."),
+                    tooltip="Multiplies the scale on the negative prompt. Neutral: 1.",
                 ),
             ],
             outputs=[BranchType.Output(display_name="branch")],

@@ -1,4 +1,4 @@
-"""RLG Extract Adapter: the difference of two models as a LoRA, for one copy of the weights."""
+"""RLG Extract Adapter: makes a LoRA of the difference of two models, so that one copy of the weights is enough."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class RLGExtractAdapter(io.ComfyNode):
             search_aliases=["extract lora", "svd", "low rank", "compress"],
             inputs=[
                 io.Model.Input("model", tooltip="The base model."),
-                io.Model.Input("rl_model", tooltip="The RL-tuned version of it, with whatever patches are on it."),
+                io.Model.Input("rl_model", tooltip="The RL-tuned version of it. Patches on it count."),
                 io.Int.Input(
                     "rank",
                     default=64,
                     min=1,
                     max=4096,
                     tooltip=(
-                        "The largest rank a layer gets. A LoRA merged into a checkpoint needs its own rank. Fused layers "
-                        "(q, k, v in one) get it for each part."
+                        "The largest rank a layer gets. A LoRA merged into a checkpoint is recovered at its own rank. "
+                        "Fused layers (q, k, v in one) get it for each part."
                     ),
                 ),
                 io.Float.Input(
@@ -40,16 +40,16 @@ class RLGExtractAdapter(io.ComfyNode):
                     step=0.001,
                     round=0.0001,
                     tooltip=(
-                        "Neutral: 1.0, the rank alone decides. Below, each layer gets the smallest rank that keeps this "
-                        "share of its difference (of the squared norm), up to rank."
+                        "Below 1, each layer gets the smallest rank, up to rank, that keeps this share of its "
+                        "difference (of the squared norm). Neutral: 1, the rank alone decides."
                     ),
                 ),
                 io.String.Input(
                     "filename_prefix",
                     default="loras/rlg_extracted",
                     tooltip=(
-                        "The file below the output folder; a number is appended, no file is overwritten. Move it to "
-                        "models/loras to load it."
+                        "The file below the output folder. A number is appended, and no file is overwritten. Move it "
+                        "to models/loras to load it."
                     ),
                 ),
             ],
@@ -62,7 +62,8 @@ class RLGExtractAdapter(io.ComfyNode):
                     ),
                 ),
                 io.String.Output(
-                    display_name="report", tooltip=("Where it was saved, and the rank and kept energy of each layer.")
+                    display_name="report",
+                    tooltip="Where the file was saved, and the rank and kept energy of each layer.",
                 ),
             ],
             is_output_node=True,

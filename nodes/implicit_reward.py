@@ -11,7 +11,7 @@ from .host.scores.implicit_reward import implicit_reward
 
 
 class RLGImplicitReward(io.ComfyNode):
-    """`E_{t, noise} [|v - v_base|^2 - |v - v_rl|^2]`: Diffusion-DPO's implicit reward (2311.12908) up to its beta."""
+    """Diffusion-DPO's implicit reward (arXiv 2311.12908) up to beta: `E_{t, noise} [|v - v_base|^2 - |v - v_rl|^2]`."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -19,9 +19,9 @@ class RLGImplicitReward(io.ComfyNode):
             node_id="RLGImplicitReward",
             display_name="RLG Implicit Reward",
             description=(
-                "Which pictures the RL model prefers over its base, judged by the two models themselves: how much better "
-                "the RL model predicts the picture from noised versions of it. Above 0 it is preferred. Compare pictures "
-                "of one prompt."
+                "Which pictures the RL model prefers over its base, judged by the two models themselves: how much "
+                "better the RL model predicts a picture from noised versions of it. Above 0 it prefers the picture. "
+                "Compare pictures of one prompt."
             ),
             search_aliases=["implicit reward", "DPO reward", "preference"],
             inputs=[
@@ -35,8 +35,8 @@ class RLGImplicitReward(io.ComfyNode):
                     min=1,
                     max=10000,
                     tooltip=(
-                        "Noised versions of each picture: more make the standard error smaller. Each costs an evaluation of "
-                        "both models."
+                        "Noised versions of each picture. More of them make the standard error smaller; each costs one "
+                        "evaluation of both models."
                     ),
                 ),
                 io.Int.Input(
@@ -45,12 +45,12 @@ class RLGImplicitReward(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip=("The noise, the same for all pictures. Scores of one seed can be compared."),
+                    tooltip="Seeds the noise, which is the same for all pictures. Compare scores of the same seed.",
                 ),
             ],
             outputs=[
                 io.Float.Output(
-                    display_name="scores", is_output_list=True, tooltip="One a picture, for RLG Pick Best."
+                    display_name="scores", is_output_list=True, tooltip="One per picture, for RLG Pick Best."
                 ),
                 io.Float.Output(display_name="standard_errors", is_output_list=True),
             ],

@@ -1,4 +1,4 @@
-"""Scores of pictures: load a reward, score, keep the best."""
+"""Scores of pictures: load a reward, score pictures, keep the best."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ class RLGRewardLoader(io.ComfyNode):
         return schema(
             node_id="RLGRewardLoader",
             display_name="Load RLG Reward",
-            description="How good a picture is for a prompt. Reward models are folders below models/rlg_rewards.",
+            description=(
+                "Loads a reward: how good a picture is for a prompt. Reward models are folders below "
+                "models/rlg_rewards."
+            ),
             search_aliases=["reward", "PickScore", "HPS", "ImageReward", "aesthetic", "CLIP score", "OCR", "JPEG"],
             inputs=[
                 io.Combo.Input(
@@ -35,8 +38,8 @@ class RLGRewardLoader(io.ComfyNode):
                     options=files.reward_folders(),
                     default=files.NO_FOLDER,
                     tooltip=(
-                        "The model's folder below models/rlg_rewards, with the files as published (see the help). Neutral: "
-                        "none, for JPEG, OCR and the demo's rewards, which need no model."
+                        "The model's folder below models/rlg_rewards, with the files as published (see the help). "
+                        "Neutral: none, for JPEG, OCR and the demo's rewards, which need no model."
                     ),
                 ),
             ],
@@ -63,7 +66,7 @@ class RLGReward(io.ComfyNode):
         return schema(
             node_id="RLGReward",
             display_name="RLG Reward",
-            description="Scores each picture for the prompt. A picture that was scored before costs nothing.",
+            description="Scores each picture for the prompt. A picture that was scored before is not scored again.",
             search_aliases=["reward", "score", "rate image"],
             inputs=[
                 io.Image.Input("image", tooltip="The pictures to score."),
@@ -73,13 +76,15 @@ class RLGReward(io.ComfyNode):
                     default="",
                     multiline=True,
                     tooltip=(
-                        "What the pictures were made for. The text reward takes the wanted words from its double quotes; JPEG "
-                        "and aesthetic need no prompt."
+                        "What the pictures were made for. The text reward takes the wanted words from its double "
+                        "quotes; JPEG and aesthetic need no prompt."
                     ),
                 ),
             ],
             outputs=[
-                io.Float.Output(display_name="scores", is_output_list=True, tooltip="One a picture, in their order."),
+                io.Float.Output(
+                    display_name="scores", is_output_list=True, tooltip="One per picture, in the order of the pictures."
+                ),
                 io.Float.Output(display_name="mean"),
                 io.Image.Output(display_name="annotated", tooltip="The pictures with their scores below them."),
             ],
@@ -104,13 +109,17 @@ class RLGPickBest(io.ComfyNode):
             inputs=[
                 io.Image.Input("images", tooltip="A batch or a list of pictures."),
                 io.Float.Input(
-                    "scores", force_input=True, tooltip=("One a picture, from RLG Reward or RLG Implicit Reward.")
+                    "scores", force_input=True, tooltip="One per picture, from RLG Reward or RLG Implicit Reward."
                 ),
                 io.Int.Input("keep", default=1, min=1, max=4096, tooltip="How many to keep. Neutral: 1."),
             ],
             outputs=[
                 io.Image.Output(display_name="best"),
-                io.Int.Output(display_name="index", is_output_list=True, tooltip="Their places, counted from 0."),
+                io.Int.Output(
+                    display_name="index",
+                    is_output_list=True,
+                    tooltip="The positions of the kept pictures, counted from 0.",
+                ),
             ],
         )
 
@@ -118,12 +127,12 @@ class RLGPickBest(io.ComfyNode):
     def execute(cls, images, scores, keep) -> io.NodeOutput:
         pictures = [picture for batch in images for picture in batch]
         if len(scores) != len(pictures):
-            raise RLGError(f"scores has {len(scores)} values for {len(pictures)} pictures: expected one a picture.")
+            raise RLGError(f"scores has {len(scores)} values for {len(pictures)} pictures: expected one per picture.")
         best = sorted(range(len(scores)), key=lambda k: -scores[k])[: keep[0]]
         sizes = {tuple(pictures[k].shape) for k in best}
         if len(sizes) > 1:
             raise RLGError(
-                f"The best pictures have sizes {sorted(sizes)}: expected one size, to keep them as one batch."
+                f"The best pictures have sizes {sorted(sizes)}: expected one size, since they are kept as one batch."
             )
         kept = torch.stack([pictures[k] for k in best])
         return io.NodeOutput(kept, best, ui=ui.PreviewImage(kept, cls=cls))

@@ -1,4 +1,4 @@
-"""RLG Save Adapter: what an RL model adds to its base, as a file for stock LoRA loaders or for PEFT."""
+"""RLG Save Adapter: saves what an RL model adds to its base, as a file for stock LoRA loaders or for PEFT."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ class RLGSaveAdapter(io.ComfyNode):
         return schema(
             node_id="RLGSaveAdapter",
             display_name="RLG Save Adapter",
-            description="Saves the adapter that turns model into rl_model (any LoRAs, at the strength set): as a LoRA that stock ComfyUI "
-            "loads at true strength, or as a PEFT folder that diffusers and peft load.",
+            description=(
+                "Saves the adapter that turns model into rl_model (any LoRAs, at the strength set): as a LoRA that "
+                "stock ComfyUI loads at true strength, or as a PEFT folder that diffusers and peft load."
+            ),
             search_aliases=["save lora", "convert lora", "peft", "export"],
             inputs=[
                 io.Model.Input("model", tooltip="The base model."),
@@ -25,15 +27,20 @@ class RLGSaveAdapter(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="loras/rlg_adapter",
-                    tooltip="The file below the output folder; a number is appended, no file is overwritten. Move it to "
-                    "models/loras to load it.",
+                    tooltip=(
+                        "The file below the output folder. A number is appended, and no file is overwritten. Move it "
+                        "to models/loras to load it."
+                    ),
                 ),
                 io.Combo.Input(
                     "format",
                     options=["comfyui", "peft"],
                     default="comfyui",
-                    tooltip="comfyui: one .safetensors for any LoRA loader. peft: a folder with adapter_model.safetensors and "
-                    "adapter_config.json under diffusers' names; low-rank changes only.",
+                    tooltip=(
+                        "comfyui: one .safetensors file for any LoRA loader. peft: a folder with "
+                        "adapter_model.safetensors and adapter_config.json under diffusers' names; low-rank changes "
+                        "only."
+                    ),
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="The new file or folder.")],

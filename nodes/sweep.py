@@ -1,4 +1,4 @@
-"""One dial over many scales: run the graph or a batch over them, and see how reward and diversity go."""
+"""The dial at many scales: run the graph or a batch over them, and see how reward and diversity change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from ..rlg_core.sweep import DEFAULT_SCALES, Sweep, parse_scales
 from .host.schema import schema
 from .types import ScheduleType
 
-SCALES = "Numbers with commas: 0 is the base model, 1 the RL model, above 1 extrapolates. The paper uses 1.0 to 3.0."
+SCALES = (
+    "Numbers with commas between: 0 is the base model, 1 the RL model, above 1 extrapolates. The paper uses 1 to 3."
+)
 
 
 class RLGSweep(io.ComfyNode):
@@ -21,7 +23,9 @@ class RLGSweep(io.ComfyNode):
         return schema(
             node_id="RLGSweep",
             display_name="RLG Sweep",
-            description="A list of scales for Reinforcement Learning Guidance: what follows runs once for each.",
+            description=(
+                "A list of scales for Reinforcement Learning Guidance. Everything after it runs once per scale."
+            ),
             search_aliases=["sweep", "xy plot", "grid", "scale list"],
             inputs=[io.String.Input("scales", default=DEFAULT_SCALES, tooltip=SCALES)],
             outputs=[io.Float.Output(display_name="scale", is_output_list=True)],
@@ -39,7 +43,7 @@ class RLGBatchSweep(io.ComfyNode):
             node_id="RLGBatchSweep",
             display_name="RLG Batch Sweep",
             description=(
-                "All scales in one sampling run: one latent item a scale, each with the same starting noise, and a "
+                "All scales in one sampling run: one latent item per scale, each with the same starting noise, and a "
                 "schedule that gives each item its scale. Wire the schedule into Reinforcement Learning Guidance."
             ),
             search_aliases=["sweep", "batch", "xy plot", "scale list"],
@@ -47,9 +51,9 @@ class RLGBatchSweep(io.ComfyNode):
                 io.Latent.Input(
                     "latent",
                     tooltip=(
-                        "Repeated for every scale, scale by scale, with the same starting noise. Samplers that draw fresh noise "
-                        "at each step (ancestral, SDE, LCM) draw other noise for each item: use a deterministic one, such as "
-                        "euler."
+                        "Repeated for every scale, scale by scale, with the same starting noise. Samplers that draw "
+                        "fresh noise at each step (ancestral, SDE, LCM) draw different noise for each item: use a "
+                        "deterministic one, such as euler."
                     ),
                 ),
                 io.String.Input("scales", default=DEFAULT_SCALES, tooltip=SCALES),
@@ -57,7 +61,8 @@ class RLGBatchSweep(io.ComfyNode):
                     "schedule",
                     optional=True,
                     tooltip=(
-                        "A shape for the run: each item's scale multiplies it. Without one the scales are constant."
+                        "A shape for the run, which the scale of each item multiplies. Without it the scales are "
+                        "constant."
                     ),
                 ),
             ],
@@ -73,7 +78,7 @@ class RLGBatchSweep(io.ComfyNode):
         values = parse_scales(scales)
         if isinstance(schedule, PerItem):
             raise RLGError(
-                "schedule already has a scale for each item, from another RLG Batch Sweep: take RLG Schedule's."
+                "schedule already has a scale for each item, from another RLG Batch Sweep: use one from RLG Schedule."
             )
         items = latent["samples"].shape[0]
         per_item = PerItem(tuple(value for value in values for _ in range(items)), schedule)
@@ -81,7 +86,7 @@ class RLGBatchSweep(io.ComfyNode):
 
 
 def repeated(latent: dict, times: int) -> dict:
-    """`latent` with all its items `times` times; each repetition keeps the noise places of the first."""
+    """`latent` with all its items repeated `times` times. Each repetition starts from the same noise as the first."""
     samples = latent["samples"]
     if samples.is_nested:
         raise RLGError(
@@ -105,8 +110,9 @@ class RLGSweepGrid(io.ComfyNode):
             node_id="RLGSweepGrid",
             display_name="RLG Sweep Grid",
             description=(
-                "A contact sheet of a sweep, the best scale marked, with plots of reward and diversity against the scale. "
-                "Error bars are standard errors over a scale's pictures; diversity is their mean distance."
+                "A contact sheet of a sweep with the best scale marked, and plots of reward and diversity over the "
+                "scale. Error bars are standard errors over the pictures of a scale; diversity is the mean distance "
+                "between them."
             ),
             search_aliases=["grid", "contact sheet", "xy plot", "sweep"],
             is_input_list=True,
@@ -114,8 +120,8 @@ class RLGSweepGrid(io.ComfyNode):
                 io.Image.Input(
                     "images",
                     tooltip=(
-                        "The sweep's pictures, scale by scale, as RLG Sweep and RLG Batch Sweep make them. Several a scale "
-                        "give error bars and diversity."
+                        "The sweep's pictures, scale by scale, as RLG Sweep and RLG Batch Sweep make them. Several per "
+                        "scale give error bars and diversity."
                     ),
                 ),
                 io.Float.Input("scales", force_input=True, tooltip="From RLG Sweep or RLG Batch Sweep."),
@@ -124,8 +130,8 @@ class RLGSweepGrid(io.ComfyNode):
                     force_input=True,
                     optional=True,
                     tooltip=(
-                        "From RLG Reward: one a picture, or one a scale. Without them the plot shows diversity, or the "
-                        "distance from the base."
+                        "From RLG Reward: one per picture, or one per scale. Without them the plot shows diversity, or "
+                        "the distance from the base."
                     ),
                 ),
             ],
@@ -133,7 +139,8 @@ class RLGSweepGrid(io.ComfyNode):
                 io.Image.Output(display_name="grid"),
                 io.Image.Output(display_name="plot"),
                 io.String.Output(
-                    display_name="csv", tooltip="scale, pictures, reward, standard error, diversity, shift"
+                    display_name="csv",
+                    tooltip="The columns: scale, pictures, reward, standard error, diversity, shift.",
                 ),
             ],
         )

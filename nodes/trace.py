@@ -1,4 +1,4 @@
-"""What guidance did at each step, at no model evaluation more."""
+"""RLG Trace: what guidance did at each step. Only its linearised check takes a model evaluation more."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ class RLGTrace(io.ComfyNode):
         return schema(
             node_id="RLGTrace",
             display_name="RLG Trace",
-            description="Records what guidance does at each step: wire the model into the sampler, the trace into RLG Trace Plot.",
+            description=(
+                "Records what guidance does at each step. Wire the model into the sampler and the trace into RLG Trace "
+                "Plot. It adds at most one model evaluation to a run: the check whether a plain LoRA strength would "
+                "do."
+            ),
             inputs=[io.Model.Input("model", tooltip="A model with RLG on it.")],
             outputs=[io.Model.Output(display_name="model"), TraceType.Output(display_name="trace")],
         )
@@ -40,10 +44,10 @@ class RLGTracePlot(io.ComfyNode):
         return schema(
             node_id="RLGTracePlot",
             display_name="RLG Trace Plot",
-            description="The trace of the run that made the latent, as a plot and as JSON.",
+            description="Shows the trace of the run that made the latent, as a plot and as JSON.",
             inputs=[
                 TraceType.Input("trace", tooltip="From RLG Trace."),
-                io.Latent.Input("after", tooltip="The sampler's latent: the plot waits for it. Passed through."),
+                io.Latent.Input("after", tooltip="The sampler's latent: the plot waits for it and passes it through."),
             ],
             outputs=[
                 io.Image.Output(display_name="plot"),
@@ -56,7 +60,8 @@ class RLGTracePlot(io.ComfyNode):
     def execute(cls, trace, after) -> io.NodeOutput:
         if not trace.entries:
             raise RunError(
-                "The trace is empty: no sampler has run the model of this RLG Trace node. Wire that model into the sampler."
+                "The trace is empty: no sampler has run the model of this RLG Trace node. Wire that model into the "
+                "sampler."
             )
         picture = plot(panels(trace.entries))[None]
         return io.NodeOutput(picture, trace.to_json(), after, ui=ui.PreviewImage(picture, cls=cls))

@@ -1,5 +1,8 @@
-"""Fewer evaluations for a measured error: on skipped steps the base is read off the RL model and an extrapolated
-difference, in velocity."""
+"""Fewer model evaluations at a measured error: which steps skip the base, and what takes its place there.
+
+On a skipped step the base is read off the RL model as `v_base = v_rl - d`. The difference `d = v_rl - v_base` is
+extrapolated from earlier steps. `v` is the velocity `(x - denoised) / sigma`.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,18 @@ from .errors import RLGError
 EVALUATE = ("exact", "linearised")
 BATCHING = ("auto", "batched", "sequential")
 SIGMA_SHARE = 0.3
-"""Of the path over which refreshes are spread; found on the demo pair, where 0 (every k-th step) has five times the error."""
+"""Fraction of the refresh spacing that follows sigma rather than the step index.
+
+Found on the demo pair, where 0 (every k-th step) has five times the error.
+"""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may save. `refresh_every` 1 and `exact` evaluate everything."""
+    """How many evaluations a run may save. The defaults evaluate every model at every step.
+
+    Raises `RLGError` for unknown values and for settings that contradict each other.
+    """
 
     evaluate: str = "exact"
     refresh_every: int = 1
@@ -28,15 +37,16 @@ class Budget:
     def __post_init__(self) -> None:
         if self.evaluate not in EVALUATE or self.batching not in BATCHING:
             raise RLGError(
-                f"Budget {self.evaluate}, {self.batching}: expected one of {EVALUATE} and one of {BATCHING}."
+                f"evaluate is {self.evaluate!r} and batching {self.batching!r}: "
+                f"expected one of {EVALUATE} and one of {BATCHING}."
             )
         if self.tolerance > 0 and self.refresh_every < 2:
             raise RLGError(
-                "tolerance decides when to skip, up to refresh_every steps: expected refresh_every of 2 or more."
+                "tolerance chooses gaps of up to refresh_every steps: expected refresh_every to be 2 or more."
             )
         if self.evaluate == "linearised" and self.refresh_every > 1:
             raise RLGError(
-                "linearised evaluates one model a step, so there is nothing to refresh: expected refresh_every 1."
+                "linearised evaluates one model per step, so there is nothing to refresh: expected refresh_every 1."
             )
 
     @property
@@ -46,7 +56,7 @@ class Budget:
 
 @dataclass
 class _Track:
-    """The differences seen last on one trajectory, oldest first, and the gap in steps to the next refresh."""
+    """The last two differences seen on one trajectory, oldest first, and the gap in steps to the next refresh."""
 
     steps: list[int] = field(default_factory=list)
     sigmas: list[float] = field(default_factory=list)
@@ -54,7 +64,7 @@ class _Track:
     gap: int = 1
 
     def extrapolated(self, sigma: float) -> Tensor:
-        """The difference at `sigma`, linear in sigma through the last two, held where there is one."""
+        """The difference at `sigma`: linear in sigma through the last two, or the latest if there is only one."""
         latest = self.differences[-1]
         if len(self.differences) < 2:
             return latest
@@ -67,10 +77,11 @@ class _Track:
 
 
 def refresh_steps(sigmas: Sequence[float], every: int) -> frozenset[int]:
-    """One step in `every` of those at `sigmas` (decreasing, the last of them above 0), first and last among them.
+    """The indices of about one step in `every`, always including the first and the last.
 
-    Spread evenly over a path that counts steps and, to a lesser part, sigma: the state moves by `velocity * d sigma`,
-    so a difference that is off costs most where sigma falls fast.
+    `sigmas` are those of the steps: decreasing, all above 0. The refreshes are spread evenly over a path that mixes
+    step index and sigma. The state moves by `velocity * d sigma`, so an error in the difference costs most where sigma
+    falls fast.
     """
     last = len(sigmas) - 1
     if last < 1:
@@ -83,10 +94,10 @@ def refresh_steps(sigmas: Sequence[float], every: int) -> frozenset[int]:
 
 
 class DifferenceExtrapolation:
-    """`v_rl - v_base` between evaluations of the base, for each trajectory of a run.
+    """Extrapolates `v_rl - v_base` between evaluations of the base, on each trajectory of a run.
 
-    A trajectory is keyed by whatever makes two calls comparable (prompt, shape, window). A step that does not follow
-    the last one (a restart, a second-order sampler's inner call) begins anew.
+    The key of a trajectory holds whatever makes two calls comparable (prompt, shape, window). A step that does not
+    come after the last one (the sampler restarted) begins the trajectory anew.
     """
 
     def __init__(self, budget: Budget, sigmas: Sequence[float]):
@@ -96,21 +107,23 @@ class DifferenceExtrapolation:
         self.tracks: dict[Hashable, _Track] = {}
 
     def predicted(self, key: Hashable, step: int, sigma: float) -> Tensor | None:
-        """The difference to use at `step`; None where the base has to be evaluated."""
+        """The difference to use at `step`, or None if the base has to be evaluated."""
         track = self.tracks.get(key)
         if track is None or step <= track.steps[-1]:
             return None
         if self.budget.tolerance > 0:
-            due = (
-                step - track.steps[-1] >= track.gap or step == self.last
-            )  # nothing later mends an error of the last step
+            # The last step is never skipped: no later step would correct its error.
+            due = step - track.steps[-1] >= track.gap or step == self.last
         else:
             due = any(track.steps[-1] < refresh <= step for refresh in self.refreshes)
         return None if due else track.extrapolated(sigma)
 
     def observe(self, key: Hashable, step: int, sigma: float, difference: Tensor, effect: float) -> None:
-        """Records a difference that was evaluated; `effect` is what a unit of its relative error does to the prediction,
-        `|w - 1| |difference| / |velocity|`."""
+        """Records an evaluated difference.
+
+        `effect` is the relative error of the prediction per unit of relative error in the difference:
+        `|w - 1| |difference| / |velocity|`.
+        """
         track = self.tracks.get(key)
         if track is None or step <= track.steps[-1]:
             track = self.tracks[key] = _Track()
@@ -119,7 +132,10 @@ class DifferenceExtrapolation:
         track.add(step, sigma, difference)
 
     def _next_gap(self, track: _Track, sigma: float, difference: Tensor, effect: float) -> int:
-        """Longer while the extrapolation hits, back to every step where it misses: an error estimate that costs nothing."""
+        """The gap after a refresh: doubled if the extrapolation was well within the tolerance, halved if beyond it.
+
+        The refresh itself shows the error of the extrapolation, so the estimate costs no evaluation.
+        """
         missed = float((track.extrapolated(sigma) - difference).norm() / difference.norm().clamp_min(1e-12))
         error = missed * effect
         if error > self.budget.tolerance:

@@ -1,4 +1,4 @@
-"""The errors this pack raises on purpose; each message names what was expected and what came."""
+"""The errors this pack raises on purpose. Each message names what was expected and what was found."""
 
 
 class RLGError(ValueError):
@@ -14,11 +14,11 @@ class PairError(RLGError):
 
 
 class RunError(RLGError):
-    """A sampling run that would not have computed the geometric mean it promises."""
+    """A sampling run that would not compute the geometric mean it promises."""
 
 
 class RowsNotSeparable(RuntimeError):
-    """Inside a module the rows of base and RL model cannot be told apart: two passes are needed.
+    """The rows of base and RL model cannot be told apart inside a module, so two passes are needed.
 
     Not an `RLGError`: the sampling run catches it and answers with two passes.
     """

@@ -1,6 +1,7 @@
 """Truncated singular value decomposition of the difference of two weights, as one low-rank term.
 
-Randomised: a few products with the matrix instead of all its singular vectors (Halko, Martinsson, Tropp 0909.4061).
+It is randomised: a few products with the matrix take the place of all its singular vectors (Halko, Martinsson, Tropp,
+arXiv 0909.4061).
 """
 
 from __future__ import annotations
@@ -13,24 +14,28 @@ from torch import Tensor
 from .algebra import LowRank
 
 OVERSAMPLING = 8
-"""Columns beyond the rank and a quarter of it."""
+"""Columns of the random probe beyond the rank and a quarter of it."""
+
 POWER_ITERATIONS = 3
-"""Each one sharpens the spectrum by a square; three resolve the flat spectra that full fine-tuning leaves."""
+"""Each one multiplies every singular value by its square, which separates them.
+
+Three resolve the flat spectra that full fine-tuning leaves.
+"""
 
 
 @dataclass(frozen=True)
 class Truncation:
-    """`term` stands for a difference and keeps the share `kept` (0 to 1) of its squared Frobenius norm."""
+    """`term` approximates a difference and keeps the share `kept` (0 to 1) of its squared Frobenius norm."""
 
     term: LowRank
     kept: float
 
 
 def range_basis(matrix: Tensor, columns: int) -> Tensor:
-    """Orthonormal [m, columns] whose span nearly holds the leading left singular vectors of `matrix` [m, n].
+    """An orthonormal basis [m, columns] that nearly spans the leading left singular vectors of `matrix` [m, n].
 
-    Algorithm 4.4 of 0909.4061: power iterations, orthonormalised after each product. The same matrix gives the same
-    basis in every run.
+    Algorithm 4.4 of arXiv 0909.4061: power iterations, orthonormalised after each product. The probe is seeded, so the
+    same matrix gives the same basis in every run.
     """
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(matrix.shape[1], columns, generator=generator).to(matrix)
@@ -41,7 +46,7 @@ def range_basis(matrix: Tensor, columns: int) -> Tensor:
 
 
 def leading_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """`U` [m, k], `s` [k] falling, `Vh` [k, n] of `matrix` [m, n] with k = min(rank, m, n)."""
+    """The leading `U` [m, k], `s` [k] (decreasing) and `Vh` [k, n] of `matrix` [m, n], with k = min(rank, m, n)."""
     columns = rank + rank // 4 + OVERSAMPLING
     if 2 * columns >= min(matrix.shape):
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
@@ -53,9 +58,9 @@ def leading_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def sufficient_rank(singular_values: Tensor, total: float, energy: float, shape: tuple[int, int]) -> int:
-    """The smallest rank that keeps the share `energy` of `total` (a squared norm), not counting rounding noise.
+    """The smallest rank that keeps the share `energy` of `total` (a squared norm), leaving rounding noise out.
 
-    Values below `s_0 * max(shape) * eps` are zero to rounding, as `numpy.linalg.matrix_rank` has it.
+    Singular values below `s_0 * max(shape) * eps` count as noise, as in `numpy.linalg.matrix_rank`.
     """
     squares = singular_values.double().square()
     enough = int((squares.cumsum(0) < energy * total).sum()) + 1
@@ -64,8 +69,11 @@ def sufficient_rank(singular_values: Tensor, total: float, energy: float, shape:
 
 
 def truncate(delta: Tensor, rank: int, energy: float = 1.0) -> Truncation:
-    """`delta` [out, in, *kernel], not all zero, as a low-rank term of at most `rank`; with `energy` < 1 of the smallest
-    rank that keeps this share of its squared norm. The singular values are split evenly between `up` and `down`."""
+    """`delta` [out, in, *kernel], not all zero, as a low-rank term of at most `rank`.
+
+    With `energy` < 1 the term has the smallest rank that keeps this share of the squared norm. The singular values are
+    split evenly between `up` and `down`.
+    """
     matrix = delta.float().flatten(1)
     u, s, vh = leading_svd(matrix, rank)
     total = float(matrix.double().square().sum())

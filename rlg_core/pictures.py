@@ -1,4 +1,4 @@
-"""Pictures as tensors [height, width, 3] in [0, 1]: to and from PIL, and how far apart they are."""
+"""Pictures as tensors [height, width, 3] in [0, 1]: conversion from and to PIL, and the distance between them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 GRAIN = 64
-"""Distances between pictures are taken at this size: they see what is shown and where, not its noise."""
+"""Side in pixels at which pictures are compared: distances then reflect what is shown and where, not fine noise."""
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
@@ -19,14 +19,14 @@ def to_tensor(picture: Image.Image) -> Tensor:
 
 
 def to_picture(tensor: Tensor) -> Image.Image:
-    """[height, width, channels >= 3] in [0, 1] as a PIL picture."""
+    """A tensor [height, width, channels >= 3] in [0, 1] as a PIL picture."""
     return Image.fromarray((tensor[..., :3].float().clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 
 def picture_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Root mean square difference of pictures [n, h, w, 3] in [0, 1], averaged down to at most 64 pixels a side: [n].
+    """Root mean square difference [n] of pictures [n, h, w, 3] in [0, 1], averaged down to at most 64 pixels per side.
 
-    0 is the same picture, 1 black against white.
+    0 means the same picture, 1 black against white.
     """
     return (_grain(a) - _grain(b)).square().mean(dim=(1, 2, 3)).sqrt()
 
@@ -37,7 +37,7 @@ def _grain(pictures: Tensor) -> Tensor:
 
 
 def diversity(pictures: Tensor) -> float:
-    """Mean distance of all pairs of `pictures` [n, h, w, 3]; NaN for one. Preference collapse shows as its fall."""
+    """Mean distance over all pairs of `pictures` [n, h, w, 3]; NaN for one picture. It falls in preference collapse."""
     if len(pictures) < 2:
         return math.nan
     small = _grain(pictures).flatten(1)

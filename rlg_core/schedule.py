@@ -13,7 +13,7 @@ from torch import Tensor
 from .errors import RLGError
 
 BOUNDARY = 1e-5
-"""Percents closer than this are one: a step's sigma comes back from float32 with an error of this order."""
+"""Percents closer than this count as equal: turning a step's float32 sigma back into a percent errs by this much."""
 
 PROGRESS: dict[str, Callable[[float, float], float]] = {
     "constant": lambda u, power: 0.0,
@@ -22,11 +22,11 @@ PROGRESS: dict[str, Callable[[float, float], float]] = {
     "power": lambda u, power: u**power,
     "interval": lambda u, power: 0.0,
 }
-"""How far the scale has moved from `scale_from` (0) to `scale_to` (1) at the fraction u of the window."""
+"""Per shape: how far the scale has moved from `scale_from` (0) to `scale_to` (1) at the fraction u of the window."""
 
 
 class ScaleSchedule(Protocol):
-    """A scale over the percent of the schedule, 0 noise to 1 picture."""
+    """A scale as a function of the schedule's percent (0 noise, 1 picture)."""
 
     def scale_at(self, percent: float) -> float | Tensor:
         """The scale at `percent`: one number, or one per batch item."""
@@ -34,8 +34,10 @@ class ScaleSchedule(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """`scale_from` before the window, `scale_to` after it, and the shape's path between; `constant` is `scale_from`
-    throughout, `interval` is `scale_from` inside the window (both ends count) and `scale_to` outside.
+    """A scale that moves from `scale_from` before the window to `scale_to` after it, along the path of `shape`.
+
+    `constant` is `scale_from` throughout. `interval` is `scale_from` inside the window, both ends included, and
+    `scale_to` outside. Raises `RLGError` for an unknown shape or a window that ends before it starts.
     """
 
     shape: str = "constant"
@@ -50,8 +52,8 @@ class Schedule:
             raise RLGError(f"Schedule shape {self.shape!r}: expected one of {', '.join(PROGRESS)}.")
         if self.start_percent > self.end_percent:
             raise RLGError(
-                f"start_percent is {self.start_percent} and end_percent {self.end_percent}: expected start_percent to be "
-                "at most end_percent."
+                f"start_percent is {self.start_percent} and end_percent {self.end_percent}: "
+                "expected start_percent to be at most end_percent."
             )
 
     def scale_at(self, percent: float) -> float:
@@ -69,7 +71,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class PerItem:
-    """A scale for each item of a batch: `scales[i] * shape(percent)`, the shape 1 throughout where there is none."""
+    """A scale per item of a batch: `scales[i] * shape(percent)`, or `scales[i]` throughout if there is no shape."""
 
     scales: tuple[float, ...]
     shape: Schedule | None = None
@@ -98,15 +100,15 @@ class Stages:
 
 
 def constant_in_window(scale: float, start_percent: float, end_percent: float, outside_scale: float) -> Schedule:
-    """The dial without a schedule: `scale` in the window, `outside_scale` elsewhere."""
+    """The schedule of the plain dial: `scale` inside the window, `outside_scale` elsewhere."""
     return Schedule("interval", scale, outside_scale, start_percent, end_percent)
 
 
 def scale_from_kl(trained_beta: float, target_beta: float) -> float:
-    """`w = trained_beta / target_beta`: RLG at w samples what training with `target_beta` aims at (arXiv 2508.21016).
+    """`w = trained_beta / target_beta`: RLG at w aims at what training with `target_beta` aims at (arXiv 2508.21016).
 
-    Exact for the densities of the two models; along the diffusion path it is an approximation, as CFG is.
-    Raises `RLGError` where a coefficient is not positive.
+    Exact for the densities of the models only. Along the sampling path it is nearly exact for w between 0 and 1; above
+    1 it has the right direction and too large a dose. Raises `RLGError` unless both coefficients are positive.
     """
     if trained_beta <= 0 or target_beta <= 0:
         raise RLGError(

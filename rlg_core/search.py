@@ -1,7 +1,7 @@
-"""The scale that a reward likes best: a bounded search over noisy, costly values.
+"""Searches for the scale with the highest reward: a bounded search over noisy, costly values.
 
-Every scale is judged on the same starting noise (common random numbers), so that two scales differ by what the scale
-does and not by luck; what is maximised is then a smooth function of the scale, and Brent's method may refine it.
+Every scale is judged on the same starting noise (common random numbers), so two scales differ by what the scale does
+and not by luck. The mean reward is then a smooth function of the scale, which Brent's method can refine.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from .statistics import mean_and_error
 CONSTANT = "constant"
 STAGES = ("early", "middle", "late")
 STEP = 0.01
-"""Scales are tried on this grid: finer ones cannot be told apart."""
+"""Grid of the scales that are tried: finer differences cannot be told apart."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What came out at `stages`: one score a picture, the mean distance from the base's pictures, and the mean distance
-    between the pictures of one prompt (NaN for one picture a prompt)."""
+    """The outcome at `stages`: one score per picture, and two mean distances.
+
+    `shift` is the distance from the base's pictures, `diversity` that between the pictures of one prompt (NaN for one
+    picture per prompt).
+    """
 
     stages: Stages
     scores: tuple[float, ...]
@@ -56,7 +59,10 @@ Evaluate = Callable[[Stages], Trial]
 
 @dataclass(frozen=True)
 class Bounds:
-    """Scales in [low, high]; the mean shift from the base at most `max_shift`, where that is above 0."""
+    """Limits of a search: scales in [low, high], and a mean shift of at most `max_shift` from the base (0: no limit).
+
+    Raises `RLGError` unless `low` is below `high`.
+    """
 
     low: float
     high: float
@@ -71,7 +77,7 @@ class Bounds:
 
 
 class Search:
-    """Trials so far, none made twice, and which of them is best."""
+    """The trials so far, none made twice, and which of them is best."""
 
     def __init__(self, evaluate: Evaluate, bounds: Bounds):
         self.evaluate, self.bounds = evaluate, bounds
@@ -84,7 +90,7 @@ class Search:
         return self.trials[stages]
 
     def best(self) -> Trial:
-        """The highest mean reward within the bounds. Raises `RLGError` where every trial moved too far."""
+        """The trial with the highest mean reward within the bounds. Raises `RLGError` if every trial moved too far."""
         allowed = [trial for trial in self.trials.values() if self.bounds.allows(trial)]
         if not allowed:
             least = min(self.trials.values(), key=lambda trial: trial.shift)
@@ -95,8 +101,11 @@ class Search:
         return max(allowed, key=lambda trial: trial.reward)
 
     def maximise(self, name: str, evaluations: int, at: Callable[[float], Stages]) -> None:
-        """Tries `at(scale)` along a line of scales, kept under `name`: half of them evenly spread with both ends, the
-        rest by Brent's method around the best of those (`scipy.optimize.minimize_scalar`, bounded)."""
+        """Tries `at(scale)` at up to `evaluations` scales and keeps these trials under `name`.
+
+        Half of the scales are evenly spaced over the bounds, both ends included. The rest come from Brent's bounded
+        method around the best of those (`scipy.optimize.minimize_scalar`).
+        """
         line = self.lines.setdefault(name, {})
 
         def trial(scale: float) -> Trial:
@@ -119,7 +128,7 @@ class Search:
             )
 
     def _merit(self, trials: Sequence[Trial]) -> Callable[[Trial], float]:
-        """The reward, less a steep and continuous penalty for shift beyond the bound."""
+        """The reward minus a steep, continuous penalty for any shift beyond the bound."""
         rewards = [trial.reward for trial in trials]
         steep = 10.0 * (max(rewards) - min(rewards) or 1.0)
         limit = self.bounds.max_shift
@@ -130,8 +139,10 @@ class Search:
         return merit
 
     def smallest_as_good(self) -> Trial:
-        """The trial of the smallest constant scale whose reward is within one standard error of the best one's, by
-        differences picture for picture."""
+        """The trial with the smallest constant scale that is as good as the best one, or the best one itself.
+
+        As good means within one standard error, both taken from the differences picture by picture.
+        """
         best = self.best()
         constant = self.lines[CONSTANT].values()
         return min((trial for trial in (best, *constant) if _as_good(trial, best)), key=lambda trial: abs(trial.scale))
@@ -143,8 +154,10 @@ def _as_good(trial: Trial, best: Trial) -> bool:
 
 
 def search(evaluate: Evaluate, bounds: Bounds, evaluations: int, by_stage: bool) -> Search:
-    """Finds the best constant scale, and from there, with `by_stage`, the best scale of each third of the schedule in
-    turn (half of `evaluations` for each)."""
+    """Finds the best constant scale and then, with `by_stage`, the best scale of each third of the schedule in turn.
+
+    Each third takes half of `evaluations`, but at least 4.
+    """
     state = Search(evaluate, bounds)
     state.maximise(CONSTANT, evaluations, Stages.constant)
     for stage, name in enumerate(STAGES) if by_stage else ():

@@ -1,4 +1,4 @@
-"""Pictures and scores over scales, as a sweep makes them."""
+"""A sweep: pictures and their scores at several scales."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ DEFAULT_SCALES = "0, 0.5, 1, 1.5, 2, 3"
 
 
 def parse_scales(text: str) -> list[float]:
-    """`"0, 0.5, 1"` -> [0.0, 0.5, 1.0]; commas, semicolons, spaces and line breaks separate. Raises `RLGError`."""
+    """`"0, 0.5, 1"` -> [0.0, 0.5, 1.0]. Commas, semicolons, spaces and line breaks separate the numbers.
+
+    Raises `RLGError` if there are none, or if one is not a finite number.
+    """
     words = text.replace(",", " ").replace(";", " ").split()
     if not words:
         raise RLGError(f"scales is empty: expected numbers such as {DEFAULT_SCALES!r}.")
@@ -36,7 +39,10 @@ def _number(word: str) -> float:
 
 @dataclass(frozen=True)
 class Sweep:
-    """`pictures[i]` [n, h, w, 3] and `scores[i]` (n numbers, one for all, or none) were made at `scales[i]`."""
+    """`pictures[i]` [n, h, w, 3] were made at `scales[i]`, and `scores[i]` are their n scores, or one for all of them.
+
+    `scores` is empty if nothing was scored.
+    """
 
     scales: Sequence[float]
     pictures: Sequence[Tensor]
@@ -44,9 +50,9 @@ class Sweep:
 
     @classmethod
     def of_lists(cls, scales: Sequence[float], images: Sequence[Tensor], scores: Sequence[float] = ()) -> Sweep:
-        """From flat lists in the order of the scales: the pictures of the first scale, then those of the second, ...
+        """A sweep, sorted by scale, from flat lists: the pictures of the first scale, then those of the second, ...
 
-        Raises `RLGError` where pictures or scores cannot be shared out evenly.
+        Raises `RLGError` if pictures or scores cannot be divided evenly among the scales.
         """
         pictures = torch.cat([_same_size(image, images[0]) for image in images])
         each = _share("images", len(pictures), len(scales))
@@ -62,11 +68,11 @@ class Sweep:
         return cls([scales[k] for k in order], [groups[k] for k in order], [shared[k] for k in order] if shared else ())
 
     def rewards(self) -> list[tuple[float, float]]:
-        """Mean and standard error of each scale; empty without scores."""
+        """The mean score of each scale and its standard error; empty without scores."""
         return [mean_and_error(group) for group in self.scores]
 
     def best(self) -> int | None:
-        """Which scale has the highest mean score."""
+        """The index of the scale with the highest mean score, or None without scores."""
         means = [mean for mean, _ in self.rewards()]
         return means.index(max(means)) if means else None
 

@@ -1,4 +1,7 @@
-"""What guidance did at each step, measured on predictions that were made anyway."""
+"""What guidance did at each step, measured on predictions that the run makes anyway.
+
+Only the linearised check takes one evaluation more.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TraceEntry:
-    """One image at one step. `difference` |v_rl - v_base| (root mean square, velocity), `share` the part of the
-    prediction that guidance made, `angle` in degrees between guidance and the CFG direction (None without CFG),
-    `path_kl` this step's KL between guided and base path, in nats, `evaluated` the models that ran. None where a step
-    needed only one of the two models, so that there is nothing to compare.
+    """One image at one step.
 
-    `linearised_error`, at the one step that is checked: how far one evaluation of the base with the RL terms at strength
-    `scale` (a LoRA strength slider) is from the prediction, as a part of it."""
+    - `difference`: root mean square of v_rl - v_base; v is the velocity (x - denoised) / sigma.
+    - `share`: the part of the guided velocity that guidance made, as a ratio of root mean squares.
+    - `angle`: degrees between guidance and the CFG direction; None without CFG.
+    - `path_kl`: KL divergence, in nats, between the guided and the base path over this step.
+    - `evaluated`: the models that ran.
+    - `linearised_error`: how far one evaluation of the base with the RL terms at strength `scale` (a LoRA strength
+      slider) is from the guided velocity, relative to it. Only one step is checked; None at the others.
+
+    The first four are None if the step needed only one of the two models: then there is nothing to compare.
+    """
 
     step: int
     sigma: float
@@ -35,7 +43,7 @@ class TraceEntry:
 
 @dataclass
 class TraceLog:
-    """The entries of the last run of one RLG Trace node; a new run begins it anew."""
+    """The entries of the last run of one RLG Trace node. Each new run empties it first."""
 
     entries: list[TraceEntry] = field(default_factory=list)
 
@@ -44,11 +52,14 @@ class TraceLog:
 
 
 LINEARISED_TOLERANCE = 0.02
-"""Part of the prediction. On the demo pair a step's error is several times that of the final latent."""
+"""Largest `linearised_error` at which a LoRA strength slider would do.
+
+On the demo pair the error of a single step is several times that of the final latent.
+"""
 
 
 def linearised_statement(entries: Sequence[TraceEntry]) -> str | None:
-    """What the check found, for the worst of the images; None where nothing was checked."""
+    """What the linearised check found for the worst of the images, or None if nothing was checked."""
     checked = [entry for entry in entries if entry.linearised_error is not None]
     if not checked:
         return None
@@ -59,11 +70,11 @@ def linearised_statement(entries: Sequence[TraceEntry]) -> str | None:
 
 
 def root_mean_square(rows: Tensor) -> Tensor:
-    """[rows, ...] -> [rows]."""
+    """The root mean square of each row: [rows, ...] -> [rows]."""
     return rows.flatten(1).square().mean(1).sqrt()
 
 
 def angle(a: Tensor, b: Tensor) -> Tensor:
-    """Degrees between the rows of `a` and `b`, [rows, ...] -> [rows]."""
+    """The angle between the rows of `a` and `b` in degrees: [rows, ...] -> [rows]."""
     cosine = torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1), dim=1)
     return torch.rad2deg(torch.acos(cosine.clamp(-1.0, 1.0)))

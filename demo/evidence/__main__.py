@@ -1,4 +1,4 @@
-"""`python -m demo.evidence`: measures the demo pair in the host that RLG_HOST_PATH names and writes docs/EVIDENCE.md."""
+"""`python -m demo.evidence`: measures the demo pair in the host named by RLG_HOST_PATH and writes docs/EVIDENCE.md."""
 
 from __future__ import annotations
 

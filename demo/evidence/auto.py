@@ -40,7 +40,8 @@ def measure(bench: Bench, sizes: Sizes) -> dict:
 
 def _compared(bench: Bench, sizes: Sizes, expert: Expert, bound: float) -> dict:
     searched = bench.kept(
-        f"auto scale {expert.name}, {sizes.searched} prompts x {sizes.images}, {sizes.evaluations} evaluations, bound {bound:g}",
+        f"auto scale {expert.name}, {sizes.searched} prompts x {sizes.images}, "
+        f"{sizes.evaluations} evaluations, bound {bound:g}",
         [expert.name],
         lambda: {"scale": _search(bench, sizes, expert, bound)},
     )["scale"]
@@ -95,8 +96,8 @@ def _search(bench: Bench, sizes: Sizes, expert: Expert, bound: float) -> float:
 
 def report(data: dict, figures: Figures) -> list[str]:
     introduction = (
-        f"RLG Auto Scale over w = {LOW:g} to {HIGH:g}, free and with `max_shift` set to the shift the sweep measured at "
-        f"w = {BOUND_AT:g}; what it found is judged on the sweep's pictures, which start from other noise."
+        f"RLG Auto Scale over w = {LOW:g} to {HIGH:g}, free and with `max_shift` set to the shift the sweep measured "
+        f"at w = {BOUND_AT:g}; what it found is judged on the sweep's pictures, which start from other noise."
     )
     lines = ["## Auto scale against the swept optimum", "", introduction]
     rows, said = [], []

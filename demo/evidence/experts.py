@@ -81,8 +81,8 @@ def _sentences(data: dict, best: list[int]) -> list[str]:
         own = [c for c in cells if not c["weights"][1 - k]]
         top, alone = (max(which, key=lambda c: c["values"][reward]["mean"]) for which in (cells, own))
         said.append(
-            f"The highest {TITLES[reward]} of the grid is {told(top['values'][reward])}, at weights {_weights(top)}; with `{name}` alone "
-            f"it is {told(alone['values'][reward])}, at {_weights(alone)}."
+            f"The highest {TITLES[reward]} of the grid is {told(top['values'][reward])}, at weights {_weights(top)}; "
+            f"with `{name}` alone it is {told(alone['values'][reward])}, at {_weights(alone)}."
         )
     for k, (name, reward) in enumerate(zip((one, two), reversed(rewards))):
         alone = [c for c in cells if c["weights"][k] and not c["weights"][1 - k]]

@@ -46,8 +46,8 @@ def _monotone(reward: str, rows: list[dict]) -> str:
     first, second = (signed(at(rows, w)["over_one_less"][reward]) for w in (1.0, 2.0))
     but = f"; not beyond error on the way to w = {listed(flat)}" if flat else ""
     return (
-        f"Rises from w = 0 past 1 to 2, beyond error, and falls nowhere between: {yes(rises(reward, rows))} ({start} to {end}: "
-        f"{first} to w = 1, {second} from there{but})."
+        f"Rises from w = 0 past 1 to 2, beyond error, and falls nowhere between: {yes(rises(reward, rows))} "
+        f"({start} to {end}: {first} to w = 1, {second} from there{but})."
     )
 
 
@@ -58,8 +58,9 @@ def _ceiling(reward: str, rows: list[dict]) -> list[str]:
     base, one, two = (at(rows, w)["rlg"][reward]["mean"] for w in (0.0, 1.0, 2.0))
     share_of_one, share_of_two = ((score - base) / (1 - base) for score in (one, two))
     return [
-        f"The score cannot exceed 1: of the {number(1 - base)} that the base misses, the RL model makes up {share_of_one:.0%}, "
-        f"w = 2 {share_of_two:.0%}; the nearer to 1, the fewer pictures are left to tell scales apart."
+        f"The score cannot exceed 1: of the {number(1 - base)} that the base misses, the RL model makes up "
+        f"{share_of_one:.0%}, w = 2 {share_of_two:.0%}; the nearer to 1, the fewer pictures are left to tell scales "
+        "apart."
     ]
 
 
@@ -84,7 +85,8 @@ def _interpolation(reward: str, rows: list[dict]) -> list[str]:
         return []
     if not read(one["over_base"][reward]).sign:
         return [
-            f"Interpolation: the RL model itself gains no more than its error over the base ({signed(one['over_base'][reward])})."
+            "Interpolation: the RL model itself gains no more than its error over the base "
+            f"({signed(one['over_base'][reward])})."
         ]
     share = half["over_base"][reward]["mean"] / one["over_base"][reward]["mean"]
     gain = signed(one["over_base"][reward])
@@ -98,7 +100,10 @@ def _extrapolation(reward: str, rows: list[dict]) -> str:
     gain = best["rlg"][reward]["mean"] - at(rows, 0.0)["rlg"][reward]["mean"]
     own = one["over_base"][reward]
     times = f", {gain / own['mean']:.1f} times the RL model's gain" if read(own).sign == 1 and best["scale"] > 0 else ""
-    return f"Extrapolation: the highest reward is at w = {number(best['scale'])}{edge} ({told(best['rlg'][reward])}){times}."
+    return (
+        f"Extrapolation: the highest reward is at w = {number(best['scale'])}{edge} "
+        f"({told(best['rlg'][reward])}){times}."
+    )
 
 
 def _breaking(rows: list[dict]) -> str:
@@ -107,13 +112,14 @@ def _breaking(rows: list[dict]) -> str:
     broken = [scale for scale, change in lost.items() if change["mean"] + change["half"] < -BROKEN]
     if not broken:
         return (
-            f"Where it breaks: nowhere up to w = {number(last['scale'])}: {told(last['rlg'][CORRECT])} of the scenes are "
-            f"fully correct there, {told(base)} at w = 0 (broken means {BROKEN:.0%} of all scenes fewer, beyond the error bar)."
+            f"Where it breaks: nowhere up to w = {number(last['scale'])}: {told(last['rlg'][CORRECT])} of the scenes "
+            f"are fully correct there, {told(base)} at w = 0 (broken means {BROKEN:.0%} of all scenes fewer, beyond "
+            "the error bar)."
         )
     first = broken[0]
     return (
-        f"Where it breaks: at w = {number(first)} more than {BROKEN:.0%} of all scenes are no longer fully correct, beyond the "
-        f"error bar ({told(base)} at w = 0, {told(at(rows, first)['rlg'][CORRECT])} there)."
+        f"Where it breaks: at w = {number(first)} more than {BROKEN:.0%} of all scenes are no longer fully correct, "
+        f"beyond the error bar ({told(base)} at w = 0, {told(at(rows, first)['rlg'][CORRECT])} there)."
     )
 
 
@@ -139,15 +145,18 @@ def _against_lora(reward: str, rows: list[dict]) -> str:
         parts.append(f"{TITLES[name]} {listed(said)}")
     largest = max(compared, key=lambda r: abs(r["over_lora"][reward]["mean"]))
     return (
-        f"Against LoRA strength scaled to w (one evaluation, first order), RLG has {'; '.join(parts)}. The largest difference "
-        f"in reward is {signed(largest['over_lora'][reward])}, at w = {number(largest['scale'])}."
+        f"Against LoRA strength scaled to w (one evaluation, first order), RLG has {'; '.join(parts)}. The largest "
+        f"difference in reward is {signed(largest['over_lora'][reward])}, at w = {number(largest['scale'])}."
     )
 
 
 def _against_cfg(reward: str, rows: list[dict], cfg: list[dict]) -> str:
     best = max(cfg, key=lambda row: row["values"][reward]["mean"])
     if best is cfg[0]:
-        return f"Against CFG alone: no CFG scale raises this reward above CFG {number(best['cfg'])}'s {told(best['values'][reward])}."
+        return (
+            "Against CFG alone: no CFG scale raises this reward above CFG "
+            f"{number(best['cfg'])}'s {told(best['values'][reward])}."
+        )
     upward = [row for row in rows if row["scale"] >= 0]
     means = [row["rlg"][reward]["mean"] for row in upward]
     reached = crossing([row["scale"] for row in upward], means, best["values"][reward]["mean"])

@@ -20,8 +20,8 @@ from .ways import Expert, rlg
 SOURCES = {"the base's pictures": (0.0,), "pictures at w = 0, 1 and 2": (0.0, 1.0, 2.0)}
 NOISE_SEED = 7
 INTRODUCTION = (
-    "Rank correlation (Spearman) of RLG Implicit Reward, which knows no reward, with the reward the adapter was trained on, "
-    "within each prompt; mean over prompts, intervals by bootstrap over prompts:"
+    "Rank correlation (Spearman) of RLG Implicit Reward, which knows no reward, with the reward the adapter was "
+    "trained on, within each prompt; mean over prompts, intervals by bootstrap over prompts:"
 )
 RANKED_PROMPTS = 12
 

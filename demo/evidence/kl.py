@@ -14,11 +14,14 @@ from .sizes import Sizes
 from .statistics import crossing, estimate, paired
 from .ways import Expert, Way, logged_sweeps, other_betas, rlg
 
-SEEDS = "Mean rewards over w that each training logged at its end (54 pictures a scale, 432 for composition,\n20 steps, no intervals):"
+SEEDS = (
+    "Mean rewards over w that each training logged at its end (54 pictures a scale, 432 for composition,\n"
+    "20 steps, no intervals):"
+)
 
 
 def measure(bench: Bench, sizes: Sizes) -> dict:
-    """{"coefficients": one entry for each adapter trained with another beta, "seeds": sweeps of other training seeds}."""
+    """{"coefficients": one entry per adapter trained with another beta, "seeds": sweeps of other training seeds}."""
     experts = list(bench.pair.experts.values())
     pairs = [(main, other) for main in experts if main.is_main and main.beta for other in other_betas(experts, main)]
     return {
@@ -95,7 +98,10 @@ def _coefficient(part: dict, figures: Figures) -> list[str]:
     ]
     head = ["", *(TITLES[n] for n in names), "distance to the last row's pictures"]
     first, second = part["iterations"]
-    said = f"Reward {reward}, an adapter trained with beta {number(beta)} ({first} iterations) and one with {number(other)} ({second})"
+    said = (
+        f"Reward {reward}, an adapter trained with beta {number(beta)} ({first} iterations) "
+        f"and one with {number(other)} ({second})"
+    )
     lines = [f"{said}; the theorem puts the second at w = {scale} of the first.", *table(head, body)]
     lines += [f"- {sentence}" for sentence in _verdict(part, labels)]
     target = part["values"]["other at 1"][reward]["mean"]
@@ -111,9 +117,10 @@ def _verdict(part: dict, labels: dict[str, str]) -> list[str]:
     nearest = min(distance, key=lambda name: distance[name]["mean"])
     where, share = part["same_reward_at"], 1 - off["mean"] / plain["mean"]
     return [
-        f"The same reward within error, as predicted: {yes(read(off).sign == 0)} (difference {signed(off)}; at w = 1 it is "
-        f"{signed(plain)}).",
-        f"Nearer to it in reward than w = 1: {yes(abs(off['mean']) < abs(plain['mean']))}; it goes {share:.0%} of the way.",
+        f"The same reward within error, as predicted: {yes(read(off).sign == 0)} (difference {signed(off)}; "
+        f"at w = 1 it is {signed(plain)}).",
+        f"Nearer to it in reward than w = 1: {yes(abs(off['mean']) < abs(plain['mean']))}; "
+        f"it goes {share:.0%} of the way.",
         "The first reaches the second's reward at " + (f"w = {where:.2f}." if where == where else "no w of the sweep."),
         "The theorem is about training that has converged; the iterations above are where training stopped.",
         f"Picture by picture the nearest to {labels['other at 1']} is {labels[nearest]}.",

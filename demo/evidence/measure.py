@@ -148,7 +148,10 @@ def _spelled(way: Way) -> str:
 def _dial(dial: Dial) -> str:
     if dial.shape == "constant":
         return f"{dial.scale_from:g}"
-    return f"{dial.shape} {dial.scale_from:g} to {dial.scale_to:g} in {dial.start_percent:g} to {dial.end_percent:g}, power {dial.power:g}"
+    return (
+        f"{dial.shape} {dial.scale_from:g} to {dial.scale_to:g} in "
+        f"{dial.start_percent:g} to {dial.end_percent:g}, power {dial.power:g}"
+    )
 
 
 def _file_digest(path: Path) -> str:

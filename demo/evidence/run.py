@@ -94,17 +94,17 @@ def written(figures: Figures) -> list[str]:
 
 HEAD = """# Evidence
 
-What the scale does, measured on the demo pair in ComfyUI with this pack's nodes: `python dev.py evidence` makes this page,
-its plots and the numbers in `evidence/*.json`. Every sentence with a result is computed from those numbers.
+What the scale does, measured on the demo pair in ComfyUI with this pack's nodes: `python dev.py evidence` makes this
+page, its plots and the numbers in `evidence/*.json`. Every sentence with a result is computed from those numbers.
 
 - ComfyUI {version}, {sampler}, {scheduler}, {steps} steps, CFG 1 (as in RL training) where nothing else is said.
-- {prompts} prompts, {seeds} pictures each in the sweep over w ({pictures} a scale; {judged} and {judged_pictures} for composition,
-  whose verdicts are nearly yes or no), {few} elsewhere. All ways of sampling start from the same noise, so differences are
-  taken picture by picture.
+- {prompts} prompts, {seeds} pictures each in the sweep over w ({pictures} a scale; {judged} and {judged_pictures} for
+  composition, whose verdicts are nearly yes or no), {few} elsewhere. All ways of sampling start from the same noise, so
+  differences are taken picture by picture.
 - Values are means with 95 % confidence intervals. *Beyond error*: the interval of the difference leaves out zero.
-- Brightness is mean luma; compressibility minus the kilobytes of a JPEG at quality 95; composition a program's dense score of
-  number, colour and shape; *fully correct* its yes or no. Diversity is the mean distance of a prompt's pictures, shift the
-  distance from the base's picture of the same noise (root mean square, 0 to 1).
+- Brightness is mean luma; compressibility minus the kilobytes of a JPEG at quality 95; composition a program's dense
+  score of number, colour and shape; *fully correct* its yes or no. Diversity is the mean distance of a prompt's
+  pictures, shift the distance from the base's picture of the same noise (root mean square, 0 to 1).
 - Pictures are decoded by the formula that the demo's VAE computes; the two differ by at most {codec_error:.1e}.
 - The demo pair is a toy: it shows how the method behaves, not what it will do to another model.
 """

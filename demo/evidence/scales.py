@@ -152,7 +152,8 @@ def _cfg(rows: list[dict], adapters: dict) -> list[str]:
     for reward in dict.fromkeys(a["reward"] for a in adapters.values()):
         spread = max(rows, key=lambda row: abs(row["over_base"][reward]["mean"]))
         lines.append(
-            f"- The most CFG does to {TITLES[reward]}: {signed(spread['over_base'][reward])}, at CFG {number(spread['cfg'])}."
+            f"- The most CFG does to {TITLES[reward]}: {signed(spread['over_base'][reward])}, "
+            f"at CFG {number(spread['cfg'])}."
         )
     return lines
 

@@ -66,12 +66,13 @@ def _sentences(part: dict) -> list[str]:
     if read(whole).sign:
         shares = {half: gain["mean"] / whole["mean"] for half, gain in gains.items()}
         said.append(
-            f"Of what constant 2 changes over the RL model ({signed(whole)}), the first half alone brings {shares[FIRST]:.0%}, "
-            f"the second half alone {shares[SECOND]:.0%}."
+            f"Of what constant 2 changes over the RL model ({signed(whole)}), the first half alone brings "
+            f"{shares[FIRST]:.0%}, the second half alone {shares[SECOND]:.0%}."
         )
     else:
         said.append(
-            f"Constant 2 changes the reward by no more than its error ({signed(whole)}): no half can be told to matter more."
+            f"Constant 2 changes the reward by no more than its error ({signed(whole)}): "
+            "no half can be told to matter more."
         )
     kept = [row for row in part["rows"] if read(row["over_rl"][reward]).sign >= 0]
     most = max(kept, key=lambda row: row["values"][CORRECT]["mean"])

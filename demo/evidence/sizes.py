@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sizes:
-    """`prompts` of the 54; pictures a prompt: `seeds` in the sweep over w (`judged` where the reward is a judge's verdict,
-    nearly yes or no, which takes more pictures to tell), `few` elsewhere.
+    """How much is measured: `prompts` of the 54, and a number of pictures per prompt.
 
-    Implicit reward: `ranked` pictures a prompt, `draws` each. Auto scale: `searched` prompts, `images` a prompt and scale.
+    That is `seeds` in the sweep over w (`judged` if the reward is a judge's verdict, nearly yes or no, which takes more
+    pictures to tell apart) and `few` elsewhere. Implicit reward: `ranked` pictures per prompt, with `draws` each. Auto
+    scale: `searched` prompts, with `images` per prompt and scale.
     """
 
     prompts: int = 54

@@ -103,7 +103,7 @@ def other_betas(experts: Iterable[Expert], main: Expert) -> list[Expert]:
 
 
 def logged_sweeps(logs: Path) -> list[dict]:
-    """{"reward", "seed", "beta", "sweep"} of the rewards that were trained from several seeds, as their logs have it."""
+    """{"reward", "seed", "beta", "sweep"} of rewards that were trained from several seeds, as their logs have it."""
     found = []
     for path in sorted(logs.glob(PREFIX + "*.json")):
         log = json.loads(path.read_text(encoding="utf-8"))

@@ -1,1 +1,1 @@
-"""The pack's only rooms that know ComfyUI: its models, its sampling runs, its way of loading things."""
+"""The only part of the pack that knows ComfyUI: its models, its sampling runs, and its way of loading things."""

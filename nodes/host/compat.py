@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ NEWER_SCHEMA_FIELDS = frozenset({"search_aliases", "essentials_category"})
 
 
 def known_fields(target: Callable[..., Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """`fields` without those that only newer hosts know, for calling `target`."""
+    """`fields` for a call of `target`, without those that only newer hosts know."""
     known = inspect.signature(target).parameters
     return {name: value for name, value in fields.items() if name in known or name not in NEWER_SCHEMA_FIELDS}
 
@@ -44,12 +45,12 @@ _QUANTISATION = (
 
 
 def is_quantisation_key(name: str) -> bool:
-    """Whether `name` is what a host keeps beside a quantised weight, and no weight of its own."""
+    """Whether `name` is something that a host keeps beside a quantised weight, and not a weight itself."""
     return name.endswith(_QUANTISATION)
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether `module` is affine in its parameters, row by row. Hosts have norms of their own, called by such names."""
+    """Whether `module` is affine in its parameters, row by row. Hosts define their own norms, under such names."""
     return "norm" in type(module).__name__.lower() and not any(True for _ in module.children())
 
 
@@ -59,8 +60,8 @@ def is_norm(module: nn.Module) -> bool:
 def unpatched_weight(model: ModelPatcher, key: str) -> Tensor:
     """The weight under `key` before any patch, in float32 on the device the model computes on.
 
-    The host keeps the original of a weight that it has patched in place in `backup`; a quantised weight comes with the
-    function that makes it a plain one.
+    If the host has patched a weight in place, `backup` holds the original. A quantised weight comes with the function
+    that dequantises it.
     """
     weight, _, convert = get_key_weight(model.model, key)
     if key in model.backup:
@@ -74,7 +75,7 @@ def weight_shape(model: ModelPatcher, key: str) -> tuple[int, ...]:
 
 
 def compute_dtype(model: BaseModel) -> torch.dtype:
-    """The dtype of activations: the host casts stored weights (fp8 say) to it."""
+    """The dtype of activations, to which the host casts stored weights (fp8, for example)."""
     return model.manual_cast_dtype or model.get_dtype()
 
 
@@ -104,9 +105,9 @@ _MISSING = "unet missing:"
 
 
 class MissingWeights(logging.Handler):
-    """Hears the host say which weights it did not find, on the root logger: it goes on with whatever was in memory.
+    """Collects the weights that the host did not find: it only logs them, and goes on with whatever was in memory.
 
-    A scale of a quantised file that is not there is 1, and some weights are never used.
+    Some may be missing: an absent scale of a quantised file is 1, and some weights are never used.
     """
 
     def __init__(self) -> None:
@@ -126,18 +127,45 @@ _EMPTY_LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
 
 def empty_latent_ratios(latent: Mapping[str, Any]) -> dict[str, Any]:
-    """What empty latents say of themselves since 0.30, so that the host can fit them to the model."""
+    """What empty latents say about themselves since 0.30, so that the host can fit them to the model."""
     return {name: latent[name] for name in _EMPTY_LATENT_RATIOS if name in latent}
+
+
+STATELESS_OPTIONS = frozenset(
+    {"callbacks", "cond_or_uncond", "context_window", "sample_sigmas", "sigmas", "uuids", "wrappers"}
+)
+"""What hosts put into `transformer_options` that carries no state of a node from call to call."""
+
+CACHES_BY_UUID = frozenset({"easycache"})
+"""Caches in `transformer_options` that tell conditionings, and so roles, apart by their uuids (EasyCache, both hosts)."""
+
+
+def is_answered_by_uuid(transformer_options: Mapping[str, Any]) -> bool:
+    """Whether a cache that knows conditionings by uuid may answer for the whole network."""
+    return not CACHES_BY_UUID.isdisjoint(transformer_options)
 
 
 # Guiders
 
 
 def is_dual_model(guider: Any) -> bool:
-    """Whether `guider` runs a second model with the options of the first (the Dual Model CFG Guider, since 0.30)."""
-    return getattr(guider, "uncond_model_patcher", None) is not None
+    """Whether `guider` runs a second model with the options of the first (the Dual Model CFG Guider, since 0.30).
+
+    At CFG 1 it runs its first model only.
+    """
+    return getattr(guider, "uncond_model_patcher", None) is not None and not math.isclose(guider.cfg, 1.0)
 
 
 def is_split_over_gpus(model: ModelPatcher) -> bool:
     """Whether the MultiGPU node (since 0.30) has put deep clones of `model` on other devices."""
     return bool(model.get_additional_models_with_key("multigpu"))
+
+
+def is_training(guider: Any, sampler: Any) -> bool:
+    """Whether a node trains the model it samples (Train LoRA, whose guider and sampler have these names on both hosts)."""
+    return type(guider).__name__ == "TrainGuider" or type(sampler).__name__ == "TrainSampler"
+
+
+def keeps_its_own_caches(sampler: Any) -> bool:
+    """Whether a sampler holds keys and values for the one model that it runs (SamplerARVideo, since 0.30)."""
+    return getattr(getattr(sampler, "sampler_function", None), "__name__", "") == "sample_ar_video"

@@ -1,4 +1,4 @@
-"""Words for the user: in the log, and on the node where a browser shows it."""
+"""Messages for the user: in the log, and on the node if a browser shows it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def notice(text: str, node_id: str | None) -> None:
-    """Says `text` once in the log and, while the server runs a graph, on the node `node_id`."""
+    """Writes `text` to the log and, while the server runs a graph, onto the node `node_id`."""
     log.warning("RLG: %s", text)
     server = getattr(PromptServer, "instance", None)
     if server is not None and node_id is not None:

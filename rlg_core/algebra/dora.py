@@ -1,4 +1,4 @@
-"""DoRA: a change of direction by another term, and magnitudes of its own (arXiv 2402.09353, eq. 5)."""
+"""DoRA: another term changes the direction, and the magnitudes are trained apart (arXiv 2402.09353, eq. 5)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .term import ADAPTER, AdditiveTerm, Parts, Shape, Term, halves_swapped, req
 class Decomposed(Term):
     """`W_rl = magnitude * (W + delta) / |W + delta|`, as PEFT trains it.
 
-    The norms run over all dimensions but `axis`: 0, the output's, or 1, the input's, as LyCORIS may have it.
+    The norms run over all dimensions but `axis`: 0 is the output's, 1 the input's, which LyCORIS also offers.
     """
 
     depends_on_weight: ClassVar[bool] = True

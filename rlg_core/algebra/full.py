@@ -1,4 +1,4 @@
-"""Full tensors: a dense difference, and a value that takes the weight's place."""
+"""Full tensors: a dense difference, and a value that replaces the weight."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .term import AdditiveTerm, Conv, Shape, Term, halves_swapped, linear_or_con
 
 @dataclass(frozen=True)
 class Delta(AdditiveTerm):
-    """`delta = scale * weight`, dense: what no smaller form holds exactly. Also the change of a bias or norm."""
+    """`delta = scale * weight`, dense: for changes that no smaller form holds exactly, and for biases and norms."""
 
     weight: Tensor
     scale: float = 1.0
@@ -71,7 +71,7 @@ PARAMETERS: dict[str, tuple[str, Callable[[Tensor], Term]]] = {
     "bias": ("bias", Replace),
     "parameter": ("", Replace),
 }
-"""Part -> the parameter it changes (an empty name for a parameter that is a key of its own), and its term."""
+"""Part -> the parameter it changes (an empty name if the key is itself a parameter), and its term."""
 
 ENDINGS = (
     (r"\.diff", "diff"),

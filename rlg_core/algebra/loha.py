@@ -45,7 +45,7 @@ class Hadamard(AdditiveTerm):
         return linear_or_conv(x, self.delta(), conv)
 
     def cheapest(self) -> LowRank | Delta:
-        """The low-rank product it equals, or the dense change where that is smaller."""
+        """The low-rank product it equals, or the dense change if that is smaller."""
         low_rank = self.as_low_rank()
         out, *inner = low_rank.shape
         small = low_rank.rank * (out + math.prod(inner)) < out * math.prod(inner)

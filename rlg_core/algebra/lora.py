@@ -15,8 +15,8 @@ from .term import ADAPTER, AdditiveTerm, Algebra, Conv, Parts, Shape, Term, halv
 def low_rank_product(x: Tensor, down: Tensor, up: Tensor, conv: Conv) -> Tensor:
     """Applies `down` [r, in / groups, *kernel], then `up` [out, r]; both have the dtype of `x`.
 
-    In a grouped convolution each output channel sees only its own group of inputs, which no chain of two layers does.
-    There the product of the two is applied.
+    In a grouped convolution each output channel sees only its own group of inputs, which no chain of two layers can
+    do. There the product of the two is applied.
     """
     if down.ndim == 2:
         return functional.linear(functional.linear(x, down), up)
@@ -27,7 +27,7 @@ def low_rank_product(x: Tensor, down: Tensor, up: Tensor, conv: Conv) -> Tensor:
 
 @dataclass(frozen=True)
 class LowRank(AdditiveTerm):
-    """`delta = scale * up @ down`, with LyCORIS' Tucker core `mid` between the two where there is one.
+    """`delta = scale * up @ down`, with LyCORIS' Tucker core `mid` between the two if there is one.
 
     `down` [r, in, *kernel], `up` [out, r] (or [out, r, 1, ...]), `mid` None or [r, r, *kernel] beside a 1x1 `down`.
     """
@@ -81,7 +81,7 @@ class LowRank(AdditiveTerm):
 
 
 def factors(parts: Parts, up: str, down: str, mid: str, transposed: bool) -> LowRank:
-    """The product of the parts named `up` and `down`, with the Tucker core `mid` between them where there is one.
+    """The product of the parts named `up` and `down`, with the Tucker core `mid` between them if there is one.
 
     LyCORIS' LoHa and LoKr store `up` `transposed` beside a core.
     """

@@ -11,19 +11,19 @@ from torch import Tensor
 from .term import AdditiveTerm, Shape
 
 Slice = tuple[int, int, int]
-"""`(dimension, start, length)` of the weight that a term covers, as fused q, k, v have it."""
+"""`(dimension, start, length)` of the part of a weight that a term covers, such as q in a fused q, k, v weight."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A term on one parameter of a module; `at` is None where it covers the whole of it."""
+    """A term on one parameter of a module; `at` is None if it covers the whole parameter."""
 
     parameter: str
     term: AdditiveTerm
     at: Slice | None = None
 
     def on_whole(self, shape: Shape) -> Placed:
-        """The same change as one of the whole parameter of `shape`, zero outside the slice."""
+        """The same change on the whole parameter of `shape`, zero outside the slice."""
         return self if self.at is None else replace(self, term=self.term.padded(self.at, shape), at=None)
 
 

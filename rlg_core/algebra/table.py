@@ -14,12 +14,12 @@ ALGEBRAS: tuple[Algebra, ...] = (LORA, LOHA, LOKR)
 
 
 def algebra_of(parts: Parts) -> Algebra | None:
-    """The algebra whose parts a module has; None where it has full tensors only."""
+    """The algebra whose parts a module has, or None if it has full tensors only."""
     return next((algebra for algebra in ALGEBRAS if algebra.parts & parts.keys()), None)
 
 
 def rank_of(parts: Parts) -> int | None:
-    """The rank of a module's factors; None where nothing is factored."""
+    """The rank of a module's factors, or None if nothing is factored."""
     names = (name for algebra in ALGEBRAS for name in algebra.rank_parts)
     factor = next((parts[name] for name in names if name in parts), None)
     return factor.shape[0] if factor is not None and factor.ndim else None
@@ -43,7 +43,7 @@ def terms_of(parts: Parts, scale: float) -> dict[str, Term]:
             used.add(part)
     left = sorted(parts.keys() - used)
     if left:
-        raise AdapterError(f"it has {', '.join(left)} without what belongs to it")
+        raise AdapterError(f"it has {', '.join(left)} without the parts that belong to them")
     return terms
 
 

@@ -1,8 +1,8 @@
 """What every change of a weight can do, and how adapter files hold one kind of it.
 
 A term turns a weight `W` into `W_rl = W + delta(W)`. Weights have shape `[out, in / groups, *kernel]`, with an empty
-kernel for linear layers. An additive term is the same change for every `W`, so that it can stand beside a module:
-`linear(x, W + delta()) == linear(x, W) + apply(x)`, and likewise for convolutions with the module's stride, padding,
+kernel for linear layers. An additive term is the same change for every `W`, so it can stand beside a module:
+`linear(x, W + delta()) == linear(x, W) + apply(x)`. The same holds for convolutions, with the module's stride, padding,
 dilation and groups.
 """
 
@@ -61,7 +61,7 @@ class Term(ABC):
 
     @abstractmethod
     def delta(self, weight: Tensor | None = None) -> Tensor:
-        """`W_rl - W` in float32. `weight` is needed where the term `depends_on_weight`, and ignored elsewhere."""
+        """`W_rl - W` in float32. `weight` is needed if the term `depends_on_weight`, and ignored otherwise."""
 
     @abstractmethod
     def swapped(self) -> Term:
@@ -69,10 +69,10 @@ class Term(ABC):
 
     @abstractmethod
     def reshaped(self, shape: Shape) -> Term:
-        """The same change for a weight of `shape` that differs from this one's in how the kernel is written."""
+        """The same change for a weight whose `shape` differs from this one only in how the kernel is written."""
 
     def fitted(self, shape: Shape) -> Term | None:
-        """The same change for a weight of `shape`, or None where it is for another weight."""
+        """The same change for a weight of `shape`, or None if this change does not fit such a weight."""
         if self.shape == shape:
             return self
         if not _differ_by_kernel_only(self.shape, shape):
@@ -94,14 +94,14 @@ class AdditiveTerm(Term):
 
     @abstractmethod
     def padded(self, at: tuple[int, int, int], shape: Shape) -> AdditiveTerm:
-        """The same change of the slice `at` (dimension, start, length) as one of a whole weight of `shape`."""
+        """This change of the slice `at` (dimension, start, length) as a change of the whole weight of `shape`."""
 
     def cheapest(self) -> AdditiveTerm:
-        """The same change in the form that costs least on activations."""
+        """The same change in the form that is cheapest to apply to activations."""
         return self
 
     def as_parts(self) -> dict[str, Tensor] | None:
-        """The tensors by which a ComfyUI LoRA file holds this change, or None where it has no such form."""
+        """The tensors that hold this change in a ComfyUI LoRA file, or None if it has no such form."""
         return None
 
 
@@ -116,7 +116,7 @@ ADAPTER = r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?"
 class Algebra:
     """How adapter files hold one kind of change.
 
-    `endings` maps patterns of how keys end to the part that the tensor is. `build` makes the terms of one module from
+    `endings` maps patterns of key endings to the part that the tensor is. `build` makes the terms of one module from
     its parts, by parameter name, at a given scale. `rank_parts` are the parts whose first dimension is the rank.
     `peft_type` is PEFT's name for this kind, and `peft_alpha` what PEFT's config calls alpha.
     """

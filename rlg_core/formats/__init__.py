@@ -1,4 +1,4 @@
-"""Adapter files as named terms: container, keys, scale, algebra."""
+"""Reads adapter files as named terms: container, keys, scale, algebra."""
 
 from .files import STEM, adapter_file, named_adapters
 from .read import Adapter, Change, read_adapter

@@ -1,7 +1,7 @@
-"""What is written beside an adapter's tensors: alpha, rank, and how the adapter was made.
+"""The config of an adapter, which is kept beside its tensors: alpha, rank, and how the adapter was made.
 
-Three writers: PEFT's `adapter_config.json`, diffusers' header entry `lora_adapter_metadata`, and the `lora_config.json`
-of the FLUX and Wan GRPO trainers.
+Three kinds are read: PEFT's `adapter_config.json`, diffusers' header entry `lora_adapter_metadata`, and the
+`lora_config.json` of the FLUX and Wan GRPO trainers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..algebra import ALGEBRAS, Algebra
 from ..errors import AdapterError
 
 PEFT_TYPES: dict[str, Algebra] = {algebra.peft_type: algebra for algebra in ALGEBRAS if algebra.peft_type}
-"""PEFT's types of adapters that are loaded."""
+"""The adapter types of PEFT that can be loaded."""
 
 CONVERT = (
     "Convert it to a plain LoRA in its trainer: PEFT's save_pretrained(folder, "
@@ -26,31 +26,34 @@ CONVERT = (
 )
 
 PLAIN_INITS = ("true", "false", "gaussian", "eva", "orthogonal", "mica", "none")
-"""Initialisations that leave the base weights as they are (peft/tuners/lora/layer.py)."""
+"""Initialisations that leave the base weights unchanged (peft/tuners/lora/layer.py)."""
 
 REFUSED_OPTIONS = {
     "use_qalora": "QALoRA pools the inputs of quantised layers",
     "layer_replication": "layer replication makes a deeper model",
     "fan_in_fan_out": "fan_in_fan_out stores transposed weights",
-    "trainable_token_indices": "trainable tokens are no part of a diffusion model",
+    "trainable_token_indices": "trainable tokens are not part of a diffusion model",
     "target_parameters": "target_parameters adapts bare parameters",
     "alora_invocation_tokens": "activated LoRA applies to some tokens only",
     "monteclora_config": "MonteCLoRA samples its weights",
-    "use_bdlora": "block-diagonal LoRA is no plain LoRA",
+    "use_bdlora": "block-diagonal LoRA is not a plain LoRA",
     "arrow_config": "Arrow routes between several adapters",
     "kasa_config": "KaSA truncates the base weights",
     "velora_config": "VeLoRA compresses activations",
 }
 
 TRAINER_FIELDS = (("lora_alpha", "alpha"), ("lora_rank", "r", "rank"))
-"""How trainers call alpha and rank in `lora_config.json`."""
+"""The names that trainers give alpha and rank in `lora_config.json`."""
 
 NESTED_QUANTIFIERS = re.compile(r"\([^)]*[+*}][^)]*\)\s*[+*{]")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How factors turn into a change of the weight: `scale = alpha / rank`, or `alpha / sqrt(rank)` for rsLoRA."""
+    """How an adapter's factors are scaled: `scale = alpha / rank`, or `alpha / sqrt(rank)` for rsLoRA.
+
+    `source` says where this was read. `kind` and `targets` tell which adapters it fits, as far as they are known.
+    """
 
     source: str
     alpha: float
@@ -61,7 +64,7 @@ class Recipe:
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     rslora: bool = False
     given: bool = False
-    """By the user, over whatever files say."""
+    """Whether the user gave it, which overrides what the files say."""
 
     def alpha_of(self, module: str) -> float:
         return self.alpha_pattern.get(_pattern(self.alpha_pattern, module), self.alpha)
@@ -73,7 +76,7 @@ class Recipe:
         return self.alpha_of(module) / (math.sqrt(rank) if self.rslora else rank)
 
     def misfit(self, kind: str, modules: Mapping[str, int | None]) -> str | None:
-        """Why this recipe is not of an adapter with these modules and ranks; None where it fits."""
+        """Why this recipe does not fit an adapter with these modules and ranks, or None if it fits."""
         if self.kind is not None and self.kind != kind:
             return f"it describes a {self.kind} adapter, the file holds {kind}"
         for module, rank in modules.items():
@@ -94,33 +97,33 @@ class Recipe:
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """PEFT's patterns are regular expressions; one that could run for ever is refused."""
+    """Compiles one of PEFT's module patterns. Raises `AdapterError` for one that could run forever or is invalid."""
     if len(pattern) > 4096 or NESTED_QUANTIFIERS.search(pattern):
         raise AdapterError(
-            f"adapter_config.json: the module pattern {pattern[:80]!r} nests quantifiers. List the modules."
+            f"adapter_config.json: the module pattern {pattern[:80]!r} nests quantifiers. List the modules instead."
         )
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise AdapterError(f"adapter_config.json: {pattern[:80]!r} is no regular expression ({error}).") from error
+        raise AdapterError(f"adapter_config.json: {pattern[:80]!r} is not a regular expression ({error}).") from error
 
 
 def _pattern(patterns: Iterable[str], module: str) -> str | None:
-    """The first of `patterns` that names `module`, by PEFT's rule: a regular expression for its last parts."""
+    """The first of `patterns` that names `module`. PEFT's rule: a regular expression for the last parts of the name."""
     return next((key for key in patterns if _compiled(rf"(?:.*\.)?(?:{key})").fullmatch(module)), None)
 
 
 def _number(source: str, config: Mapping[str, Any], name: str) -> float:
     value = config.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise AdapterError(f"{source}: expected a number for {name}, came {value!r}.")
+        raise AdapterError(f"{source}: expected a number for {name}, got {value!r}.")
     return float(value)
 
 
 def _numbers(source: str, config: Mapping[str, Any], name: str) -> dict[str, Any]:
     values = config.get(name) or {}
     if not isinstance(values, dict):
-        raise AdapterError(f"{source}: expected modules and numbers for {name}, came {values!r}.")
+        raise AdapterError(f"{source}: expected modules and numbers for {name}, got {values!r}.")
     return {key: _number(f"{source}, {name}", values, key) for key in values}
 
 
@@ -129,18 +132,18 @@ def _targets(source: str, config: Mapping[str, Any]) -> str | tuple[str, ...] | 
     if targets is None or isinstance(targets, str):
         return targets
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        raise AdapterError(f"{source}: expected a list of names for target_modules, came {targets!r}.")
+        raise AdapterError(f"{source}: expected a list of names for target_modules, got {targets!r}.")
     extra = config.get("modules_to_save") or []
     return (*targets, *(name for name in extra if isinstance(name, str)))
 
 
 def _supported_algebra(source: str, config: Mapping[str, Any]) -> Algebra:
-    """The algebra that a PEFT config describes. Raises `AdapterError`, by name, for those that are not loaded."""
+    """The algebra that a PEFT config describes. Raises `AdapterError`, naming the option, if it cannot be loaded."""
     peft_type = str(config.get("peft_type") or "LORA").upper()
     if peft_type not in PEFT_TYPES:
         raise AdapterError(
-            f"{source}: PEFT type {peft_type} is not loaded ({', '.join(PEFT_TYPES)} are). Merge it into the model "
-            "with PEFT's merge_and_unload, save that, and use Load RLG Checkpoint Pair."
+            f"{source}: PEFT type {peft_type} cannot be loaded ({', '.join(PEFT_TYPES)} can). Merge it into the model "
+            "with PEFT's merge_and_unload, save the model, and use Load RLG Checkpoint Pair."
         )
     init = str(config.get("init_lora_weights", True)).lower()
     if peft_type == "LORA" and init not in PLAIN_INITS:
@@ -150,12 +153,12 @@ def _supported_algebra(source: str, config: Mapping[str, Any]) -> Algebra:
         )
     for option, why in REFUSED_OPTIONS.items():
         if config.get(option):
-            raise AdapterError(f"{source}: {option} is set ({why}); such adapters are not loaded. {CONVERT}")
+            raise AdapterError(f"{source}: {option} is set ({why}); such adapters cannot be loaded. {CONVERT}")
     return PEFT_TYPES[peft_type]
 
 
 def peft_recipe(source: str, config: Mapping[str, Any]) -> Recipe:
-    """The recipe of a PEFT config, which diffusers' header entry is too."""
+    """The recipe in a PEFT config. diffusers' header entry has the same form."""
     algebra = _supported_algebra(source, config)
     return Recipe(
         source,
@@ -170,12 +173,12 @@ def peft_recipe(source: str, config: Mapping[str, Any]) -> Recipe:
 
 
 def trainer_recipe(source: str, config: Mapping[str, Any], component: str) -> Recipe:
-    """The recipe of a `lora_config.json`: `lora_params` with rank, alpha, targets, for one component or by component."""
+    """The recipe in a `lora_config.json`: rank, alpha and targets under `lora_params`, which may list components."""
     params = config.get("lora_params", config)
     if isinstance(params, dict) and isinstance(params.get(component), dict):
         params = params[component]
     if not isinstance(params, dict):
-        raise AdapterError(f"{source}: expected lora_params with lora_rank and lora_alpha, came {params!r}.")
+        raise AdapterError(f"{source}: expected lora_params with lora_rank and lora_alpha, got {params!r}.")
     alpha, rank = (next((name for name in names if name in params), names[0]) for names in TRAINER_FIELDS)
     return Recipe(
         source, _number(source, params, alpha), int(_number(source, params, rank)), "lora", _targets(source, params)
@@ -195,12 +198,12 @@ def _object(source: str, text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise AdapterError(f"{source}: not valid JSON ({error}).") from error
     if not isinstance(config, dict):
-        raise AdapterError(f"{source}: expected a JSON object, came {type(config).__name__}.")
+        raise AdapterError(f"{source}: expected a JSON object, got {type(config).__name__}.")
     return config
 
 
 def header_config(path: Path, metadata: Mapping[str, str], component: str) -> dict[str, Any] | None:
-    """diffusers' `lora_adapter_metadata` for one component (`transformer`, `unet`), or None."""
+    """diffusers' `lora_adapter_metadata` for one component (`transformer`, `unet`), or None if there is none."""
     text = metadata.get("lora_adapter_metadata")
     if text is None:
         return None
@@ -210,7 +213,7 @@ def header_config(path: Path, metadata: Mapping[str, str], component: str) -> di
 
 
 def recipe_beside(path: Path, metadata: Mapping[str, str], component: str) -> Recipe | None:
-    """The first recipe there is: header, `adapter_config.json`, `lora_config.json`; None where there is none."""
+    """The first recipe found in the header, `adapter_config.json` and `lora_config.json`, or None if there is none."""
     header = header_config(path, metadata, component)
     if header is not None:
         return peft_recipe(f"{path.name}, lora_adapter_metadata", header)

@@ -1,4 +1,4 @@
-"""Safetensors files: header first, tensors memory-mapped; every defect is an `AdapterError` that names the file."""
+"""Opens safetensors files, memory-mapped. Every defect is an `AdapterError` that names the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 @dataclass(frozen=True)
 class TensorFile:
-    """The tensors of one file, views of its memory map, and the free text of its header."""
+    """The tensors of one file, as views of its memory map, and the text entries of its header."""
 
     path: Path
     tensors: Mapping[str, Tensor]
@@ -26,17 +26,18 @@ class TensorFile:
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """Maps `path` into memory; no tensor is read yet.
+    """Maps `path` into memory; the values of its tensors are not read yet.
 
-    Raises `AdapterError` for a pickle, for anything else that is no safetensors file, and for a corrupt or short one.
+    Raises `AdapterError` for a pickle or any other file that is not safetensors, and for a corrupt or truncated one.
     """
     if path.suffix.lower() in PICKLES:
         raise AdapterError(
-            f"{path}: {path.suffix} files are pickles, which can run code when opened, and are not loaded. "
-            "Convert it to .safetensors first: safetensors.torch.save_file(torch.load(path, weights_only=True), new_path)."
+            f"{path}: {path.suffix} files are pickles, which can run code when opened, so they are refused. "
+            "Convert it to .safetensors first: "
+            "safetensors.torch.save_file(torch.load(path, weights_only=True), new_path)."
         )
     if path.suffix.lower() not in SAFETENSORS:
-        raise AdapterError(f"{path}: expected a .safetensors file, came {path.suffix or 'a name without an ending'}.")
+        raise AdapterError(f"{path}: expected a .safetensors file, got {path.suffix or 'a name without an extension'}.")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -44,7 +45,7 @@ def open_tensors(path: Path) -> TensorFile:
     except FileNotFoundError as error:
         raise AdapterError(f"{path}: there is no such file.") from error
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
-        raise AdapterError(f"{path}: not a whole safetensors file ({error}). Download or save it again.") from error
+        raise AdapterError(f"{path}: not a whole safetensors file ({error}). Download it or save it again.") from error
     if not tensors:
         raise AdapterError(f"{path}: the file holds no tensors.")
     return TensorFile(path, tensors, metadata)
@@ -54,11 +55,12 @@ def check_values(path: Path, name: str, tensor: Tensor) -> None:
     """Raises `AdapterError` unless `tensor` holds real, finite, floating-point values."""
     if not tensor.dtype.is_floating_point:
         raise AdapterError(f"{path}: {name} has dtype {tensor.dtype}, expected floating-point values.")
-    # One pass at memory speed: a sum is finite unless a value is not, or unless it overflows, which is looked into.
+    # One pass at memory speed: the sum is finite unless a value is not, or unless it overflows. Only then are the
+    # values themselves looked at.
     wide = tensor if tensor.dtype.itemsize > 1 else tensor.float()
     if not bool(torch.isfinite(wide.sum(dtype=torch.float32))) and not bool(torch.isfinite(wide).all()):
         bad = int((~torch.isfinite(wide)).sum())
         raise AdapterError(
             f"{path}: {name} has {bad} NaN or infinite values of {tensor.numel()}. The training diverged or "
-            "the file is damaged; use an earlier checkpoint of it."
+            "the file is damaged; use an earlier checkpoint."
         )

@@ -1,4 +1,4 @@
-"""Which file an adapter is in: a single file, or a PEFT folder with the default adapter in it and others in subfolders."""
+"""Finds the file of an adapter: a single file, or one in a PEFT folder, whose subfolders may hold other adapters."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ DEFAULT = "default"
 
 
 def adapter_file(folder: Path) -> Path | None:
-    """PEFT's weights file in `folder`, safetensors before pickles; None where there is none."""
+    """PEFT's weights file in `folder`, safetensors before pickles, or None if there is none."""
     candidates = (folder / (STEM + ending) for ending in (*SAFETENSORS, *PICKLES))
     return next((path for path in candidates if path.is_file()), None)
 
 
 def named_adapters(folder: Path) -> dict[str, Path]:
-    """The adapters of a PEFT folder by name: `default` in the folder itself, each other one in its own subfolder."""
+    """The adapters of a PEFT folder by name: `default` in the folder itself, every other one in its own subfolder."""
     folders = {DEFAULT: folder} | {child.name: child for child in sorted(folder.iterdir()) if child.is_dir()}
     return {name: file for name, path in folders.items() if (file := adapter_file(path)) is not None}
 
 
 def find_file(path: Path, adapter: str) -> tuple[Path, bool]:
-    """The file of the adapter named `adapter` ("" = default or only one), and whether the name chose that file.
+    """The file of the adapter named `adapter` ("" means the default or the only one), and whether the name chose it.
 
-    Raises `AdapterError` where there is none, or several and none was chosen.
+    Raises `AdapterError` if there is none, or if there are several and none was named.
     """
     if not path.is_dir():
         return path, False
@@ -40,6 +40,6 @@ def find_file(path: Path, adapter: str) -> tuple[Path, bool]:
     if not adapter and len(found) == 1:
         return next(iter(found.values())), False
     raise AdapterError(
-        f"{path}: holds the adapters {', '.join(found)}; "
+        f"{path}: it holds the adapters {', '.join(found)}; "
         + (f"there is none named {adapter!r}." if adapter else "name one of them in `adapter`.")
     )

@@ -1,7 +1,7 @@
 """What the keys of adapter files mean, for every trainer and tool whose files are known.
 
-A key is `<prefix><module><ending>`; the ending says which part of the module's change the tensor is. Each algebra lists
-its own endings.
+A key is `<prefix><module><ending>`. The ending tells which part of the module's change the tensor is. Each algebra
+lists its own endings.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..algebra import ALGEBRAS, dora, full
 from ..algebra.term import ADAPTER
 
 UNCHANGED = "unchanged"
-"""Base weights that a raw state dict holds along with the adapter's."""
+"""The part that stands for base weights, which a raw state dict holds along with the adapter's."""
 
 WRAPPERS = (
     (r"\.base_layer\.weight", UNCHANGED),
@@ -23,7 +23,7 @@ WRAPPERS = (
     (rf"\.modules_to_save{ADAPTER}\.weight", "weight"),
     (rf"\.modules_to_save{ADAPTER}\.bias", "bias"),
 )
-"""PEFT's modules around the ones that it adapts or copies."""
+"""Keys of the modules that PEFT wraps around those it adapts or copies."""
 
 ENDINGS = tuple(
     (re.compile(pattern + "$"), part)
@@ -50,19 +50,19 @@ PREFIXES = tuple(
         r"model\.",
     )
 )
-"""What tools put before the module's name, in the order in which it is taken off; several may stand in a row."""
+"""Prefixes that tools put before the module's name, in the order of stripping. Several may follow each other."""
 
 TEXT_ENCODERS = re.compile(
     r"(?:base_model\.model\.)?(?:text_encoders?(?:_[23])?\.|lora_te\d?_|lora_prior_te_|cond_stage_model\.)"
 )
 
 SECOND_COMPONENT = re.compile(r"(?:base_model\.model\.)?(?P<adapter>transformer_2)\.")
-"""Wan 2.2 has two transformers; a file for both keeps the second one's keys under its own name."""
+"""Wan 2.2 has two transformers. A file for both keeps the keys of the second one under this name."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a file, read: `module` as the file names it, with its prefixes; `adapter` is None unless named."""
+    """One key of a file, parsed: `module` as the file names it, with its prefixes; `adapter` is None unless named."""
 
     module: str
     part: str
@@ -74,7 +74,7 @@ class Key:
 
 
 def read_key(name: str) -> Key:
-    """The meaning of one key; one without a known ending is a parameter of its own (`scale_shift_table`)."""
+    """Parses one key. A key without a known ending is a parameter by itself (`scale_shift_table`)."""
     for ending, part in ENDINGS:
         match = ending.search(name)
         if match and match.start() > 0:
@@ -85,7 +85,7 @@ def read_key(name: str) -> Key:
 
 
 def spellings(module: str) -> Iterable[str]:
-    """`module` as it stands, then with one prefix after the other taken off."""
+    """`module` as it stands, then with one prefix after another stripped."""
     yield module
     while match := next(filter(None, (prefix.match(module) for prefix in PREFIXES)), None):
         module = module[match.end() :]

@@ -1,4 +1,4 @@
-"""An adapter file, read whole: which modules it changes, by which terms, at which scale, and where the scale is from."""
+"""Reads an adapter file: which modules it changes, by which terms, at which scale, and where the scale comes from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ Modules = dict[str, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Change:
-    """What an adapter does to one parameter: `module` as the file names it, `parameter` weight, bias or empty."""
+    """What an adapter does to one parameter.
+
+    `module` is as the file names it; `parameter` is weight or bias, or empty if `module` is itself the parameter.
+    """
 
     module: str
     parameter: str
@@ -33,7 +36,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter, whole: its changes and what a report says of it."""
+    """A whole adapter: its changes, and what a report says about it."""
 
     file: TensorFile
     name: str
@@ -58,15 +61,15 @@ class Choice:
         names = [word for word in words if word.lower() != IGNORE_TEXT_ENCODER]
         if len(names) > 1:
             raise AdapterError(
-                f"adapter: expected one adapter's name and perhaps {IGNORE_TEXT_ENCODER!r}, came {text!r}."
+                f"adapter: expected the name of one adapter and perhaps {IGNORE_TEXT_ENCODER!r}, got {text!r}."
             )
         return cls(names[0] if names else "", len(names) < len(words))
 
 
 def read_adapter(path: Path, adapter: str = "", alpha: float = 0.0) -> Adapter:
-    """The adapter in the file or PEFT folder `path`; `alpha` 0 means: as the files say.
+    """The adapter in the file or PEFT folder `path`, at `alpha`, or at what the files say if that is 0.
 
-    Raises `AdapterError` for whatever cannot be loaded whole and at its true strength.
+    Raises `AdapterError` for anything that cannot be loaded whole and at its true strength.
     """
     choice = Choice.parse(adapter)
     path, chosen_by_folder = find_file(path, choice.name)
@@ -90,7 +93,7 @@ def read_adapter(path: Path, adapter: str = "", alpha: float = 0.0) -> Adapter:
 
 
 def _chosen_adapter(path: Path, keys: dict[str, Key], wanted: str) -> tuple[dict[str, Key], str]:
-    """The keys of one of the file's adapters, with those that belong to all of them."""
+    """The keys of one adapter in the file, including those that all its adapters share, and the adapter's name."""
     if any(key.adapter == SECOND for key in keys.values()):
         keys = {name: key if key.adapter else replace(key, adapter=FIRST_COMPONENT) for name, key in keys.items()}
     names = sorted({key.adapter for key in keys.values() if key.adapter})
@@ -99,7 +102,7 @@ def _chosen_adapter(path: Path, keys: dict[str, Key], wanted: str) -> tuple[dict
     )
     if names and chosen not in names or not names and wanted not in ("", DEFAULT):
         raise AdapterError(
-            f"{path}: holds {'the adapters ' + ', '.join(names) if names else 'one adapter without a name'}; "
+            f"{path}: it holds {'the adapters ' + ', '.join(names) if names else 'one adapter without a name'}; "
             + (f"there is none named {wanted!r}." if wanted else "name one of them in `adapter`.")
         )
     return {name: key for name, key in keys.items() if key.adapter in (None, chosen)}, chosen or DEFAULT
@@ -110,17 +113,17 @@ def _without_text_encoder(path: Path, keys: dict[str, Key], ignore: bool) -> tup
     if found and not ignore:
         raise AdapterError(
             f"{path}: {len(found)} of {len(keys)} keys change a text encoder ({', '.join(found[:3])}), which a "
-            f"MODEL does not have. Write {IGNORE_TEXT_ENCODER!r} into `adapter` to load the rest, and load the "
-            "file with a stock LoRA loader for the CLIP."
+            f"MODEL does not have. Write {IGNORE_TEXT_ENCODER!r} into `adapter` to load the rest, and apply the "
+            "file to the CLIP with a stock LoRA loader."
         )
     rest = {name: key for name, key in keys.items() if not key.is_text_encoder}
     if not rest:
-        raise AdapterError(f"{path}: every key changes a text encoder; there is nothing for a diffusion model in it.")
+        raise AdapterError(f"{path}: every key changes a text encoder; it holds nothing for a diffusion model.")
     return rest, tuple(found)
 
 
 def _modules(file: TensorFile, keys: Mapping[str, Key]) -> Modules:
-    """The tensors by module and part. Raises `AdapterError` for full checkpoints, doubled parts and bad values."""
+    """The tensors by module and part. Raises `AdapterError` for full checkpoints, duplicate parts and bad values."""
     modules: Modules = {}
     for name, key in keys.items():
         if key.part == UNCHANGED:
@@ -128,13 +131,13 @@ def _modules(file: TensorFile, keys: Mapping[str, Key]) -> Modules:
         parts = modules.setdefault(key.module, {})
         if key.part in parts:
             raise AdapterError(f"{file.path}: two keys are the {key.part} of {key.module}; one is {name}.")
-        # Converters write alpha as they count it, as an integer.
+        # Some converters write alpha as an integer.
         tensor = file.tensors[name].float() if key.part == "alpha" else file.tensors[name]
         check_values(file.path, name, tensor)
         parts[key.part] = tensor
     if not any(part not in ("weight", "bias", "parameter") for parts in modules.values() for part in parts):
         raise AdapterError(
-            f"{file.path}: holds full weights ({', '.join(list(keys)[:3])}), no adapter. "
+            f"{file.path}: it holds full weights ({', '.join(list(keys)[:3])}), not an adapter. "
             "Load a fine-tuned checkpoint with Load RLG Checkpoint Pair."
         )
     return modules
@@ -147,7 +150,7 @@ def _bare(module: str) -> str:
 def _recipe(
     file: TensorFile, modules: Modules, keys: Mapping[str, Key], alpha: float, name: str
 ) -> config.Recipe | None:
-    """Where the scale comes from, in the order: alpha input, `.alpha` tensors (None), files, an assumption."""
+    """Where the scale comes from: the alpha input, `.alpha` tensors (None), a config, or an assumption (None)."""
     factored = {module: parts for module, parts in modules.items() if algebra_of(parts)}
     if alpha == 0 and all("alpha" in parts for parts in factored.values()):
         return None
@@ -160,7 +163,7 @@ def _recipe(
         if misfit is not None and alpha == 0:
             raise AdapterError(
                 f"{file.path}: {found.source} is not of this file: {misfit}. Put the right one there, keep one "
-                "adapter in a folder, or set the `alpha` input."
+                "adapter per folder, or set the `alpha` input."
             )
         found = None if misfit is not None else found
     if alpha != 0:
@@ -170,7 +173,7 @@ def _recipe(
         raise AdapterError(
             f"{file.path}: a PEFT adapter keeps its alpha in adapter_config.json, and there is none (nor a "
             f"lora_config.json) in {file.path.parent}. Put it there, or set the `alpha` input (the rank is "
-            f"{ranks}; 1x and 2x the rank are usual)."
+            f"{ranks}; alpha is usually 1x or 2x the rank)."
         )
     return found
 
@@ -194,7 +197,7 @@ def _scale(module: str, parts: Mapping[str, Tensor], recipe: config.Recipe | Non
     if recipe is not None and (recipe.given or "alpha" not in parts):
         rank = rank or recipe.rank
         return recipe.scale(_bare(module), rank) if rank else 1.0
-    # LyCORIS' LoKr with two full factors is not scaled at all
+    # LyCORIS does not scale a LoKr with two full factors.
     return float(parts["alpha"]) / rank if "alpha" in parts and rank else 1.0
 
 
@@ -231,12 +234,12 @@ def _alpha_source(modules: Modules, recipe: config.Recipe | None) -> str:
         return recipe.source + (" (rsLoRA: alpha / sqrt(rank))" if recipe.rslora else "")
     factored = [parts for parts in modules.values() if algebra_of(parts)]
     if not factored:
-        return "nowhere: full tensors have none"
+        return "nowhere: full tensors have no alpha"
     with_alpha = sum("alpha" in parts for parts in factored)
     without = len(factored) - with_alpha
     if with_alpha and without:
-        return f"the file's .alpha tensors; {without} modules have none and are assumed at scale 1"
-    return "the file's .alpha tensors" if with_alpha else "nowhere: no file says it, scale 1 is assumed"
+        return f"the file's .alpha tensors; {without} modules have none, and scale 1 is assumed for them"
+    return "the file's .alpha tensors" if with_alpha else "nowhere: no file gives it, so scale 1 is assumed"
 
 
 FORMATS = (
@@ -253,7 +256,7 @@ FORMATS = (
 
 
 def _format(keys: Mapping[str, Key], modules: Modules) -> str:
-    """For the report: who writes such names, and which algebras the file holds."""
+    """For the report: which tool writes such names, and which algebras the file holds."""
     writer = next((label for prefix, label in FORMATS for name in keys if name.startswith(prefix)), "bare names")
     if any(key.adapter not in (None, FIRST_COMPONENT, SECOND) for key in keys.values()):
         writer = "PEFT, raw state dict"

@@ -1,4 +1,4 @@
-"""Module names in adapter files -> the host's weights, by one table of rules for each architecture."""
+"""Maps module names in adapter files to the host's weights, by one table of rules per architecture."""
 
 from .match import Match, match
 from .report import describe

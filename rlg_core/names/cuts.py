@@ -1,16 +1,19 @@
-"""Which rows of a fused weight belong to a module that is separate elsewhere."""
+"""Which rows of a fused weight belong to a module that adapter files hold separately."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Cut = Callable[[int, int], tuple[int, int]]
-"""(rows n, columns c of the fused weight) -> (first row, number of rows)"""
+"""(rows n, columns c of the fused weight) -> (first row, number of rows)."""
 
 QUERY: Cut = lambda n, c: (0, c)
 KEY: Cut = lambda n, c: (c, (n - c) // 2)
 VALUE: Cut = lambda n, c: (c + (n - c) // 2, (n - c) // 2)
-"""The query has the model's width; key and value share the rest, less of it where queries are grouped (Lumina2)."""
+"""The query has as many rows as the model is wide.
+
+Key and value share the rest, which is less if queries are grouped (Lumina2).
+"""
 
 FIRST: Cut = lambda n, c: (0, c)
 SECOND: Cut = lambda n, c: (c, c)
@@ -22,13 +25,13 @@ UPPER: Cut = lambda n, c: (0, n // 2)
 LOWER: Cut = lambda n, c: (n // 2, n - n // 2)
 
 SWAPPED: Cut = lambda n, c: (0, n)
-"""All rows, but where they are a shift and a scale (2c rows), the two are in the other order than in diffusers."""
+"""All rows. If they hold a shift and a scale (2c rows), the order of the two is the reverse of diffusers'."""
 
 Leaf = dict[str, "Cut | None"]
 
 
 def whole(*names: str) -> Leaf:
-    """Modules that are the host's whole weight, under any of these names."""
+    """The module that is the host's whole weight, under any of these names."""
     return dict.fromkeys(names)
 
 

@@ -103,7 +103,7 @@ HUNYUAN_ORIGINAL = {
         ("mod.lin", "mod.linear"),
     )
 }
-"""HunyuanVideo's own names, which its trainers write."""
+"""HunyuanVideo's original names, which its trainers write."""
 
 HUNYUAN_VIDEO = Architecture(
     "HunyuanVideo",

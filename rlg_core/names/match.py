@@ -1,4 +1,4 @@
-"""An adapter's changes brought to the host's weights: every one of them, in the host's layout, or an error."""
+"""Matches an adapter's changes to the host's weights: all of them, in the host's layout, or it raises an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .resolve import NameMap, Target
 
 @dataclass(frozen=True)
 class Match:
-    """One change of an adapter on the host's parameter, `term` in the host's layout."""
+    """One change of an adapter and the host's parameter it is for; `term` is in the host's layout."""
 
     change: Change
     target: Target
@@ -20,9 +20,9 @@ class Match:
 
 
 def match(adapter: Adapter, names: NameMap) -> list[Match]:
-    """Every change of `adapter` on its parameter.
+    """Every change of `adapter` with its parameter.
 
-    Raises `AdapterError` unless every change finds its parameter and fits it: an adapter is never loaded partly.
+    Raises `AdapterError` unless each change has a parameter and fits it: an adapter is never loaded partially.
     """
     found = [(change, names.find(change.module, change.parameter)) for change in adapter.changes]
     missing = [change for change, target in found if target is None]
@@ -36,12 +36,13 @@ def _unmatched(adapter: Adapter, missing: list[Change], names: NameMap) -> str:
     architecture = names.architecture.name if names.architecture else "this architecture"
     if len(missing) == len(adapter.changes):
         return (
-            f"{adapter.file.path}: none of its {len(missing)} changes is for this model ({architecture}); the first are {first}. "
-            "It was made for another architecture: load the base model it was trained on."
+            f"{adapter.file.path}: none of its {len(missing)} changes is for this model ({architecture}); "
+            f"the first are {first}. It was made for another architecture: load the base model it was trained on."
         )
     return (
-        f"{adapter.file.path}: {len(missing)} of {len(adapter.changes)} changes have no weight in this model ({architecture}), "
-        f"the first are {first}. It is not loaded partly; load the base model it was trained on."
+        f"{adapter.file.path}: {len(missing)} of {len(adapter.changes)} changes have no weight in this model "
+        f"({architecture}), the first are {first}. An adapter is never loaded partially: load the base model it was "
+        "trained on."
     )
 
 
@@ -51,6 +52,6 @@ def _fitted(adapter: Adapter, change: Change, target: Target) -> Term:
     if term is None:
         raise AdapterError(
             f"{adapter.file.path}: {change.module}: its change has shape {list(change.term.shape)}, but "
-            f"{target.key} has {list(shape)} in this model. The base model is of another size or kind."
+            f"{target.key} has {list(shape)} in this model. This base model is of another size or kind."
         )
     return term.swapped() if target.swapped else term

@@ -1,4 +1,4 @@
-"""What a loader tells of an adapter, in a few lines of plain text."""
+"""What a loader reports about an adapter, in a few lines of plain text."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def describe(
     sizes: Sequence[float],
     strength: float,
 ) -> str:
-    """Format, name, rank, alpha and its source, scale, coverage, what stock loading would do, size of the change.
+    """The report: name, format, rank, alpha and its source, scale, coverage, stock loading, and size of the change.
 
-    `stock`: (key, cut) -> the scale the stock loader would use; `sizes`: `|dW| / |W|` of some of the changes.
+    `stock` maps (key, cut) to the scale that the stock loader would use. `sizes` are `|dW| / |W|` of some changes.
     """
     architecture = names.architecture.name if names.architecture else "by the host's own names"
     path = adapter.file.path
@@ -31,7 +31,8 @@ def describe(
         f"format: {adapter.format}, on {architecture}",
         f"rank: {_listed(adapter.ranks)}; alpha: {_listed(adapter.alphas)}, from {adapter.alpha_source}",
         f"scale: {_listed(sorted({change.scale for change in adapter.changes}))}, times strength {strength:g}",
-        f"matched: {len(matches)} of {len(adapter.changes)} changes, on {len({match.target.key for match in matches})} weights",
+        f"matched: {len(matches)} of {len(adapter.changes)} changes, "
+        f"on {len({match.target.key for match in matches})} weights",
         f"stock ComfyUI would load this {_stock(matches, stock)}",
     ]
     if sizes:
@@ -47,7 +48,7 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _stock(matches: Sequence[Match], stock: Mapping[Any, float | None]) -> str:
-    """`at 0.5x`, `not at all`, ... the host's own loader measured against the true scale."""
+    """What the stock loader would make of the adapter, against its true scale: `at 0.5x ...`, `not at all`, ..."""
     placed = [(match, (match.target.key, match.target.cut)) for match in matches]
     found = [(match, stock[place]) for match, place in placed if place in stock]
     if not found:

@@ -13,14 +13,14 @@ from .rule import Architecture, Block
 from .table import ARCHITECTURES
 
 SPELLED_OTHERWISE = ((".processor.", "."), (re.compile(r"\.to_out$"), ".to_out.0"))
-"""Old attention processors in diffusers' names."""
+"""How diffusers' old attention processors spell names, and how they are spelled now."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A parameter of the host: its key, and its `cut` (first row, number of rows), None for the whole of it.
+    """A parameter of the host: its key and shape, and the `cut` (first row, number of rows), None for all rows.
 
-    `swapped`: the two halves of its rows have the other order than in the file.
+    `swapped` tells whether the two halves of its rows are in the reverse order of the file's.
     """
 
     key: str
@@ -38,8 +38,9 @@ class _Module:
 class NameMap:
     """The names under which adapter files may address one model's weights.
 
-    `shapes`: the model's parameters, with `prefix`; `host_names`: the host's own names for adapters, for models without
-    rules here: name -> key, or (key, (dimension, first row, rows)), or that with a function that swaps halves.
+    `shapes` are those of the model's parameters, whose keys start with `prefix`. `host_names` are the host's own names
+    for adapters, for models without rules here. They map to a key, to (key, (dimension, first row, rows)), or to these
+    two and a function that swaps halves.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class NameMap:
         self.flat = {name.replace(".", "_"): name for name in self.modules}
 
     def find(self, module: str, parameter: str) -> Target | None:
-        """The host's parameter for `module` and `parameter` (`weight`, `bias`, or "" for a parameter named by itself)."""
+        """The host's parameter, or None. `parameter` is `weight`, `bias`, or "" if `module` is itself the parameter."""
         for name in spellings(module):
             known = self._known(name)
             target = self._target(self.modules[known], parameter) if known is not None else None
@@ -72,7 +73,7 @@ class NameMap:
         return None
 
     def source_names(self) -> Iterator[tuple[str, Target]]:
-        """Every rule's name with the weight it stands for, the other way round: for writing adapters."""
+        """Every name that a rule gives, with the weight it stands for: for writing adapters."""
         hosts = dict.fromkeys(key.rpartition(".")[0] for key in self.shapes)
         for name, module in _rule_names(self.architecture, hosts):
             target = self._target(module, "weight")
@@ -115,7 +116,7 @@ def _host_names(names: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, _M
 
 
 def _rule_names(architecture: Architecture | None, hosts: Iterable[str]) -> Iterator[tuple[str, _Module]]:
-    """Every name an architecture's rules give to the modules the model has."""
+    """Every name that an architecture's rules give to the modules of the model."""
     if architecture is None:
         return
     blocks = [

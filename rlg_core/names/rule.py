@@ -12,9 +12,10 @@ Leaves = Mapping[str, Leaf]
 
 @dataclass(frozen=True)
 class Block:
-    """A repeated part of a model: `host` and `source` are its prefixes, `#` a number; `leaves` the modules inside.
+    """A repeated part of a model.
 
-    `leaves` None: the modules inside are called the same.
+    `host` and `source` are its prefixes on the host and in adapter files, with `#` for a number. `leaves` are the
+    modules inside, or None if they have the same names in both.
     """
 
     host: str
@@ -24,9 +25,9 @@ class Block:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One architecture's names: how the host's modules are called in adapter files (diffusers' names).
+    """One architecture's names: what adapter files (diffusers) call the host's modules.
 
-    `marks`: modules that together only this architecture has on the host.
+    `marks` are modules that, taken together, only this architecture has on the host.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Transformers with one stream of tokens: Lumina2, Z-Image, Wan, PixArt; and Qwen-Image and AuraFlow."""
+"""Transformers with one stream of tokens (Lumina2, Z-Image, Wan, PixArt), and Qwen-Image and AuraFlow."""
 
 from .cuts import kv, qkv, swapped, whole
 from .rule import Architecture, Block

@@ -1,4 +1,4 @@
-"""All architectures with rules, the more particular first; what has none goes by the host's own names."""
+"""All architectures with rules, the more specific first. Models without rules go by the host's own names."""
 
 from .flux import FLUX, FLUX2, HUNYUAN_VIDEO
 from .mmdit import SD3

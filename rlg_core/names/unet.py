@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x, 2.x and XL: diffusers' UNet2DConditionModel with two residual blocks a level."""
+"""Stable Diffusion 1.x, 2.x and XL: diffusers' UNet2DConditionModel with two residual blocks per level."""
 
 from .cuts import whole
 from .rule import Architecture, Block

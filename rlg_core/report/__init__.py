@@ -1,1 +1,1 @@
-"""Plots, contact sheets and tables of what the pack measures."""
+"""Shows what the pack measures: plots, contact sheets and tables."""

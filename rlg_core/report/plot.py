@@ -1,4 +1,4 @@
-"""Line plots with PIL alone. Pictures are [height, width, 3] in [0, 1]."""
+"""Line plots, drawn with PIL alone. Pictures are [height, width, 3] in [0, 1]."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..pictures import to_tensor
 from .style import ACCENT, FAINT, INK, PAPER, font
 
 COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
-"""Okabe and Ito's, told apart by colour-blind readers too."""
+"""The palette of Okabe and Ito, which colour-blind readers can tell apart too."""
 
 SHARPNESS = 2
-"""Lines are drawn this much larger and scaled down: PIL does not smooth them."""
+"""Plots are drawn this many times larger and scaled down, since PIL does not smooth lines."""
 
 LEFT, RIGHT, TOP, BOTTOM = 78, 22, 44, 56
 TEXT, SMALL = 15, 13
@@ -24,7 +24,7 @@ TEXT, SMALL = 15, 13
 
 @dataclass(frozen=True)
 class Curve:
-    """Points (x, y), joined by a line or not, with bars of y +- `error`. Points that are not finite are left out."""
+    """Points (x, y) with bars of y +- `error`, joined by a line or not. Points that are not finite are left out."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -34,7 +34,7 @@ class Curve:
     dots: bool = True
 
     def points(self) -> list[tuple[float, float, float]]:
-        """The finite points, with their error (0 where there is none)."""
+        """The finite points with their errors (0 if there is none)."""
         errors = self.error or [0.0] * len(self.x)
         return [
             (x, y, e if math.isfinite(e) else 0.0)
@@ -64,7 +64,7 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A tick or score as short as it can be read: four significant digits, no trailing zeros."""
+    """A tick or score in its shortest readable form: four significant digits, no trailing zeros."""
     return f"{0.0 if abs(value) < 1e-12 else value:.4g}"
 
 
@@ -75,7 +75,7 @@ def _limits(values: Sequence[float], margin: float) -> tuple[float, float]:
 
 
 class _Axes:
-    """Data coordinates of one panel -> pixels of the enlarged drawing."""
+    """Maps data coordinates of one panel to pixels of the plot."""
 
     def __init__(self, panel: Panel, width: int, height: int, top: int):
         points = [point for curve in panel.curves for point in curve.points()]
@@ -92,7 +92,7 @@ class _Axes:
 
 
 class _Pen:
-    """Draws in plain pixels on the enlarged picture."""
+    """Draws on the enlarged picture, in the pixels of the final one."""
 
     def __init__(self, picture: Image.Image):
         self.picture, self.draw = picture, ImageDraw.Draw(picture)
@@ -158,7 +158,7 @@ def _draw_curve(pen: _Pen, curve: Curve, axes: _Axes, colour: tuple) -> None:
 
 
 def _draw_legend(pen: _Pen, panel: Panel, axes: _Axes) -> None:
-    """Labels in one line above the axes, right-aligned, where there is more than one curve."""
+    """Labels in one line above the axes, right-aligned, if there is more than one curve."""
     x = axes.right
     several = panel.curves if len(panel.curves) > 1 else []
     labelled = [(curve, COLOURS[k % len(COLOURS)]) for k, curve in enumerate(several) if curve.label]
@@ -170,7 +170,7 @@ def _draw_legend(pen: _Pen, panel: Panel, axes: _Axes) -> None:
 
 
 def plot(panels: Sequence[Panel], width: int = 760, height: int = 380) -> Tensor:
-    """The panels below each other, each `height` high: [len(panels) * height, width, 3]."""
+    """The panels below each other, each `height` pixels high: [len(panels) * height, width, 3]."""
     picture = Image.new("RGB", (width * SHARPNESS, height * len(panels) * SHARPNESS), PAPER)
     pen = _Pen(picture)
     for k, panel in enumerate(panels):

@@ -1,4 +1,4 @@
-"""A search for the scale as panels: what was tried, and what was chosen."""
+"""Shows a search for the scale as panels: what was tried, and what was chosen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .plot import Curve, Panel, number
 
 
 def panels(state: Search) -> list[Panel]:
-    """What was tried: reward, shift and diversity against constant scales, and reward against each stage's where those were."""
+    """The trials: reward, shift and diversity over constant scales, and reward over the scale of each stage tried."""
     best, trials = state.best(), dict(sorted(state.lines[CONSTANT].items()))
     marks = {best.scale: f"chosen: {number(best.scale)}"} if best.is_constant else {}
     shown = [
@@ -35,7 +35,7 @@ def _line(name: str, trials: Mapping[float, Trial]) -> Curve:
 
 
 def _reward_curves(state: Search, trials: Mapping[float, Trial]) -> list[Curve]:
-    """All constant trials, and once more those that moved too far, as dots in another colour."""
+    """All constant trials, and again those that moved too far, as dots in another colour."""
     far = {scale: trial for scale, trial in trials.items() if not state.bounds.allows(trial)}
     rewards = [trial.reward for trial in trials.values()]
     tried = Curve(list(trials), rewards, "tried", [trial.error for trial in trials.values()])

@@ -12,7 +12,7 @@ from .style import ACCENT, INK, PAPER, font
 
 
 def captioned(picture: Image.Image, text: str, accent: bool = False) -> Image.Image:
-    """`picture` with a line of text below it, on a strip in the accent colour where it is to stand out."""
+    """`picture` with a line of text below it, on a strip in the accent colour if it is to stand out."""
     size = max(13, min(22, picture.width // 12))
     while size > 9 and font(size).getlength(text) > picture.width - 6:
         size -= 1
@@ -25,7 +25,7 @@ def captioned(picture: Image.Image, text: str, accent: bool = False) -> Image.Im
 
 
 def contact_sheet(rows: Sequence[Sequence[Image.Image]], gap: int = 8) -> Tensor:
-    """Pictures of one size in rows, with white between and around them."""
+    """Pictures of one size in rows, with white between and around them: [height, width, 3]."""
     cell_width, cell_height = rows[0][0].size
     columns = max(len(row) for row in rows)
     size = (columns * (cell_width + gap) + gap, len(rows) * (cell_height + gap) + gap)

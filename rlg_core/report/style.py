@@ -1,4 +1,4 @@
-"""The colours and the typeface that all pictures of this pack share."""
+"""The colours and the typeface that all plots and sheets of this pack share."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ INK, FAINT, PAPER, ACCENT = (38, 40, 46), (222, 224, 230), (255, 255, 255), (0, 
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """The face PIL carries with it, at `size` pixels."""
+    """The typeface that comes with PIL, at `size` pixels."""
     return ImageFont.load_default(size=size)

@@ -1,4 +1,4 @@
-"""A sweep as a contact sheet, a plot and a table: how reward and diversity go with the scale."""
+"""Shows a sweep as a contact sheet, a plot and a table: how reward and diversity change with the scale."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .plot import Curve, Panel, number, plot
 from .sheet import captioned, contact_sheet
 
 CELL = (160, 384)
-"""Bounds of the width of a picture on the sheet, in pixels."""
+"""Smallest and largest width of a picture on the sheet, in pixels."""
 
 WRAP = 6
-"""One picture a scale: more scales than this go over several rows."""
+"""Most pictures in a row of a sheet with one picture per scale."""
 
 
 def sheet(sweep: Sweep) -> Tensor:
-    """Scales from left to right, one row a seed; each picture with its scale and score: [h, w, 3]."""
+    """The contact sheet [h, w, 3]: scales from left to right, one row per seed, each picture with scale and score."""
     best = sweep.best()
     columns = [
         [captioned(_cell(picture), _caption(sweep, k, row), k == best) for row, picture in enumerate(pictures)]
@@ -53,7 +53,10 @@ def _caption(sweep: Sweep, k: int, row: int) -> str:
 
 
 def curves(sweep: Sweep) -> Tensor:
-    """Reward against scale with standard errors, and diversity below it, as far as there are any: [h, w, 3]."""
+    """The plot [h, w, 3]: reward over scale with standard errors, and diversity, as far as the sweep has them.
+
+    With neither, the distance from the picture of the scale nearest to 0.
+    """
     scales, panels = list(sweep.scales), []
     if sweep.scores:
         means, errors = zip(*sweep.rewards())
@@ -75,7 +78,7 @@ def _nearest_base(scales: Sequence[float]) -> int:
 
 
 def _shifts(sweep: Sweep) -> list[float]:
-    """Mean distance of each scale's pictures from those of the scale nearest to 0, seed by seed."""
+    """Mean distance of the pictures of each scale from those of the scale nearest to 0, seed by seed."""
     base = sweep.pictures[_nearest_base(sweep.scales)]
     return [float(picture_distance(pictures, base).mean()) for pictures in sweep.pictures]
 

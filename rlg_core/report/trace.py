@@ -1,4 +1,4 @@
-"""A trace as panels over the steps."""
+"""Shows a trace as panels over the steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_IMAGES = 6
 
 
 def panels(entries: Sequence[TraceEntry]) -> list[Panel]:
-    """One panel a quantity, one curve an image (the first few); steps that skipped the base are marked."""
+    """One panel per quantity, with one curve per image (the first few). Titles tell of skipped steps and the check."""
     images = sorted({entry.image for entry in entries})[:MOST_IMAGES]
     return [
         _panel(entries, images, name, title)
@@ -38,7 +38,7 @@ def _panel(entries: Sequence[TraceEntry], images: Sequence[int], name: str, titl
 
 
 def _note(entries: Sequence[TraceEntry], name: str) -> str:
-    """What a panel's title adds: skipped steps to the difference, the linearised model to guidance's share."""
+    """The end of a panel's title: skipped steps for `difference`, the linearised check for `share`, else nothing."""
     if name == "share":
         statement = linearised_statement(entries)
         return f"; {statement}" if statement else ""

@@ -1,4 +1,4 @@
-"""Rewards: how good a picture is for a prompt, higher is better. One table of all kinds."""
+"""Rewards: how good a picture is for a prompt. Higher is better. One table lists all kinds."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .scenes import scene_score
 __all__ = ["KINDS", "Kind", "Score", "ScoreCache", "batches"]
 
 Loaded = nn.Module | Score
-"""Called with pictures [n, h, w, 3] in [0, 1] and n prompts, gives n scores; a network where it has weights."""
+"""Called with pictures [n, h, w, 3] in [0, 1] and n prompts, it returns n scores. A module if it has weights."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """`load(folder, clip_tokenizer)` gives the reward; `folder` holds its model where `needs_folder`."""
+    """`load(folder, clip_tokenizer)` returns the reward. `folder` holds its model if `needs_folder`."""
 
     load: Callable[[Path, Path], Loaded]
     about: str
@@ -38,7 +38,7 @@ KINDS: dict[str, Kind] = {
     "JPEG incompressibility": Kind(lambda *_: incompressibility, "kilobytes as JPEG at quality 95", False, False),
     "text rendering (OCR)": Kind(
         lambda *_: TextReward(rapidocr_reader()),
-        "1 - edit distance to the text in double quotes / its length",
+        "1 - edit distance to the text in double quotes, over its length",
         False,
     ),
     "CLIP score": Kind(clip_score, "100 x cosine of picture and prompt"),
@@ -47,5 +47,5 @@ KINDS: dict[str, Kind] = {
     "ImageReward": Kind(image_reward, "ImageReward v1.0"),
     "LAION aesthetic": Kind(aesthetic, "LAION aesthetic predictor v2, about 1 to 10", needs_prompt=False),
     "scene judge (demo)": Kind(lambda *_: scene_score, "right number, colour and shape in the demo's scenes", False),
-    "brightness (demo)": Kind(lambda *_: brightness, "mean luma, on which a demo adapter was trained", False, False),
+    "brightness (demo)": Kind(lambda *_: brightness, "mean luma, which a demo adapter was trained for", False, False),
 }

@@ -1,4 +1,4 @@
-"""Mean brightness of a picture: a style reward on no model at all."""
+"""Mean brightness of a picture: a style reward that needs no model."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def brightness(pictures: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Mean luma of pictures [n, h, w, 3] in [0, 1]: [n]."""
+    """Mean luma [n] of pictures [n, h, w, 3] in [0, 1]. The prompts do not count."""
     return (pictures[..., :3].float().mean((1, 2)) * torch.tensor(LUMA).to(pictures)).sum(-1)

@@ -1,4 +1,4 @@
-"""Scores by what a picture shows, so that no picture is scored twice."""
+"""Scores cached by the content of the picture and its prompt, so that none is computed twice."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 LIMIT = 65536
-"""Scores kept, the least recently used going first: a few megabytes."""
+"""Number of scores kept, a few megabytes. The least recently used are dropped first."""
 
 Score = Callable[[Tensor, Sequence[str]], Tensor]
 
 
 def picture_key(picture: Tensor) -> bytes:
-    """A hash of the shape and the values of [h, w, 3]."""
+    """A hash of the shape and the values of a picture [h, w, 3]."""
     data = picture.detach().float().contiguous().cpu().numpy()
     return hashlib.blake2b(data.tobytes(), digest_size=16, person=str(tuple(data.shape)).encode()[:16]).digest()
 
@@ -29,7 +29,7 @@ class ScoreCache:
         self.scores: OrderedDict[tuple[bytes, str], float] = OrderedDict()
 
     def __call__(self, score: Score, pictures: Tensor, prompts: Sequence[str]) -> list[float]:
-        """The scores of pictures [n, h, w, 3] for their n prompts; `score` is asked for the unknown ones only."""
+        """The scores of pictures [n, h, w, 3] for their n prompts; calls `score` for the unknown ones only."""
         keys = [(picture_key(picture), prompt) for picture, prompt in zip(pictures, prompts)]
         known = {key: self.scores[key] for key in keys if key in self.scores}
         new = {key: k for k, key in enumerate(keys) if key not in known}
@@ -48,7 +48,7 @@ class ScoreCache:
 
 
 def batches(score: Score, size: int) -> Score:
-    """`score`, asked for at most `size` pictures at a time."""
+    """`score`, called with at most `size` pictures at a time."""
 
     def batched(pictures: Tensor, prompts: Sequence[str]) -> Tensor:
         parts = [score(pictures[k : k + size], prompts[k : k + size]) for k in range(0, len(pictures), size)]

@@ -1,4 +1,4 @@
-"""Rewards on CLIP in the `transformers` layout: CLIP score, PickScore (2305.01569), LAION aesthetic."""
+"""Rewards built on CLIP in the `transformers` layout: CLIP score, PickScore (arXiv 2305.01569), LAION aesthetic."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ TOKENS = 77
 
 
 class ClipFeatures(nn.Module):
-    """A CLIP with its tokenizer; features have length 1."""
+    """A CLIP model and its tokenizer. Features have length 1."""
 
     def __init__(self, clip: nn.Module, tokenizer: Any, fit: Callable[[Tensor, int], Tensor] = crop):
         super().__init__()
         self.clip, self.tokenizer, self.fit = clip, tokenizer, fit
 
     def images(self, pictures: Tensor) -> Tensor:
-        """[n, h, w, 3] -> [n, width], float32."""
+        """Features of pictures: [n, h, w, 3] -> [n, width], float32."""
         pixels = prepared(pictures, self.clip.config.vision_config.image_size, self.fit)
         pooled = self.clip.vision_model(pixel_values=pixels.to(self.clip.device, self.clip.dtype)).pooler_output
         return functional.normalize(self.clip.visual_projection(pooled).float(), dim=-1)
 
     def texts(self, prompts: Sequence[str]) -> Tensor:
-        """[n, width], float32. Each different prompt is encoded once; longer ones are cut at 77 tokens."""
+        """Features of n prompts: [n, width], float32. Each distinct prompt is encoded once, cut at 77 tokens."""
         unique = list(dict.fromkeys(prompts))
         tokens = self.tokenizer(unique, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
         inputs = {name: tokens[name].to(self.clip.device) for name in ("input_ids", "attention_mask")}
@@ -72,7 +72,7 @@ class Cosine(ClipFeatures):
 
 
 class Aesthetic(ClipFeatures):
-    """The linear head on picture features: about 1 to 10. The text counts for nothing."""
+    """A linear head on the features of a picture: about 1 to 10. The prompt does not count."""
 
     def __init__(self, clip: nn.Module, tokenizer: Any, head: LinearStack):
         super().__init__(clip, tokenizer)
@@ -83,7 +83,7 @@ class Aesthetic(ClipFeatures):
 
 
 def load_clip(folder: Path) -> nn.Module:
-    """A `CLIPModel` from a folder with `config.json` and weights. Raises `RLGError` where weights are missing."""
+    """A `CLIPModel` from a folder with `config.json` and weights. Raises `RLGError` if weights are missing."""
     from transformers import CLIPModel
 
     weights_file(folder, ["config.json"])
@@ -96,7 +96,7 @@ def load_clip(folder: Path) -> nn.Module:
 
 
 def load_tokenizer(folder: Path, shared: Path) -> Any:
-    """The tokenizer in `folder`, or the one of `shared`: all these models use CLIP's own."""
+    """The tokenizer in `folder`, or else the one in `shared`: all these models use CLIP's own."""
     from transformers import CLIPTokenizer
 
     own = all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))

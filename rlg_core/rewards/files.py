@@ -1,4 +1,4 @@
-"""Files of reward models: one folder a model, in the layout its authors publish."""
+"""Files of reward models: one folder per model, in the layout that its authors publish."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
 
 
 def weights_file(folder: Path, names: Sequence[str]) -> Path:
-    """The first of `names` that `folder` has. Raises `RLGError`, saying what is there, where it has none."""
+    """The first of `names` that `folder` has. Raises `RLGError`, listing what is there, if it has none of them."""
     for name in names:
         if (folder / name).is_file():
             return folder / name
@@ -24,7 +24,7 @@ def weights_file(folder: Path, names: Sequence[str]) -> Path:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or PyTorch file; a `state_dict` inside is unwrapped. Runs no code from the file."""
+    """The tensors of a safetensors or PyTorch file; unwraps a `state_dict` inside. Runs no code from the file."""
     if path.suffix == ".safetensors":
         return load_file(path)
     content = torch.load(path, map_location="cpu", weights_only=True)
@@ -32,12 +32,12 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
+    """The tensors whose names begin with `prefix`, under their names without it."""
     return {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Loads `weights` into `module`. Raises `RLGError` naming the first keys missing, left over or misshaped."""
+    """Loads `weights` into `module`. Raises `RLGError`, naming the first ones, if keys or shapes do not match."""
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))

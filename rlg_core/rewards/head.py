@@ -12,10 +12,13 @@ from ..errors import RLGError
 
 
 class LinearStack(nn.Module):
-    """Linear layers with nothing between them (both models drop the activations), in float32: [n, features] -> [n]."""
+    """Linear layers without activations between them, as in both models, in float32: [n, features] -> [n]."""
 
     def __init__(self, weights: Mapping[str, Tensor], source: str):
-        """`weights` as `layers.0.weight`, `layers.0.bias`, `layers.2.weight`, ... (dropout layers have numbers too)."""
+        """`weights` are `layers.0.weight`, `layers.0.bias`, `layers.2.weight`, ...: dropout layers are counted too.
+
+        Raises `RLGError` if they are not linear layers that end in one score.
+        """
         super().__init__()
         numbers = sorted({int(name.split(".")[1]) for name in weights if name.startswith("layers.")})
         if not numbers or weights[f"layers.{numbers[-1]}.weight"].shape[0] != 1:

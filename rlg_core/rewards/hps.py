@@ -1,4 +1,4 @@
-"""HPSv2.1 (2306.09341): an OpenCLIP ViT-H-14 file, `HPS_v2.1_compressed.pt`, run as a `transformers` CLIP."""
+"""HPSv2.1 (arXiv 2306.09341): an OpenCLIP ViT-H-14 file, `HPS_v2.1_compressed.pt`, run as a `transformers` CLIP."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .pixels import pad
 
 FILES = ("HPS_v2.1_compressed.pt", "HPS_v2.1_compressed.safetensors")
 VISION_HEAD, TEXT_HEAD = 80, 64
-"""Widths of an attention head in ViT-H-14."""
+"""Width of an attention head in the two towers of ViT-H-14."""
 
 IGNORED = re.compile(r"attn_mask$")
 
@@ -36,13 +36,13 @@ NAMES = (
     (r"^ln_final\.", "text_model.final_layer_norm."),
     (r"^text_projection$", "text_projection.weight"),
 )
-"""OpenCLIP's names -> those of `transformers`, applied in turn."""
+"""OpenCLIP's names -> those of `transformers`: substitutions, applied in turn."""
 
 TRANSPOSED = ("visual_projection.weight", "text_projection.weight")
 
 
 def converted(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """OpenCLIP weights under the names of `transformers.CLIPModel`; fused q, k, v are cut apart."""
+    """OpenCLIP weights under the names of `transformers.CLIPModel`, with fused q, k, v split up."""
     out: dict[str, Tensor] = {}
     for name, value in weights.items():
         if IGNORED.search(name):
@@ -63,7 +63,7 @@ def _layers(weights: Mapping[str, Tensor], tower: str) -> int:
 
 
 def _empty_clip(weights: Mapping[str, Tensor]) -> nn.Module:
-    """A CLIPModel of the sizes that `weights` have."""
+    """A CLIPModel of the sizes found in `weights`, not yet filled with them."""
     from transformers import CLIPConfig, CLIPModel
 
     patch = weights["vision_model.embeddings.patch_embedding.weight"]

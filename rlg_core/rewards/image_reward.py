@@ -1,4 +1,4 @@
-"""ImageReward (2304.05977): BLIP with a linear head, `ImageReward.pt` as `THUDM/ImageReward` publishes it."""
+"""ImageReward (arXiv 2304.05977): BLIP with a linear head, from the `ImageReward.pt` of `THUDM/ImageReward`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .pixels import crop, prepared
 
 FILES = ("ImageReward.pt", "ImageReward.safetensors")
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
-"""Of the raw scores on the authors' data: the reward is the raw score standardised by them."""
+"""Mean and standard deviation of the raw scores on the authors' data. The reward is standardised by them."""
 
 TOKENS = 35
 VISION_HEAD = 64
@@ -36,7 +36,7 @@ VISION_NAMES = (
 
 
 class ImageReward(nn.Module):
-    """(picture, text) -> how well people would like the picture for the text; 0 is average, 1 a standard deviation."""
+    """How much people would like a picture for a prompt: 0 is average, 1 one standard deviation above it."""
 
     def __init__(self, vision: nn.Module, text: nn.Module, head: LinearStack, tokenizer: Any):
         super().__init__()

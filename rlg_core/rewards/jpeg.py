@@ -1,4 +1,4 @@
-"""JPEG (in)compressibility (DDPO, 2305.13301; Flow-GRPO): the size of a picture as a file, on no model at all."""
+"""JPEG (in)compressibility (DDPO, arXiv 2305.13301; Flow-GRPO): the file size of a picture. It needs no model."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ QUALITY = 95
 
 
 def kilobytes(picture: Tensor) -> float:
-    """The size of [h, w, 3] in [0, 1] as a JPEG at quality 95, in units of 1000 bytes."""
+    """The size of a picture [h, w, 3] in [0, 1] as a JPEG at quality 95, in units of 1000 bytes."""
     buffer = io.BytesIO()
     to_picture(picture).save(buffer, format="JPEG", quality=QUALITY)
     return buffer.tell() / 1000
 
 
 def incompressibility(pictures: Tensor, prompts: Sequence[str]) -> Tensor:
-    """+ kilobytes."""
+    """Kilobytes [n] of pictures [n, h, w, 3]. The prompts do not count."""
     return torch.tensor([kilobytes(picture) for picture in pictures])
 
 
 def compressibility(pictures: Tensor, prompts: Sequence[str]) -> Tensor:
-    """- kilobytes (Flow-GRPO divides by 500 besides)."""
+    """Minus kilobytes [n] of pictures [n, h, w, 3]. Flow-GRPO also divides by 500."""
     return -incompressibility(pictures, prompts)

@@ -1,4 +1,4 @@
-"""Text rendering, read by OCR (Flow-GRPO, 2505.05470): 1 - edit distance to the wanted text over its length."""
+"""Text rendering, read by OCR (Flow-GRPO, arXiv 2505.05470): 1 - edit distance to the wanted text over its length."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..pictures import to_picture
 QUOTED = re.compile(r'"([^"]+)"|\u201c([^\u201d]+)\u201d')
 
 Reader = Callable[[np.ndarray], str]
-"""A picture [h, w, 3] of bytes -> all text in it."""
+"""Returns all text in a picture [h, w, 3] of bytes."""
 
 
 def wanted_text(prompt: str) -> str:
-    """What the prompt puts in double quotes, first pair. Raises `RLGError` where there is none."""
+    """The text in the first pair of double quotes of the prompt. Raises `RLGError` if there is none."""
     match = QUOTED.search(prompt)
     if match is None:
         raise RLGError(
@@ -30,7 +30,7 @@ def wanted_text(prompt: str) -> str:
 
 
 def edit_distance(a: str, b: str) -> int:
-    """Levenshtein's: insertions, deletions and replacements of one character."""
+    """Levenshtein distance: the fewest insertions, deletions and replacements of one character."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         previous, row[0] = row[0], i
@@ -40,7 +40,7 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def text_score(read: str, wanted: str) -> float:
-    """In [0, 1]; case and spaces do not count, and text around the wanted one does not hurt."""
+    """A score in [0, 1]. Case and spaces do not count, and text around the wanted text does not lower it."""
     read, wanted = ("".join(text.lower().split()) for text in (read, wanted))
     if wanted in read:
         return 1.0
@@ -48,7 +48,7 @@ def text_score(read: str, wanted: str) -> float:
 
 
 def rapidocr_reader() -> Reader:
-    """The OCR of `rapidocr-onnxruntime`, which carries its models. Raises `RLGError` where it is not installed."""
+    """The OCR of `rapidocr-onnxruntime`, which carries its models. Raises `RLGError` if it is not installed."""
     try:
         from rapidocr_onnxruntime import RapidOCR
     except ImportError as error:

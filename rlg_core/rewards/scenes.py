@@ -1,7 +1,7 @@
-"""Right number, colour and shape: a judge of simple scenes that needs no model. The demo's adapter was trained on it.
+"""Judges simple scenes by number, colour and shape, without a model. A demo adapter was trained for it.
 
-Objects are saturated and grounds are not, so saturation separates them. Connected regions are the objects; a region's
-median colour names its colour, and the share of its bounding box that it fills names its shape.
+Objects are saturated and grounds are not, so saturation separates them. Connected regions are the objects. The median
+colour of a region names its colour, and the share of its bounding box that it fills names its shape.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ COLOURS = tuple(PALETTE)
 MIN_SATURATION = 0.3
 MIN_AREA = 40
 FILL = {"circle": 0.785, "square": 1.0, "triangle": 0.54}
-FILL_WIDTH = 0.22  # a shape's score falls to zero this far from its fill
+FILL_WIDTH = 0.22  # the score of a shape falls to zero this far from its fill
 MIN_ASPECT = 0.7
 DIAGONALS_CONNECT = np.ones((3, 3))
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a caption asks for. `ground` is None where the caption leaves it open."""
+    """What a caption asks for. `ground` is None if the caption leaves it open."""
 
     count: int
     colour: str
@@ -57,18 +57,19 @@ def all_prompts(grounds=(None,)) -> list[Prompt]:
 
 
 def parse(text: str) -> Prompt:
-    """The caption `Prompt.__str__` writes, back to a Prompt. Raises `RLGError` for anything else."""
+    """Turns a caption as `Prompt.__str__` writes it back into a Prompt. Raises `RLGError` for anything else."""
     for prompt in all_prompts((None, *GROUNDS)):
         if str(prompt) == text.strip().lower():
             return prompt
     raise RLGError(
-        f"The scene judge knows captions such as 'two red circles' or 'one blue square on striped ground', not {text!r}."
+        "The scene judge knows captions such as 'two red circles' or 'one blue square on striped ground', "
+        f"not {text!r}."
     )
 
 
 @dataclass(frozen=True)
 class Found:
-    """One object of a picture: area in pixels, shape likelihoods by fill and aspect, colour distances."""
+    """One object in a picture: area in pixels, colour, shape, and a score in [0, 1] for every colour and shape."""
 
     area: int
     colour: str
@@ -78,12 +79,12 @@ class Found:
 
 
 def find(pictures: Tensor) -> list[list[Found]]:
-    """The objects of each of pictures [n, h, w, 3] in [0, 1]."""
+    """The objects in each of n pictures [n, h, w, 3] in [0, 1]."""
     return [_objects(picture) for picture in pictures[..., :3].detach().float().cpu().numpy()]
 
 
 def _objects(picture: np.ndarray) -> list[Found]:
-    """The objects of a picture [h, w, 3]; regions of fewer than MIN_AREA pixels are specks."""
+    """The objects in a picture [h, w, 3]. Regions of fewer than MIN_AREA pixels are ignored as specks."""
     saturated = picture.max(-1) - picture.min(-1) > MIN_SATURATION
     regions, _ = ndimage.label(saturated, structure=DIAGONALS_CONNECT)
     found = []
@@ -95,7 +96,7 @@ def _objects(picture: np.ndarray) -> list[Found]:
 
 
 def _described(box: np.ndarray, inside: np.ndarray) -> Found:
-    """Colour and shape of the object that covers `inside` [h, w] of its bounding box [h, w, 3]."""
+    """The object that covers the pixels `inside` [h, w] of its bounding box [h, w, 3]."""
     area, (height, width) = int(inside.sum()), inside.shape
     fill, aspect = area / (height * width), min(height, width) / max(height, width)
     colour = np.median(box[inside], 0)
@@ -108,12 +109,12 @@ def _described(box: np.ndarray, inside: np.ndarray) -> Found:
 
 
 def correct(found: list[Found], prompt: Prompt) -> bool:
-    """True where number, colour and shape are all as asked."""
+    """Whether number, colour and shape are all as asked."""
     return len(found) == prompt.count and all(f.colour == prompt.colour and f.shape == prompt.shape for f in found)
 
 
 def score(found: list[Found], prompt: Prompt) -> float:
-    """Dense correctness in [0, 1]: mean of number, colour and shape, and half of the whole for being fully correct."""
+    """Dense correctness in [0, 1]: half for the mean of number, colour and shape, half for being fully correct."""
     number = max(0.0, 1 - abs(len(found) - prompt.count) / 2)
     share = 1 / max(len(found), prompt.count, 1)
     colour = share * sum(f.colour_score[prompt.colour] for f in found)

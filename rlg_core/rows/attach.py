@@ -1,6 +1,6 @@
-"""Attaching terms to the modules of a model for one call, each expert's to its own rows of the batch.
+"""Attaches terms to the modules of a model for one call, those of each expert to its own rows of the batch.
 
-Nothing stays on a module outside `RowTerms.attached`: an instance `forward` is set on entry and taken off on exit.
+Nothing stays on a module outside `RowTerms.attached`: an instance `forward` is set on entry and removed on exit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .terms import ModuleTerms, ParameterTerms
 class Assignment:
     """Rows `[start, stop)` of the batch run with the terms of the expert numbered `expert`, times `factor`.
 
-    The factor is a number, or a tensor [stop - start] with one for each row.
+    The factor is one number, or a tensor [stop - start] with a number per row.
     """
 
     expert: int
@@ -36,7 +36,7 @@ class Pass:
     """One call of the model with terms attached: what was asked for, and what happened in it.
 
     `watched` are the modules whose forward was watched, `ran` those of them that ran, and `applied` counts applications
-    of terms. A caller that finds modules watched but none of them run knows that the model did not run.
+    of terms. If modules are watched and none of them ran, the caller knows that the model did not run.
     """
 
     assignments: Sequence[Assignment]
@@ -46,13 +46,13 @@ class Pass:
     applied: int = 0
 
     def covers_all(self, assignments: Sequence[Assignment]) -> bool:
-        """Whether each of `assignments` is of all rows with one factor, so that no rows need telling apart."""
+        """Whether each of `assignments` covers all rows with a single factor, so that no rows need telling apart."""
         return all(rows.stop - rows.start == self.total and not isinstance(rows.factor, Tensor) for rows in assignments)
 
     def rows(self, name: str, given: int, returned: int) -> list[tuple[Assignment, slice]]:
-        """The rows of each assignment in a module that takes and returns so many.
+        """The rows of each assignment in a module that takes `given` rows and returns `returned`.
 
-        Raises `RowsNotSeparable` where the module has folded rows away.
+        Raises `RowsNotSeparable` if the module has folded rows away.
         """
         if given == returned == self.total:
             return [(rows, slice(rows.start, rows.stop)) for rows in self.assignments]
@@ -74,9 +74,9 @@ class _Site:
         return any(isinstance(terms, ParameterTerms) for terms in self.experts.values())
 
     def changed_parameters(self, call: Pass, device: torch.device | None) -> dict[str, nn.Parameter]:
-        """The parameters as they are for the experts of `call`, on `device`, or where the module has them.
+        """The parameters with the changes of the experts in `call`, on `device` (None: where the module has them).
 
-        Raises `RowsNotSeparable` unless each assignment is of all rows with one factor.
+        Raises `RowsNotSeparable` unless each assignment covers all rows with a single factor.
         """
         own = [rows for rows in call.assignments if rows.expert in self.experts]
         if not call.covers_all(own):
@@ -98,7 +98,7 @@ class _Forward:
 
     def __init__(self, site: _Site, call: Pass):
         self.site, self.call = site, call
-        # An instance forward that another pack has set goes on working inside this one.
+        # An instance forward that another pack has set keeps working inside this one.
         self.previous = site.module.__dict__.get("forward")
         self.inner: Callable[..., Tensor] = self.previous or MethodType(type(site.module).forward, site.module)
         self.nested = False
@@ -131,9 +131,9 @@ class _Forward:
 class RowTerms:
     """The terms of several experts for one model, by the expert's number and the module's name.
 
-    `is_norm(module)` says whether a module is affine in its parameters, row by row. The parameters of other modules are
-    swapped for the duration of a call, to `device` (None leaves them where they are), and so are those of norms that
-    `swap` names, because something around them reads their parameters directly.
+    `is_norm(module)` says whether a module is affine in its parameters, row by row. Changed parameters of other modules
+    are swapped for the duration of a call and put on `device` (None leaves them where they are). So are those of the
+    norms named to `swap`, whose parameters something around them reads directly.
     """
 
     def __init__(
@@ -152,9 +152,9 @@ class RowTerms:
 
     @contextmanager
     def attached(self, assignments: Sequence[Assignment], total: int) -> Iterator[Pass]:
-        """Runs the model inside with the terms of each assignment on its rows, of `total` rows in all.
+        """Attaches the terms of each assignment to its rows of a batch of `total`, while the context lasts.
 
-        Yields what happens in the pass. Raises `RowsNotSeparable` where the terms of a module need a pass of their own.
+        Yields a record of the pass. Raises `RowsNotSeparable` if the terms of a module need a pass of their own.
         """
         call = Pass(assignments, total)
         wanted = {rows.expert for rows in assignments}
@@ -179,9 +179,9 @@ class RowTerms:
                 forward.detach()
 
     def passed_by(self, call: Pass) -> list[str]:
-        """The norms whose forward did not run in `call`: what is around them may have read their parameters.
+        """The norms whose forward did not run in `call`: something around them may have read their parameters.
 
-        Empty where no layer ran either: then the whole model was passed by.
+        Empty if no layer ran either: then the whole model was passed by.
         """
         on_parameters = {site.name for site in self.sites if site.on_parameters}
         if not call.applied and not call.watched <= on_parameters:
@@ -194,7 +194,7 @@ class RowTerms:
 
 
 def _exchange(module: nn.Module, name: str, value: Tensor) -> Tensor:
-    """Puts `value` in the place of the parameter or buffer `name`; returns what was there."""
+    """Puts `value` in place of the parameter or buffer `name`; returns what was there."""
     kind = module._parameters if name in module._parameters else module._buffers
     previous, kind[name] = kind[name], value
     return previous

@@ -1,4 +1,4 @@
-"""What one expert changes in one module, as something that can stand beside it."""
+"""What one expert changes in one module, in a form that can stand beside the module."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class LinearTerms(nn.Module):
         weight = [Placed(p.parameter, p.term.cheapest(), p.at) for p in placed if p.parameter == "weight"]
         low_rank = [p for p in weight if isinstance(p.term, LowRank)]
         others = [p for p in weight if not isinstance(p.term, LowRank)]
-        if getattr(module, "groups", 1) > 1:  # a slice of the outputs would be dealt out to all groups
+        if getattr(module, "groups", 1) > 1:  # the outputs of a slice would be distributed over all groups
             others = [p.on_whole(shape) for p in others]
         sums = [LowRankSum(low_rank, shape, dtype)] if low_rank else []
         self.terms = nn.ModuleList(sums + [OtherTerm(p, shape, dtype) for p in others])
@@ -92,9 +92,10 @@ class LinearTerms(nn.Module):
     def add_to(self, y: Tensor, x: Tensor, module: nn.Module, factor: float | Tensor = 1.0) -> None:
         """`y += factor * terms(x)` in place.
 
-        `x` [rows, ..., in] (for convolutions [rows, in, ...]), `y` likewise with out; one factor, or one per row.
+        `x` is [rows, ..., in], or [rows, in, ...] for convolutions, and `y` the same with out for in. `factor` is one
+        number, or one per row.
         """
-        # The module's own convolution also knows its padding mode, and what seamless tiling made of it.
+        # The module's own convolution also knows its padding mode, which seamless tiling changes.
         conv = partial(module._conv_forward, bias=None) if self.is_conv else plain_conv
         for term in self.terms:
             _add(y, term(x, conv), factor)
@@ -104,7 +105,7 @@ class LinearTerms(nn.Module):
 
 
 class ParameterTerms(nn.Module):
-    """What one expert changes in parameters that are no layer's matrix: whole `deltas`, by the parameter's name."""
+    """What one expert changes in a module that is no linear layer or convolution: `deltas` by the parameter's name."""
 
     def __init__(self, module: nn.Module, placed: Sequence[Placed], dtype: torch.dtype):
         super().__init__()
@@ -116,7 +117,7 @@ class ParameterTerms(nn.Module):
     def add_to(self, y: Tensor, x: Tensor, module: nn.Module, factor: float | Tensor = 1.0) -> None:
         """`y += factor * (f(deltas) - f(0))` in place, for a norm f, which is affine in its parameters.
 
-        The parameters it has are left alone: they may be elsewhere, or not even in memory, while weights are streamed.
+        The module's own parameters are not read: while weights are streamed they may be elsewhere, or not in memory.
         """
         shapes = {name: own.shape for name, own in module.named_parameters(recurse=False)}
         without = {name: torch.zeros(shape, device=x.device, dtype=x.dtype) for name, shape in shapes.items()}

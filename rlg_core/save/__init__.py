@@ -1,4 +1,4 @@
-"""Terms written as adapter files: a ComfyUI LoRA or a PEFT adapter, at the strength they have, whole or not at all."""
+"""Writes terms as adapter files: a ComfyUI LoRA or a PEFT adapter, at their true strength, whole or not at all."""
 
 from .comfyui import comfyui_tensors
 from .files import write, write_peft

@@ -14,7 +14,7 @@ from .low_rank import Changes, summed
 def comfyui_tensors(changes: Changes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """The tensors of a LoRA that the stock loader reads at true strength, under the host's own names.
 
-    `shapes` are those of the host's weights. What has no compact form is saved as a full difference.
+    `shapes` are those of the host's weights. Changes without a compact form are saved as full differences.
     """
     tensors: dict[str, Tensor] = {}
     for key, placed in changes.items():

@@ -1,4 +1,4 @@
-"""Adapter files on disk: whole under their final name, or not there at all."""
+"""Writes adapter files to disk: complete under their final name, or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import AdapterError
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file whole or not at all. Raises `AdapterError` where `path` exists."""
+    """Writes a safetensors file, whole or not at all. Raises `AdapterError` if `path` exists."""
     if path.exists():
         raise AdapterError(f"{path}: there is a file of that name already; it is not overwritten.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 def write_peft(
     folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object], metadata: Mapping[str, str]
 ) -> None:
-    """Writes a PEFT adapter folder whole or not at all. Raises `AdapterError` where `folder` exists."""
+    """Writes a PEFT adapter folder, whole or not at all. Raises `AdapterError` if `folder` exists."""
     if folder.exists():
         raise AdapterError(f"{folder}: there is a folder of that name already; it is not overwritten.")
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")

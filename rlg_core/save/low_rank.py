@@ -1,4 +1,4 @@
-"""Several low-rank changes of one weight as one."""
+"""Sums several low-rank changes of one weight into one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from ..algebra import LowRank, Placed
 
 Changes = Mapping[str, Sequence[Placed]]
-"""What is to be saved, by the host's key."""
+"""The changes to save, by the host's key."""
 
 
 def summed(placed: Sequence[Placed], shape: tuple[int, ...]) -> LowRank:
-    """Low-rank changes of a weight of `shape` as one: factors side by side, zeros outside each one's slice.
+    """Low-rank changes of a weight of `shape` as one: factors side by side, with zeros outside each one's slice.
 
-    Where the scales agree the factors are left as they are.
+    If the scales agree, the factors are left as they are.
     """
     terms = [change.on_whole(shape).term.without_mid() for change in placed]
     scales = {term.scale for term in terms}
@@ -35,7 +35,7 @@ def _common(tensor: Tensor, terms: Iterable[LowRank]) -> Tensor:
 
 
 def _scaled_up(term: LowRank) -> Tensor:
-    """`scale * up`, in float32 where the dtype of `up` would round the product."""
+    """`scale * up`, in float32 if the dtype of `up` would round the product."""
     up = term.up.flatten(1)
     exact = up.float() * term.scale
     return exact.to(up.dtype) if torch.equal(exact.to(up.dtype).float(), exact) else exact

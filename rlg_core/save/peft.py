@@ -1,4 +1,4 @@
-"""An adapter as a PEFT folder under diffusers' names."""
+"""An adapter as a PEFT folder, under diffusers' names."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def peft_adapter(changes: Changes, names: NameMap) -> tuple[dict[str, Tensor], d
 
 
 def _modules(key: str, placed: Sequence[Placed], sources: Sequence[tuple[str, Target]]) -> dict[str, LowRank]:
-    """The changes of one weight by the modules that diffusers has in its place."""
+    """The changes of one weight, by the names of the modules that diffusers has in its place."""
     for change in placed:
         if not isinstance(change.term, LowRank):
             kind = type(change.term).__name__
-            raise AdapterError(f"{key}: a {kind} change has no place in a PEFT LoRA. Save it in the comfyui format.")
+            raise AdapterError(f"{key}: a PEFT LoRA cannot hold a {kind} change. Save it in the comfyui format.")
     found = {name: term for name, target in sources if (term := _of_source(placed, target)) is not None}
     if not found:
         raise AdapterError(f"{key}: this weight has no name in diffusers. Save it in the comfyui format.")
@@ -47,7 +47,7 @@ def _modules(key: str, placed: Sequence[Placed], sources: Sequence[tuple[str, Ta
 
 
 def _separate(sources: Sequence[tuple[str, Target]]) -> list[tuple[str, Target]]:
-    """The first name of each cut of a weight; the cuts rather than the whole where there are cuts."""
+    """The first name of each cut of a weight, or of the whole weight if nothing cuts it."""
     first: dict[tuple[int, int] | None, tuple[str, Target]] = {}
     for name, target in sources:
         first.setdefault(target.cut, (name, target))
@@ -55,7 +55,7 @@ def _separate(sources: Sequence[tuple[str, Target]]) -> list[tuple[str, Target]]
 
 
 def _of_source(placed: Sequence[Placed], target: Target) -> LowRank | None:
-    """The change of one source module; None where it is left as it is."""
+    """The change of one source module, or None if it is unchanged."""
     first, length = target.cut or (0, target.shape[0])
     inside = [change for change in placed if _overlaps(change, first, length)]
     if not inside:
@@ -77,7 +77,7 @@ def _overlaps(change: Placed, first: int, length: int) -> bool:
 
 
 def _config(modules: Mapping[str, LowRank]) -> dict[str, object]:
-    """The config PEFT writes; ranks and alphas that differ from the most common ones are listed by module."""
+    """The config as PEFT writes it; ranks and alphas that differ from the most common ones are listed by module."""
     ranks = {name: term.rank for name, term in modules.items()}
     alphas = {name: term.scale * term.rank for name, term in modules.items()}
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
@@ -101,5 +101,5 @@ def _config(modules: Mapping[str, LowRank]) -> dict[str, object]:
 
 
 def _exactly(name: str) -> str:
-    """PEFT's pattern for this module and no other that ends in its name."""
+    """PEFT's pattern for this module alone, and not for others whose names end in the same way."""
     return "^" + name.replace(".", r"\.")

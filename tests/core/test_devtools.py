@@ -1,17 +1,26 @@
 """`dev.py` and what it is made of, without network and without a host."""
 
 import io
+import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
+from argparse import ArgumentTypeError
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from PIL import Image
 
-from devtools import environment, hosts, lanes, paths, server, sheet
+import dev
+from devtools import environment, hosts, lanes, lock, paths, progress, server, sheet, test, ui
 from devtools.console import Failure
 
 ROOT = paths.ROOT
@@ -77,25 +86,6 @@ def test_model_folders_are_offered_under_their_own_names(tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    ("output", "status", "expected"),
-    [
-        ("...\n12 passed, 2 skipped in 1.2s", 0, (12, 0, 2)),
-        ("...\n1 failed, 3 passed, 1 error in 4.0s", 1, (3, 2, 0)),
-        ("Segmentation fault", 139, (0, 1, 0)),
-        ("", 5, (0, 1, 0)),
-    ],
-)
-def test_counts_of_a_lane(output, status, expected):
-    found = lanes.count(lanes.Lane("core", []), status, output)
-    assert (found["passed"], found["failed"], found["skipped"]) == expected
-
-
-def test_ruff_counts_as_one_check():
-    assert lanes.count(lanes.Lane("ruff", []), 0, "All checks passed!")["passed"] == 1
-    assert lanes.count(lanes.Lane("ruff", []), 1, "Found 2 errors.") == {"passed": 0, "failed": 1, "skipped": 0}
-
-
 def test_contact_sheet_shows_every_picture_in_its_place():
     rows = [[Image.new("RGB", (96, 96), (40 * x, 80 * y, 200)) for x in range(3)] for y in range(2)]
     found = sheet.contact_sheet(rows, [("0", "base"), ("1", "RL"), ("2", "")], "scale", ["a", "b"])
@@ -103,15 +93,310 @@ def test_contact_sheet_shows_every_picture_in_its_place():
     assert {(40 * x, 80 * y, 200) for x in range(3) for y in range(2)} <= colours
 
 
-def test_provisioning_starts_with_the_standard_library_alone():
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import devtools.provision"
+# Commands
+
+
+def call(home, *arguments):
+    command = [sys.executable, str(Path(ROOT, "dev.py")), *arguments]
+    variables = {**os.environ, "RLG_HOME": str(home)}
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("arguments", "status"), [((), 2), (("--help",), 0)])
+def test_without_a_command_dev_tells_the_commands(tmp_path, arguments, status):
+    run = call(tmp_path, *arguments)
+    assert run.returncode == status
+    assert all(f"python dev.py {name}" in run.stdout for name in dev.COMMANDS)
+
+
+@pytest.mark.parametrize(("word", "meant"), [("tset", "test"), ("evidnce", "evidence"), ("fly", "")])
+def test_an_unknown_command_is_named_and_the_nearest_offered(tmp_path, word, meant):
+    run = call(tmp_path, word)
+    assert run.returncode == 2 and f"no command '{word}'" in run.stderr
+    assert re.findall(r"did you mean '(\w+)'", run.stderr) == ([meant] if meant else [])
+
+
+@pytest.mark.parametrize("command", ["demo", "test", "ui"])
+@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--no-such", 2)])
+def test_options_are_read_before_anything_is_installed(tmp_path, command, argument, status):
+    run = call(tmp_path / "home", command, argument)
+    assert run.returncode == status
+    assert f"usage: python dev.py {command}" in (run.stderr if status else run.stdout)
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("command", dev.COMMANDS.values(), ids=dev.COMMANDS)
+def test_every_command_can_be_run(command):
+    found = find_spec(command.module)
+    assert found and (not found.submodule_search_locations or find_spec(command.module + ".__main__"))
+
+
+def test_provisioning_and_options_need_the_standard_library_alone():
+    modules = ["devtools.provision", *(c.module for c in dev.COMMANDS.values() if c.module.startswith("devtools."))]
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {', '.join(modules)}"
     run = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize(("arguments", "status"), [((), 2), (("fly",), 2), (("--help",), 0)])
-def test_without_a_command_dev_tells_the_commands(arguments, status):
-    command = [sys.executable, str(Path(ROOT, "dev.py")), *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == status
-    assert "python dev.py demo" in run.stdout
+def test_continuous_integration_calls_commands_and_parts_that_exist():
+    text = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    steps = [step for job in yaml.safe_load(text)["jobs"].values() for step in job["steps"]]
+    calls = [line.split()[2:] for step in steps for line in step.get("run", "").splitlines() if "dev.py" in line]
+    assert ["demo"] in calls and ["test", "core"] in calls
+    for name, *arguments in calls:
+        assert find_spec(dev.COMMANDS[name].module)
+        if name == "test":
+            test.options(arguments)
+
+
+# Lanes
+
+
+@pytest.fixture
+def two_hosts(tmp_path, monkeypatch):
+    """Both releases as if they had been fetched, and no ComfyUI of the user's."""
+    for release in hosts.RELEASES:
+        (tmp_path / "hosts" / release.version / "ComfyUI").mkdir(parents=True)
+        (tmp_path / "hosts" / release.version / "frontend").mkdir()
+    monkeypatch.setattr(hosts, "HOME", tmp_path)
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    monkeypatch.delenv("RLG_PACKS", raising=False)
+
+
+def chosen(*arguments):
+    options = test.options(list(arguments))
+    return lanes.lanes(options.parts, options.host, options.pytest)
+
+
+def test_without_a_part_every_lane_runs(two_hosts):
+    kinds = [f"{kind} {release.version}" for kind in ("host", "browser", "server") for release in hosts.RELEASES]
+    assert [lane.name for lane in chosen()] == [*kinds, "core", "ruff check", "ruff format", "packs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["core"], ["core"]),
+        (["ruff", "server"], ["server 0.30.0", "server 0.3.75", "ruff check", "ruff format"]),
+        (["host", "core", "--host", "0.3.75"], ["host 0.3.75", "core"]),
+        (["tests/host/test_rows.py"], ["host 0.30.0", "host 0.3.75"]),
+        ([str(ROOT / "tests" / "core" / "test_rows.py")], ["core"]),
+    ],
+)
+def test_parts_choose_their_lanes(two_hosts, arguments, names):
+    assert [lane.name for lane in chosen(*arguments)] == names
+
+
+def test_paths_and_arguments_go_to_pytest(two_hosts):
+    (lane,) = chosen("tests/core/test_rows.py::test_a[b/c]", "tests/core/test_terms.py", "--", "-x", "-k", "rows")
+    assert lane.command[-5:] == (
+        *("tests/core/test_rows.py::test_a[b/c]", "tests/core/test_terms.py"),
+        "-x",
+        "-k",
+        "rows",
+    )
+    assert str(ROOT / "tests" / "pytest.ini") in lane.command
+    assert str(ROOT / "tests" / "host" / "pytest.ini") in chosen("host", "--host", "0.30.0")[0].command
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("cor", "did you mean 'core'"),
+        ("tests/core/test_row.py", "did you mean 'tests/core/test_rows.py'"),
+        ("README.md", "lies in no lane"),
+        ("tests", "lies in no lane"),
+    ],
+)
+def test_a_part_that_is_none_is_named(text, told):
+    with pytest.raises(ArgumentTypeError, match=f"^{text!r} .*{told}"):
+        lanes.part(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["core", "--host", "0.30.0"], "no host is needed for core"),
+        (["host", "--host", "0.4"], "no host '0.4' to test on, but 0.30.0 and 0.3.75"),
+        (["ruff", "--", "-x"], "ruff takes no arguments"),
+    ],
+)
+def test_options_that_fit_no_chosen_part_are_refused(two_hosts, capsys, arguments, told):
+    with pytest.raises(SystemExit):
+        test.options(arguments)
+    assert told in capsys.readouterr().err
+
+
+def test_packs_say_why_they_are_left_out(two_hosts, tmp_path, monkeypatch):
+    assert [lane.left_out for lane in chosen("packs")] == ["RLG_PACKS names no folder of third-party packs"]
+    monkeypatch.setattr(lanes, "ROOT", tmp_path)
+    monkeypatch.setenv("RLG_PACKS", str(tmp_path))
+    assert [lane.left_out for lane in chosen("packs")] == ["there is no tests/packs"]
+    (tmp_path / "tests" / "packs").mkdir(parents=True)
+    assert [(lane.name, lane.left_out) for lane in chosen("packs")] == [("packs 0.30.0", ""), ("packs 0.3.75", "")]
+    monkeypatch.setenv("RLG_PACKS", str(tmp_path / "gone"))
+    with pytest.raises(Failure, match="no such folder"):
+        chosen("packs")
+
+
+def test_packs_left_out_count_as_skipped(two_hosts, capsys):
+    assert test.main(["packs"]) == 0
+    assert capsys.readouterr().out.endswith("0 passed, 0 failed, 1 skipped\n")
+
+
+# Progress
+
+LIVE = """
+import pathlib, pytest, time
+
+def test_bad():
+    assert "left" == "right"
+
+def test_waits_until_the_failure_was_told():
+    for _ in range(600):
+        if pathlib.Path({flag!r}).exists():
+            return
+        time.sleep(0.1)
+    assert False
+
+@pytest.mark.skip
+def test_skipped(): pass
+
+def test_broken(no_such_fixture): pass
+"""
+
+
+def test_a_failure_is_told_while_its_lane_runs(tmp_path):
+    told = []
+
+    def tell(text):
+        told.append(text)
+        if "FAILED" in text:
+            (tmp_path / "told").touch()
+
+    (tmp_path / "test_live.py").write_text(LIVE.format(flag=str(tmp_path / "told")), encoding="utf-8")
+    run = progress.Run(lanes.Lane("core", lanes.pytest("core", [str(tmp_path / "test_live.py")], ())))
+    run.follow(tell)
+    assert [re.sub(r"\S*::", "", text) for text in told] == [
+        "core: started",
+        "core: FAILED test_bad",
+        "core: ERROR test_broken",
+    ]
+    assert str(run) == "core: 4 of 4, 2 failed"
+    assert run.counts() == {"passed": 1, "failed": 2, "skipped": 1}
+    output = "\n".join(run.lines)
+    assert "'left' == 'right'" in output and "test_waits" not in output
+
+
+def over(name, status, output):
+    run = progress.Run(lanes.Lane(name))
+    run.process, run.lines = SimpleNamespace(returncode=status), output.splitlines()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "expected"),
+    [
+        ("...\n== 12 passed, 2 skipped in 1.2s ==", 0, (12, 0, 2)),
+        ("...\n1 failed, 3 passed, 1 xfailed, 1 error in 4.0s", 1, (3, 2, 0)),
+        ("Segmentation fault", 139, (0, 1, 0)),
+        ("", 5, (0, 1, 0)),
+    ],
+)
+def test_counts_of_a_lane(output, status, expected):
+    found = over("core", status, output).counts()
+    assert (found["passed"], found["failed"], found["skipped"]) == expected
+
+
+def test_a_lane_may_be_empty_where_the_user_chose_tests():
+    assert over("core", 5, "3 deselected in 0.1s").counts(may_be_empty=True)["failed"] == 0
+    assert over("core", 4, "no such option").counts(may_be_empty=True)["failed"] == 1
+
+
+@pytest.mark.parametrize(("status", "passed", "failed"), [(0, 1, 0), (1, 0, 1), (5, 0, 1)])
+def test_each_style_check_counts_as_one(status, passed, failed):
+    found = over("ruff format", status, "Found 2 errors.").counts(may_be_empty=True)
+    assert found == {"passed": passed, "failed": failed, "skipped": 0}
+
+
+@pytest.mark.parametrize(
+    ("line", "state"),
+    [
+        ("collecting ... collected 28 items", "core: 0 of 28"),
+        ("collecting ... collected 28 items / 20 deselected / 8 selected", "core: 0 of 8"),
+        ("tests/core/test_a.py::test_b[x y] PASSED    [ 3/12]", "core: 3 of 12"),
+        ("tests/core/test_a.py::test_b SKIPPED (no GPU) [12/12]", "core: 12 of 12"),
+        ("E   assert 1 == 2", "core: starting"),
+    ],
+)
+def test_state_is_read_from_the_output(line, state):
+    run = progress.Run(lanes.Lane("core"))
+    run.read(line, tell=None)
+    assert str(run) == state
+
+
+def test_the_renewed_line_leaves_nothing_behind_on_a_terminal(capsys):
+    board = progress.Board()
+    board.renews = True
+    board.show([over("core", 0, "")])
+    board.tell("core: ok")
+    shown, wiped, told = capsys.readouterr().out.split("\r")
+    assert shown == "core: starting" and wiped == " " * len(shown) and told.endswith("core: ok\n")
+
+
+@pytest.fixture
+def in_the_background():
+    """As a shell starts what runs in the background: with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows sends Ctrl-C to every process of the console itself")
+def test_stopped_lanes_end_in_order(in_the_background):
+    progress.let_lanes_be_interrupted()
+    code = (
+        "import time\ntry:\n  print('up', flush=True)\n  time.sleep(600)\nexcept KeyboardInterrupt:\n  print('tidied')"
+    )
+    run, up = progress.Run(lanes.Lane("core", (sys.executable, "-c", code))), threading.Event()
+    run.read = lambda line, tell: (run.lines.append(line), up.set())
+    thread = threading.Thread(target=run.follow, args=(lambda text: None,))
+    thread.start()
+    assert up.wait(60)
+    progress.stop([run])
+    thread.join()
+    assert run.lines == ["up", "tidied"]
+
+
+# The browser's ComfyUI
+
+
+@pytest.fixture
+def ui_home(tmp_path, monkeypatch):
+    monkeypatch.setattr(ui, "HOME", tmp_path)
+    monkeypatch.setenv("RLG_HOST_PATH", str(tmp_path))
+    return tmp_path
+
+
+def test_a_second_ui_is_refused_with_the_address_of_the_first(ui_home):
+    told = f"already running: process {os.getpid()} on http://127.0.0.1:8188"
+    with lock.locked(ui_home / "ui", "http://127.0.0.1:8188"), pytest.raises(Failure, match=told):
+        ui.main(["--port", "9000"])
+    with lock.locked(ui_home / "ui", "http://127.0.0.1:9000"):
+        pass
+
+
+def test_a_taken_port_is_named_with_the_remedy(ui_home):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(Failure, match=f"port {port} is taken .* --port"):
+            ui.main(["--port", str(port)])
+
+
+def test_the_starter_stands_under_a_name_that_the_editor_opens(tmp_path):
+    address = ui.place_starter(tmp_path)
+    name, source = re.fullmatch(r"/\?template=([a-zA-Z0-9_-]+)&source=([a-zA-Z0-9_-]+)", address).groups()
+    copy = tmp_path / "custom_nodes" / source / "example_workflows" / f"{name}.json"
+    assert copy.read_bytes() == Path(f"{ui.STARTER}.json").read_bytes()

@@ -160,7 +160,6 @@ def test_wanted_text_is_the_quoted_one():
 
 
 def test_real_ocr_reads_a_word():
-    pytest.importorskip("rapidocr_onnxruntime")
     from PIL import ImageDraw, ImageFont
 
     image = Image.new("RGB", (480, 160), "white")

@@ -443,7 +443,7 @@ def test_layers_that_never_run_are_an_error(wan, with_parameter):
     guided.add_wrapper_with_key(
         WrappersMP.DIFFUSION_MODEL, "test", lambda executor, x, *args, **kwargs: torch.zeros_like(x)
     )
-    with pytest.raises(ValueError, match="0 terms of the RL model were applied"):
+    with pytest.raises(ValueError, match="changes 1 layers, and 1 of them did not run"):
         wan.settings.run(wan.host, guided)
 
 

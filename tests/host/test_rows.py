@@ -31,8 +31,8 @@ def pair_in(host, sd3, dtype):
 @pytest.fixture
 def separate(host, monkeypatch):
     """A switch: from its call on, base and RL rows never run in one batch."""
-    passes = host.module("nodes.host.run.passes").SharedPasses
-    return lambda: monkeypatch.setattr(passes, "_fits", lambda *args: False)
+    passes = host.module("nodes.host.run.passes").Passes
+    return lambda: monkeypatch.setattr(passes, "fits", lambda *args: False)
 
 
 @pytest.fixture

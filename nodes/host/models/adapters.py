@@ -1,4 +1,4 @@
-"""An adapter put on a clone of a host model as host patches, and what stock loading would have made of it."""
+"""Puts an adapter on a clone of a host model as patches, and says what stock loading would have made of it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .stock import as_patch, stock_scale
 
 PREFIX = "diffusion_model."
 SOURCE = "rlg_adapter_header"
-"""Where a MODEL keeps the header texts of the file its adapter came from, for saving it again."""
+"""The attachment in which a MODEL keeps the header entries of its adapter's file, for saving it again."""
 
 SIZES = 8
-"""How many weights the size of the change is measured on."""
+"""Number of weights on which the size of the change is measured."""
 
 
 def name_map(model: ModelPatcher) -> NameMap:
     """The names by which adapter files may address `model`'s weights."""
-    # not state_dict(): quantised layers put entries into it that are no parameters
+    # not state_dict(): quantised layers put entries into it that are not parameters
     tensors = chain(model.model.named_parameters(), model.model.named_buffers())
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors if key.startswith(PREFIX)}
     return NameMap(shapes, PREFIX, comfy.lora.model_lora_keys_unet(model.model, {}), WEIGHT_NAMES)
@@ -41,13 +41,13 @@ def with_patches(model: ModelPatcher, adapter: Adapter, matches: list[Match], st
         if len(placed) != len(layer):
             missing = [key for key in layer if key not in placed]
             raise AdapterError(
-                f"{adapter.file.path}: the host took {len(placed)} of {len(layer)} changes, not {missing[:3]}."
+                f"{adapter.file.path}: ComfyUI took {len(placed)} of {len(layer)} changes and left out {missing[:3]}."
             )
     return clone
 
 
 def _layers(matches: Iterable[Match]) -> list[dict[Any, Any]]:
-    """The host's patch dictionaries: one, or more where several changes concern the same rows of a weight."""
+    """The host's patch dictionaries: one, or more if several changes concern the same rows of a weight."""
     layers: list[dict[Any, Any]] = []
     for found in matches:
         key = found.target.key if found.target.cut is None else (found.target.key, (0, *found.target.cut))
@@ -59,9 +59,9 @@ def _layers(matches: Iterable[Match]) -> list[dict[Any, Any]]:
 
 
 def stock_scales(model: ModelPatcher, adapter: Adapter) -> dict[Any, float | None]:
-    """What the stock LoRA loader would make of the file: for each weight (and rows) it finds, the scale it would use.
+    """The scale at which the stock LoRA loader would apply the file, for each weight (and rows) that it finds.
 
-    None stands for a change that is not scaled.
+    None stands for a change without a scale.
     """
     tensors = comfy.lora_convert.convert_lora(dict(adapter.file.tensors))
     patches = comfy.lora.load_lora(tensors, comfy.lora.model_lora_keys_unet(model.model, {}), log_missing=False)
@@ -83,7 +83,10 @@ def relative_size(model: ModelPatcher, found: Match) -> float:
 
 
 def load(model: ModelPatcher, adapter: Adapter, strength: float) -> tuple[ModelPatcher, str]:
-    """`model` with `adapter` on it, and the report on it."""
+    """A clone of `model` with `adapter` on it at `strength`, and the report.
+
+    Raises `AdapterError` unless the whole adapter fits the model.
+    """
     names = name_map(model)
     matches = match(adapter, names)
     clone = with_patches(model, adapter, matches, strength)

@@ -22,7 +22,8 @@ Loaded = tuple[ModelPatcher, ModelPatcher, str]
 def load_pair(base: Path, rl: Path, options: Mapping[str, Any], rank: int | None) -> Loaded:
     """The models in two files and a report on them; with `rank`, the RL model at low rank on the base's weights.
 
-    Raises `AdapterError` for a file that cannot be loaded whole, `PairError` for two that are no base and RL model.
+    Raises `AdapterError` for a file that cannot be loaded whole, and `PairError` for two that are not a base and its
+    RL-tuned version.
     """
     return _two_models(base, rl, options) if rank is None else _one_model(base, rl, options, rank)
 
@@ -49,7 +50,7 @@ def _two_models(base: Path, rl: Path, options: Mapping[str, Any]) -> Loaded:
 
 
 def _one_model(base: Path, rl: Path, options: Mapping[str, Any], rank: int) -> Loaded:
-    """The difference is taken before weights are rounded to `options`: fp8's rounding is larger than RL's changes."""
+    """The difference is taken before `options` rounds weights: rounding to fp8 is larger than the changes of RL."""
     model, rl_model = _load_both(base, rl, {})
     found = extraction.extract(model, rl_model, rank, 1.0)
     del rl_model
@@ -63,8 +64,8 @@ def _one_model(base: Path, rl: Path, options: Mapping[str, Any], rank: int) -> L
 def share_identical(base: ModelPatcher, rl: ModelPatcher) -> tuple[int, int]:
     """Makes bit-identical weights of `rl` share `base`'s memory. Returns (shared bytes, total bytes).
 
-    Only the memory is shared, not the parameter: the host moves and patches either model by itself, putting new memory
-    in place of the old. Nothing is shared of models that the host streams from their files or keeps on a GPU.
+    Only the memory is shared, not the parameter: the host moves and patches each model by itself, and puts new memory
+    in place of the old. Models that the host streams from their files or keeps on a GPU share nothing.
     """
     weights = dict(base.model.diffusion_model.named_parameters())
     shared = total = 0

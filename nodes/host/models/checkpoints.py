@@ -1,4 +1,4 @@
-"""The diffusion model in a file, loaded by the host and checked: whole, finite, and of a known architecture."""
+"""Loads the diffusion model in a file by the host's loaders, and checks it: whole, finite, of a known architecture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WEIGHT_DTYPES: Mapping[str, Mapping[str, Any]] = {
     "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
     "fp8_e5m2": {"dtype": torch.float8_e5m2},
 }
-"""The stock UNETLoader's choices, and the host's options that they stand for."""
+"""The choices of the stock UNETLoader, and the host's options that they stand for."""
 
 OTHER_PARTS = (
     "first_stage_model.",
@@ -38,13 +38,13 @@ OTHER_PARTS = (
     "vae.",
     "pretransform.",
 )
-"""Where a checkpoint keeps VAE and text encoders. What else is there may say how the model samples (`v_pred`)."""
+"""Prefixes of VAE and text encoders in a checkpoint. Any other entry may say how the model samples (`v_pred`)."""
 
 
 def load_model(path: Path, options: Mapping[str, Any]) -> ModelPatcher:
     """The diffusion model in `path`, checked: whole, finite, and of an architecture the host knows.
 
-    Raises `AdapterError`, naming file and key, where it is not.
+    Raises `AdapterError`, naming file and key, if it is not.
     """
     file = open_tensors(path)
     for name, tensor in _of_diffusion_model(file.tensors).items():
@@ -54,7 +54,7 @@ def load_model(path: Path, options: Mapping[str, Any]) -> ModelPatcher:
 
 
 def reload_model(path: str, options: dict[str, Any], disable_dynamic: bool = False) -> ModelPatcher:
-    """The host's `cached_patcher_init` factory: the diffusion model in `path` alone, as first loaded."""
+    """The diffusion model in `path` alone. Also the factory in the host's `cached_patcher_init`, to load it again."""
     tensors, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
     tensors = _of_diffusion_model(tensors)
     names = ", ".join(list(tensors)[:3])
@@ -63,15 +63,15 @@ def reload_model(path: str, options: dict[str, Any], disable_dynamic: bool = Fal
         model = load(tensors, dict(options), metadata=metadata, **without_dynamic(disable_dynamic))
     if model is None:
         raise AdapterError(
-            f"{path}: the host knows no diffusion model with these weights, first {names}. Expected a checkpoint or "
-            "diffusion model; LoRA files belong into Load RL Adapter."
+            f"{path}: ComfyUI knows no diffusion model with these weights, first {names}. Expected a checkpoint or "
+            "diffusion model; load LoRA files with Load RL Adapter."
         )
     model.cached_patcher_init = (reload_model, (path, options))
     return model
 
 
 def _of_diffusion_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` without VAE and text encoders: mapped from the file, those are never read."""
+    """`tensors` without VAE and text encoders, which are never read since the file is memory-mapped."""
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHER_PARTS)}
 
 
@@ -81,14 +81,14 @@ def _is_checkpoint(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _plain_model(tensors: dict[str, Tensor], options: dict[str, Any], **rest: Any) -> ModelPatcher | None:
-    """The model of a file with nothing else in it, in the host's or diffusers' layout; None where unknown."""
+    """The model of a file with nothing else in it, in the host's or diffusers' layout; None if it is unknown."""
     return comfy.sd.load_diffusion_model_state_dict(tensors, model_options=options, **rest)
 
 
 def _checkpoint_model(tensors: dict[str, Tensor], options: dict[str, Any], **rest: Any) -> ModelPatcher | None:
-    """A checkpoint's model, with what it says of itself beside its weights (`v_pred`); None where unknown."""
-    # The host's checkpoint loader has no fp8 arithmetic to choose: give it the operations its UNETLoader would pick.
-    # A quantised file has its own, which know its scales.
+    """The model of a checkpoint, with the settings stored beside its weights (`v_pred`); None if it is unknown."""
+    # The host's checkpoint loader offers no choice of fp8 arithmetic: give it the operations its UNETLoader would pick.
+    # For a quantised file it picks its own, which know the scales.
     quantised = any(map(is_quantisation_key, tensors))
     if options.pop("fp8_optimizations", False) and not quantised and comfy.model_management.supports_fp8_compute():
         options["custom_operations"] = comfy.ops.fp8_ops
@@ -99,7 +99,7 @@ def _checkpoint_model(tensors: dict[str, Tensor], options: dict[str, Any], **res
 
 @contextmanager
 def _whole_weights(path: str) -> Iterator[None]:
-    """Raises `AdapterError` where the host loads a model inside with weights missing, or fails on them."""
+    """Raises `AdapterError` if the host fails to load a model inside, or loads one with weights missing."""
     ear, root = MissingWeights(), logging.getLogger()
     level = root.level
     root.addHandler(ear)
@@ -110,12 +110,13 @@ def _whole_weights(path: str) -> Iterator[None]:
         if isinstance(error, comfy.model_management.OOM_EXCEPTION):
             raise
         reason = str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
-        raise AdapterError(f"{path}: the host cannot load this file as a diffusion model ({reason}).") from error
+        raise AdapterError(f"{path}: ComfyUI cannot load this file as a diffusion model ({reason}).") from error
     finally:
         root.setLevel(level)
         root.removeHandler(ear)
     if ear.names:
         names = ", ".join(ear.names[:5])
         raise AdapterError(
-            f"{path}: {len(ear.names)} weights are missing, first {names}. The file is not whole; download or save it again."
+            f"{path}: {len(ear.names)} weights are missing, first {names}. "
+            "The file is not whole; download it or save it again."
         )

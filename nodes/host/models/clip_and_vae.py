@@ -1,4 +1,4 @@
-"""CLIP and VAE of a base file; one that is absent says so on use."""
+"""CLIP and VAE of a base file. In place of an absent one stands an object that says so when it is used."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .checkpoints import OTHER_PARTS
 
 
 class AbsentPartError(AdapterError, AttributeError):
-    """Something was asked of a CLIP or VAE that the file does not hold; also Python's error for an attribute."""
+    """A CLIP or VAE that the file does not hold was used. Also an `AttributeError`, as `hasattr` expects."""
 
 
 class AbsentPart:
-    """Stands for a CLIP or VAE that the base file does not hold: any use says so."""
+    """Stands in for a CLIP or VAE that the base file does not hold: any use raises `AbsentPartError`."""
 
     def __init__(self, part: str, path: Path, remedy: str):
         self.message = f"{path.name} holds no {part}. {remedy}"
@@ -28,7 +28,7 @@ class AbsentPart:
 
 
 def load_parts(path: Path) -> tuple[Any, Any]:
-    """CLIP and VAE of the base file."""
+    """CLIP and VAE of the base file, with an `AbsentPart` in place of each that it does not hold."""
     clip = vae = None
     if any(name.startswith(OTHER_PARTS) for name in open_tensors(path).tensors):
         _, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(

@@ -1,4 +1,4 @@
-"""The difference of two MODELs as low-rank terms on one copy of the weights."""
+"""Extracts the difference of two MODELs as low-rank terms on one copy of the weights."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ WORKING_COPIES = 6
 
 @dataclass(frozen=True)
 class Extraction:
-    """What turns a base into its RL model: a term for each weight that differs, of `compared` weights in all.
+    """The terms that turn a base into its RL model: one for each weight that differs, out of `compared` weights.
 
-    `kept` and `norms`: the share of each difference's squared norm that its term keeps, and that norm.
+    `norms` are the squared norms of the differences, and `kept` the shares of them that the terms keep.
     """
 
     terms: Mapping[str, Lasting]
@@ -47,10 +47,11 @@ class Extraction:
 
 @torch.no_grad()
 def extract(model: ModelPatcher, rl_model: ModelPatcher, rank: int, energy: float) -> Extraction:
-    """The difference of `rl_model` and `model`, patches and all: linear and convolution weights at low rank, where that
-    is smaller than the weight itself; everything else exactly. Fused weights get `rank` for each layer fused in them.
+    """The difference of `rl_model` and `model`, patches included.
 
-    Raises `PairError` where the two are not a base and an RL-tuned version of it, or are identical.
+    Linear and convolution weights are kept at low rank if that is smaller than the weight itself, all others exactly.
+    A fused weight gets `rank` for each layer fused in it. Raises `PairError` if the two are not a base and its RL-tuned
+    version, or are identical.
     """
     keys = _comparable(model, rl_model)
     sizes = [comfy.utils.get_attr(model.model, key).numel() for key in keys]
@@ -70,7 +71,7 @@ def extract(model: ModelPatcher, rl_model: ModelPatcher, rank: int, energy: floa
 
 
 def _comparable(model: ModelPatcher, rl_model: ModelPatcher) -> list[str]:
-    """The weights in which the two may differ. Raises `PairError` where they are no pair, or differ elsewhere."""
+    """The keys of weights in which the two may differ. Raises `PairError` if they are no pair or differ elsewhere."""
     for name, patcher in (("model", model), ("rl_model", rl_model)):
         if patcher.attachments.get(KEY) is not None:
             raise PairError(f"{name} has RLG on it. Give the model as it was before Reinforcement Learning Guidance.")
@@ -82,12 +83,12 @@ def _comparable(model: ModelPatcher, rl_model: ModelPatcher) -> list[str]:
     differing = [name for name, ours in named if name not in UNUSED_WEIGHTS and not _same(ours, buffers[name])]
     if differing:
         names = ", ".join(differing[:3])
-        raise PairError(f"The RL model changes {names}, buffers that no adapter can hold. Use both checkpoints.")
+        raise PairError(f"The RL model changes buffers, which no adapter can hold: {names}. Use both checkpoints.")
     return [PREFIX + name for name, _ in model.model.diffusion_model.named_parameters() if name not in UNUSED_WEIGHTS]
 
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:
-    """Equal up to the coarser of both dtypes; the two may be on different devices."""
+    """Whether the two are equal up to the coarser of their dtypes; they may be on different devices."""
     coarsest = max(
         (t.dtype for t in (ours, theirs)), key=lambda dtype: torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
     )
@@ -96,8 +97,10 @@ def _same(ours: Tensor, theirs: Tensor) -> bool:
 
 
 def _fused_layers(model: ModelPatcher) -> dict[str, int]:
-    """How many layers that RL trains separately the host holds as one weight: a rank-r change of q, k and v each has
-    rank 3r in the fused weight."""
+    """By weight: how many separately trained layers the host has fused in it.
+
+    Changes of rank r in each of q, k and v make a change of rank 3r in the fused weight.
+    """
     cuts: dict[str, set[tuple[int, int]]] = {}
     for _, target in name_map(model).source_names():
         if target.cut is not None:
@@ -106,12 +109,12 @@ def _fused_layers(model: ModelPatcher) -> dict[str, int]:
 
 
 def effective_weight(model: ModelPatcher, key: str) -> Tensor:
-    """The weight `key` as `model` samples with it, in float32 on the device it computes on."""
+    """The weight `key` as `model` samples with it, in float32 on the device the model computes on."""
     return comfy.lora.calculate_weight(model.patches.get(key, []), unpatched_weight(model, key), key)
 
 
 def _difference(model: ModelPatcher, rl_model: ModelPatcher, key: str) -> Tensor | None:
-    """`W_rl - W_base` in float32, or None where there is none."""
+    """`W_rl - W_base` in float32, or None if the two are equal."""
     delta = effective_weight(rl_model, key) - effective_weight(model, key)
     if not bool(torch.isfinite(delta).all()):
         raise PairError(f"{key}: base or RL model has NaN or infinite values, expected finite ones.")
@@ -119,7 +122,7 @@ def _difference(model: ModelPatcher, rl_model: ModelPatcher, key: str) -> Tensor
 
 
 def _term(model: ModelPatcher, key: str, delta: Tensor, rank: int, energy: float) -> tuple[Lasting, float]:
-    """The term for `delta` and the share of its squared norm it keeps; factors in the dtype the model computes in."""
+    """The term for `delta`, with factors in the dtype the model computes in, and the share of `|delta|^2` it keeps."""
     module, parameter = _owner(model, key)
     fits = parameter == "weight" and is_linear_or_conv(module)
     if not fits or rank * (delta.shape[0] + delta[0].numel()) >= delta.numel():
@@ -139,12 +142,12 @@ def with_terms(model: ModelPatcher, terms: Mapping[str, Lasting]) -> ModelPatche
     placed = clone.add_patches({key: as_patch(term) for key, term in terms.items()})
     missing = [key for key in terms if key not in placed]
     if missing:
-        raise PairError(f"The host took {len(placed)} of {len(terms)} changes, not {', '.join(missing[:3])}.")
+        raise PairError(f"ComfyUI took {len(placed)} of {len(terms)} changes and left out {', '.join(missing[:3])}.")
     return clone
 
 
 def save(found: Extraction, filename_prefix: str) -> Path:
-    """Writes `found` below the output folder, under the next free number, as a LoRA that stock nodes load as it is."""
+    """Writes `found` below the output folder, under the next free number, as a LoRA that stock nodes can load."""
     folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, folder_paths.get_output_directory())
     path = Path(folder, f"{name}_{counter:05}_.safetensors")
     changes = {key: [Placed(key.rsplit(".", 1)[1], term)] for key, term in found.terms.items()}
@@ -168,8 +171,8 @@ def report(model: ModelPatcher, found: Extraction) -> str:
     raw = [key for key in whole if any(True for _ in _owner(model, key)[0].children())]
     if raw:
         lines.append(
-            f"Kept exactly, of modules that are no layers: {', '.join(raw)}. Guidance takes a pass for each model there; "
-            "without it, ComfyUI leaves patches on them out."
+            f"Kept exactly, of modules that are no layers: {', '.join(raw)}. With these, guidance runs one pass per "
+            "model; without guidance, ComfyUI ignores patches on them."
         )
     lines += [f"{key}: rank {found.terms[key].rank}, kept {found.kept[key]:.4%}" for key in low_rank]
     return "\n".join(lines)

@@ -16,7 +16,7 @@ REWARDS = "rlg_rewards"
 NO_FOLDER = "none"
 
 OWN_MODELS = Path(__file__).resolve().parents[3] / "demo" / "models"
-"""The pack's own small models, on which its templates run as they are; the loaders list them while they are there."""
+"""The small models that come with the pack, for its templates. The loaders list them if they are there."""
 
 folder_paths.add_model_folder_path(REWARDS, str(Path(folder_paths.models_dir) / REWARDS))
 for _folder in sorted(OWN_MODELS.glob("*")):
@@ -24,7 +24,7 @@ for _folder in sorted(OWN_MODELS.glob("*")):
 
 
 def _posix(name: str) -> str:
-    """A name of the host's lists with `/` on every system."""
+    """A name from the host's lists, with `/` on every system."""
     return PurePath(name.replace("\\", "/")).as_posix()
 
 
@@ -32,7 +32,7 @@ def _posix(name: str) -> str:
 
 
 def adapter_names() -> list[str]:
-    """The `lora_name` list: ordinary files, and each PEFT folder once, by the folder's name; `/` on every system."""
+    """The `lora_name` list: ordinary files, and each PEFT folder once by its name, with `/` on every system."""
     names = {_posix(name) for name in folder_paths.get_filename_list(ADAPTERS)}
     folders = {PurePath(name).parent.as_posix() for name in names if PurePath(name).stem == STEM and "/" in name}
     return sorted(
@@ -51,7 +51,7 @@ def _has_parent(folder: str, folders: set[str]) -> bool:
 
 
 def adapter_path(name: str) -> Path:
-    """The file or PEFT folder behind a name of the list. Raises `AdapterError` where there is none."""
+    """The file or PEFT folder behind a name in the list. Raises `AdapterError` if there is none."""
     relative = PurePath(name.replace("\\", "/"))
     if relative.is_absolute() or ".." in relative.parts or not relative.parts:
         raise AdapterError(f"{name!r}: expected a name below models/{ADAPTERS}.")
@@ -63,7 +63,7 @@ def adapter_path(name: str) -> Path:
 
 
 def adapter_fingerprint(name: str) -> str:
-    """Changes when the adapter or a config beside it does: names, sizes and times of change."""
+    """Changes when the adapter or a config beside it changes: names, sizes and modification times."""
     try:
         path = adapter_path(name)
     except AdapterError as error:
@@ -80,7 +80,7 @@ def adapter_fingerprint(name: str) -> str:
 def model_names() -> list[str]:
     """`folder/name` of every safetensors file in both folders, with `/` on every system.
 
-    The folder's name is always there: plain names would mean another file once both folders hold it.
+    The folder is always named: a plain name would mean another file once both folders hold one of that name.
     """
     return sorted(
         f"{folder}/{_posix(name)}"
@@ -91,9 +91,9 @@ def model_names() -> list[str]:
 
 
 def model_path(name: str) -> Path:
-    """The file behind a name of the list, or behind a stock loader's plain name where only one folder holds it.
+    """The file behind a name in the list, or behind a stock loader's plain name if only one folder holds it.
 
-    Raises `AdapterError` where there is none, or one in each folder.
+    Raises `AdapterError` if there is none, or if a plain name is in both folders.
     """
     name = name.replace("\\", "/")
     folder, _, rest = name.partition("/")
@@ -110,7 +110,7 @@ def model_path(name: str) -> Path:
 
 
 def model_fingerprint(*names: str) -> str:
-    """Changes when one of the files does: size and time of change."""
+    """Changes when one of the files changes: sizes and modification times."""
     facts = []
     for name in names:
         try:
@@ -132,7 +132,7 @@ def reward_folders() -> list[str]:
 
 
 def reward_fingerprint(name: str) -> str:
-    """Changes when a file of the model folder does; the host reads the folder again then."""
+    """Changes when a file in the model folder changes, so that the host loads it again."""
     if name not in reward_folders() or name == NO_FOLDER:
         return name
     files = sorted(path for path in reward_folder(name).rglob("*") if path.is_file())
@@ -140,12 +140,13 @@ def reward_fingerprint(name: str) -> str:
 
 
 def reward_folder(name: str) -> Path:
-    """Where the folder of that name lies. Raises `RLGError` where there is none."""
+    """The path of the folder of that name. Raises `RLGError` if there is none."""
     roots = folder_paths.get_folder_paths(REWARDS)
     for root in roots:
         path = Path(root) / name
         if name in reward_folders() and path.is_dir():
             return path
     raise RLGError(
-        f"This reward needs a model folder, and {name!r} is none in {', '.join(roots)}. The node's help lists its files."
+        f"This reward needs a model folder, and {name!r} is none in {', '.join(roots)}. "
+        "The node's help lists the files it needs."
     )

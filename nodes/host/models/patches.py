@@ -1,4 +1,4 @@
-"""The host's weight patches read as terms: `rl.patches - base.patches`, without merging either into the weights."""
+"""Reads the host's weight patches as terms: `rl.patches - base.patches`, without merging either into the weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from ....rlg_core.algebra import Delta, Placed
 from ....rlg_core.errors import PairError
 from ..compat import unpatched_weight, weight_shape
-from .stock import TermAdapter, additive_value, kind_of, tensors_in
+from .stock import TermAdapter, additive_value, is_idle, kind_of, tensors_in
 
 Patch = tuple[float, Any, float, Any, Any]
 """The host's `(strength, value, strength_model, offset, function)`."""
@@ -23,7 +23,12 @@ Patches = Mapping[str, Sequence[Patch]]
 """All patches of a model, by the key of the weight."""
 
 ROUNDING = 4 * torch.finfo(torch.float32).eps
-"""How much of a weight the host's merging in float32 may change, relative to it."""
+"""Relative error that the host's merging in float32 may leave on a weight."""
+
+
+def at_work(patches: Sequence[Patch]) -> list[Patch]:
+    """Those of `patches` that change anything."""
+    return [patch for patch in patches if not is_idle(*patch[:3])]
 
 
 def copied(patches: Patches) -> dict[str, list[Patch]]:
@@ -34,7 +39,7 @@ def copied(patches: Patches) -> dict[str, list[Patch]]:
 
 
 def difference(base: Sequence[Patch], rl: Sequence[Patch]) -> tuple[list[Patch], list[Patch]]:
-    """The patches of one weight that only the base has, and those that only the RL model has, as often as they occur."""
+    """The patches of one weight that only the base has, and those that only the RL model has, repeats included."""
     added, removed = list(rl), []
     for patch in base:
         match = next((k for k, other in enumerate(added) if _same(patch, other)), None)
@@ -67,15 +72,15 @@ def _same_leaf(a: Any, b: Any) -> bool:
 
 
 def depends_on_weight(patch: Patch) -> bool:
-    """Whether `patch` does anything but add one fixed term to the weight."""
+    """Whether `patch` does anything other than add one fixed term to the weight."""
     _, value, strength_model, _, function = patch
     return strength_model != 1.0 or function is not None or additive_value(value) is None
 
 
 def additive_term(patch: Patch, key: str, shape: tuple[int, ...]) -> Placed | None:
-    """`patch` on the weight `key` of `shape` as an additive term; None where it depends on the weight.
+    """`patch` on the weight `key` of `shape` as an additive term, or None if it depends on the weight.
 
-    Raises `PairError` where shapes do not fit, as the host would drop such a patch.
+    Raises `PairError` if the shapes do not fit: the host would drop such a patch.
     """
     strength, value, _, offset, _ = patch
     if depends_on_weight(patch):
@@ -92,16 +97,16 @@ def additive_term(patch: Patch, key: str, shape: tuple[int, ...]) -> Placed | No
 
 
 def changed_parameters(model: ModelPatcher, rl: ModelPatcher) -> dict[str, list[Placed]]:
-    """What turns `model`'s weights into `rl`'s, by module name; empty where they are identical.
+    """What turns `model`'s weights into `rl`'s, by module name; empty if they are identical.
 
     Both are clones of one model. Additive patches give additive terms, all others dense differences.
     """
     changes: dict[str, list[Placed]] = {}
     for key in dict.fromkeys([*model.patches, *rl.patches]):
-        base_patches, rl_patches = model.patches.get(key, []), rl.patches.get(key, [])
+        base_patches, rl_patches = (at_work(patcher.patches.get(key, [])) for patcher in (model, rl))
         removed, added = difference(base_patches, rl_patches)
         if removed or added:
-            placed = _additive_change(model, key, removed, added)
+            placed = _additive_change(model, key, base_patches, removed, added)
             if placed is None:
                 placed = _dense_change(model, key, base_patches, rl_patches)
             changes.setdefault(key.rsplit(".", 1)[0], []).extend(placed)
@@ -109,10 +114,10 @@ def changed_parameters(model: ModelPatcher, rl: ModelPatcher) -> dict[str, list[
 
 
 def _additive_change(
-    model: ModelPatcher, key: str, removed: Sequence[Patch], added: Sequence[Patch]
+    model: ModelPatcher, key: str, base: Sequence[Patch], removed: Sequence[Patch], added: Sequence[Patch]
 ) -> list[Placed] | None:
     """`added - removed`; None where a patch on this weight depends on it, so that the order of all of them matters."""
-    if any(depends_on_weight(patch) for patch in [*model.patches.get(key, []), *added]):
+    if any(depends_on_weight(patch) for patch in [*base, *added]):
         return None
     shape = weight_shape(model, key)
     signed = [(-1.0, patch) for patch in removed] + [(1.0, patch) for patch in added]
@@ -131,8 +136,8 @@ def _dense_change(model: ModelPatcher, key: str, base: Sequence[Patch], rl: Sequ
 def dense_difference(model: ModelPatcher, key: str, base: Sequence[Patch], rl: Sequence[Patch]) -> Tensor:
     """`W_rl - W_base` by the host's own arithmetic, for patches that depend on the weight (DoRA, OFT, set, merges).
 
-    Zero where it is no more than rounding, as a merge leaves it on what two checkpoints share. Raises `PairError` where
-    the host could not apply the patches.
+    Zero if it is no more than rounding, which a merge leaves on weights that two checkpoints share. Raises `PairError`
+    if the host could not apply the patches.
     """
     weight = unpatched_weight(model, key)
     before, after = (_applied(weight.clone(), patches, key) for patches in (base, rl))
@@ -144,22 +149,22 @@ def dense_difference(model: ModelPatcher, key: str, base: Sequence[Patch], rl: S
 
 
 def _applied(weight: Tensor, patches: Sequence[Patch], key: str) -> Tensor:
-    """`weight` under `patches`, one by one, as the host applies them; it only logs those that it leaves out."""
+    """`weight` with `patches` applied one by one, as the host does, which only logs those that it leaves out."""
     for patch in patches:
         before, kind = weight.clone(), kind_of(patch[1])
         weight = comfy.lora.calculate_weight([patch], weight, key)
         if weight.shape != before.shape:
             came, expected = tuple(weight.shape), tuple(before.shape)
-            raise PairError(f"{key}: a patch ({kind}) makes it {came}, expected {expected} as the base.")
+            raise PairError(f"{key}: a patch ({kind}) changes its shape to {came}, expected {expected} as in the base.")
         if torch.equal(weight, before) and not _may_change_nothing(patch):
             raise PairError(
-                f"{key}: the host applied no change for a patch ({kind}). The adapter does not fit this model."
+                f"{key}: ComfyUI applied no change for a patch ({kind}). The adapter does not fit this model."
             )
     return weight
 
 
 def _may_change_nothing(patch: Patch) -> bool:
-    """Merges and full tensors may equal the weight, and an adapter with a factor of zeros adds nothing."""
+    """Merges and full tensors may equal the weight, and an adapter with an all-zero factor adds nothing."""
     strength, value = patch[:2]
     if strength == 0 or isinstance(value, TermAdapter) or not hasattr(value, "weights"):
         return True

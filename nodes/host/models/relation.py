@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
-from torch import nn
+from torch import Tensor, nn
 
 from ....rlg_core.errors import PairError
 from ..compat import is_quantisation_key
@@ -16,18 +16,32 @@ from .patches import Patch, copied
 from .term_bank import TermBank, term_bank
 
 KEY = "rlg"
-"""Under this name a MODEL keeps what RLG nodes have put on it."""
+"""The name under which a MODEL keeps what RLG nodes have put on it."""
+
+
+@dataclass(frozen=True)
+class Met:
+    """What was on the base when it met its RL model, to tell it from what later nodes put there."""
+
+    patches: Mapping[str, list[Patch]]
+    objects: Mapping[str, Any]
+    injections: frozenset[str]
+
+    @classmethod
+    def of(cls, model: ModelPatcher) -> Met:
+        return cls(copied(model.patches), dict(model.object_patches), frozenset(model.injections))
 
 
 @dataclass(frozen=True)
 class SharedWeights:
-    """An RL model that shares every weight with its base.
+    """An RL model that shares every weight with its base; `patcher` holds the terms that make the difference.
 
-    `patcher` holds the terms that make the difference to the base under `base_patches`.
+    `rl_patches` are the weight patches of the RL model, from which the terms were made.
     """
 
     patcher: ModelPatcher
-    base_patches: Mapping[str, list[Patch]]
+    base: Met
+    rl_patches: Mapping[str, list[Patch]]
 
     @property
     def bank(self) -> TermBank:
@@ -36,10 +50,10 @@ class SharedWeights:
 
 @dataclass(frozen=True)
 class TwoCheckpoints:
-    """An RL model with weights of its own, in `patcher`; `base_patches` are those the base had when the two met."""
+    """An RL model with weights of its own, in `patcher`."""
 
     patcher: ModelPatcher
-    base_patches: Mapping[str, list[Patch]]
+    base: Met
 
     @property
     def model(self) -> BaseModel:
@@ -50,9 +64,9 @@ Relation = SharedWeights | TwoCheckpoints
 
 
 def relate(model: ModelPatcher, rl_model: ModelPatcher) -> Relation | None:
-    """How `rl_model` relates to its base `model`; None where the two are identical.
+    """How `rl_model` relates to its base `model`, or None if the two are identical.
 
-    Raises `PairError` where they are not a base and an RL-tuned version of it, saying what differs.
+    Raises `PairError`, saying what differs, if they are not a base and its RL-tuned version.
     """
     if rl_model.attachments.get(KEY) is not None:
         raise PairError(
@@ -61,38 +75,66 @@ def relate(model: ModelPatcher, rl_model: ModelPatcher) -> Relation | None:
     if rl_model.model is model.model:
         _refuse_unshared(model, rl_model)
         bank = term_bank(model, rl_model)
-        return None if bank is None else SharedWeights(bank, copied(model.patches))
+        return None if bank is None else SharedWeights(bank, Met.of(model), copied(rl_model.patches))
     _refuse_strangers(model, rl_model)
-    return TwoCheckpoints(rl_model.clone(), copied(model.patches))
+    return TwoCheckpoints(rl_model.clone(), Met.of(model))
 
 
 def _refuse_unshared(model: ModelPatcher, rl_model: ModelPatcher) -> None:
-    """What makes two clones differ besides weight patches, and that running one model twice could not honour."""
+    """Raises `PairError` if two clones differ in more than weight patches, which one copy of the model cannot do."""
     if model.injections.keys() != rl_model.injections.keys():
         names = ", ".join(sorted(model.injections.keys() ^ rl_model.injections.keys()))
         raise PairError(
             f"model and rl_model differ by injected modules ({names}), as a LoRA loaded in bypass mode injects them. "
             "Load the LoRA without bypass, or with Load RL Adapter."
         )
-    ours, theirs = (patcher.get_model_object("model_sampling") for patcher in (model, rl_model))
-    if ours is not theirs and sampling_facts(ours) != sampling_facts(theirs):
-        raise PairError(
-            f"model and rl_model share their weights but not their sampling: {sampling_facts(ours)} and "
-            f"{sampling_facts(theirs)}. Put the ModelSampling node before both."
-        )
+    for name, facts_of in PREDICTING.items():
+        ours, theirs = (patcher.get_model_object(name) for patcher in (model, rl_model))
+        if ours is not theirs:
+            differing = _differing_facts(facts_of(ours), facts_of(theirs))
+            if differing:
+                raise PairError(
+                    f"model and rl_model share their weights but not their {name}: {differing}. Put the node that changes "
+                    "it before both, so that base and RL model predict alike."
+                )
 
 
-def sampling_facts(model_sampling: nn.Module) -> tuple:
-    """What of a `model_sampling` changes a prediction: its kinds and its scalar settings."""
-    kinds = tuple(kind.__name__ for kind in type(model_sampling).__mro__[1:3])
-    settings = sorted(
-        (k, v) for k, v in vars(model_sampling).items() if isinstance(v, (int, float)) and k != "training"
-    )
-    return (*kinds, *settings)
+def sampling_facts(model_sampling: nn.Module) -> dict[str, Any]:
+    """What of a `model_sampling` makes a prediction: its kinds, its settings and its tables."""
+    # The class itself is made anew by each node, of classes that tell what it does.
+    kinds = [kind.__qualname__ for kind in type(model_sampling).__mro__[1:] if kind not in nn.Module.__mro__]
+    settings = {k: v for k, v in vars(model_sampling).items() if isinstance(v, (int, float, str)) and k != "training"}
+    return {"kind": tuple(kinds), **settings, **dict(model_sampling.named_buffers())}
+
+
+def _latent_facts(latent_format: Any) -> dict[str, Any]:
+    return {"kind": type(latent_format).__qualname__, **vars(latent_format)}
+
+
+PREDICTING: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    "model_sampling": sampling_facts,
+    "latent_format": _latent_facts,
+}
+"""The objects of a model that make its prediction what it is, and what of each must agree."""
+
+
+def _differing_facts(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    names = [name for name in dict.fromkeys([*ours, *theirs]) if not _same_fact(ours.get(name), theirs.get(name))]
+    return ", ".join(f"{name} {_shown(ours.get(name))} and {_shown(theirs.get(name))}" for name in names[:3])
+
+
+def _same_fact(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and bool((a == b).all())
+    return not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b
+
+
+def _shown(fact: Any) -> str:
+    return f"a table of {tuple(fact.shape)}" if isinstance(fact, Tensor) else str(fact)
 
 
 def _refuse_strangers(model: ModelPatcher, rl_model: ModelPatcher) -> None:
-    """Two checkpoints pair up only with one architecture, one latent space and one way of adding noise."""
+    """Raises `PairError` unless both checkpoints share architecture, latent space and way of adding noise."""
     facts = {
         "architecture": lambda m: type(m.model).__name__,
         "latent format": lambda m: type(m.model.latent_format).__name__,
@@ -109,7 +151,7 @@ def _refuse_strangers(model: ModelPatcher, rl_model: ModelPatcher) -> None:
 
 
 def _weight_shapes(model: ModelPatcher) -> dict[str, tuple[int, ...]]:
-    """Of weights and biases; one of two checkpoints may be quantised and have scales beside them."""
+    """The shapes of weights and biases, without the scales that a quantised checkpoint has beside them."""
     state = model.model.diffusion_model.state_dict()
     return {name: tuple(value.shape) for name, value in state.items() if not is_quantisation_key(name)}
 

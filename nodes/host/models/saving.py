@@ -1,4 +1,4 @@
-"""The difference of two clones of one model, written as an adapter file below the host's output folder."""
+"""Writes the difference of two clones of one model as an adapter file below the host's output folder."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from .patches import changed_parameters
 DROPPED_METADATA = frozenset(
     {"format", "lora_adapter_metadata", "modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash"}
 )
-"""Header entries that would be wrong of the new file: its keys, scales and bytes are others."""
+"""Header entries that would be wrong in the new file, whose keys, scales and bytes differ."""
 
 
 def save_adapter(model: ModelPatcher, rl_model: ModelPatcher, filename_prefix: str, file_format: str) -> Path:
-    """Writes what `rl_model` adds to `model`; returns the new file, or the PEFT folder."""
+    """Writes what `rl_model` adds to `model`. Returns the new file, or the new PEFT folder.
+
+    Raises `PairError` if the two are not clones of one model, or are identical.
+    """
     if model.model is not rl_model.model:
         raise PairError(
-            "rl_model is another checkpoint than model: there is no adapter to save. RLG Extract Adapter makes one."
+            "rl_model is another checkpoint than model, so there is no adapter to save. RLG Extract Adapter makes one."
         )
     changes = _changes(model, rl_model)
     if not changes:
@@ -43,7 +46,7 @@ def save_adapter(model: ModelPatcher, rl_model: ModelPatcher, filename_prefix: s
 
 
 def _changes(model: ModelPatcher, rl_model: ModelPatcher) -> dict[str, list[Placed]]:
-    """What `rl_model` changes in `model`, by the weight's key."""
+    """What `rl_model` changes in `model`, by the key of the weight."""
     by_module = changed_parameters(model, rl_model)
     foreign = [module for module in by_module if not module.startswith(PREFIX)]
     if foreign:

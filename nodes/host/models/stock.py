@@ -124,23 +124,28 @@ def _lokr(weights: Sequence[Any]) -> AdditiveTerm | None:
 
 
 ADAPTERS: Mapping[str, Callable[[Sequence[Any]], AdditiveTerm | None]] = {"lora": _lora, "loha": _loha, "lokr": _lokr}
-"""How the host's adapter classes, by name, read as additive terms; None where theirs depends on the weight."""
+"""How to read the host's adapter classes, by name, as additive terms; None if the change depends on the weight."""
 
 
 def additive_value(value: Any) -> AdditiveTerm | None:
-    """The additive term that the value of a host patch is; None where it depends on the weight."""
+    """The value of a host patch as an additive term, or None if the change depends on the weight."""
     name = getattr(value, "name", None)
     if name is not None:
         return ADAPTERS[name](value.weights) if name in ADAPTERS else None
     if isinstance(value, tuple):
         kind, content = ("diff", value) if len(value) == 1 else value
-        if kind == "diff" and len(content) == 1:
+        if kind == "diff" and len(content) == 1 and content[0] is not None:
             return Delta(content[0])
     return None
 
 
+def is_idle(strength: float, value: Any, strength_model: float) -> bool:
+    """Whether a patch changes nothing, as stock attention multipliers at 1 leave one on every weight."""
+    return strength_model == 1.0 and (strength == 0.0 or value == (None,))
+
+
 def tensors_in(value: Any) -> list[Any]:
-    """Everything in the value of a patch, in order, for comparing copies of one file that were loaded twice."""
+    """Everything in the value of a patch, in order, to compare copies of one file that was loaded twice."""
     if isinstance(value, (list, tuple)):
         return [leaf for item in value for leaf in tensors_in(item)]
     if isinstance(value, Term):
@@ -149,12 +154,12 @@ def tensors_in(value: Any) -> list[Any]:
 
 
 def kind_of(value: Any) -> str:
-    """What a patch's value is, for messages."""
+    """The kind of a patch's value, for messages."""
     return getattr(value, "name", type(value).__name__)
 
 
 def stock_scale(value: Any) -> float | None:
-    """The scale at which the stock LoRA loader applies a patch that it made of a file; None for one without a scale."""
+    """The scale at which the stock LoRA loader applies a patch that it read from a file, or None if it has no scale."""
     if not isinstance(value, (LoRAAdapter, LoHaAdapter, LoKrAdapter)):
         return None
     alpha, factors = value.weights[2], value.weights[1:2]

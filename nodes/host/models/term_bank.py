@@ -1,4 +1,4 @@
-"""The terms of an expert as a model of the host's own, built once for each RL model and kept while it is in use."""
+"""The terms of an expert as a model that the host manages, built once per RL model and kept while it is in use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..compat import compute_dtype
 from .patches import changed_parameters
 
 KEPT = 2
-"""Banks kept per RL model: going back and forth between two settings of the base builds nothing anew."""
+"""Banks kept per RL model: switching back and forth between two settings of the base builds nothing anew."""
 
 
 class TermBank(nn.Module):
@@ -46,9 +46,9 @@ _banks: WeakKeyDictionary[ModelPatcher, OrderedDict[uuid.UUID, ModelPatcher | No
 
 
 def term_bank(model: ModelPatcher, rl_model: ModelPatcher) -> ModelPatcher | None:
-    """A patcher of the `TermBank` that turns `model` into its clone `rl_model`; None where the two are identical.
+    """A patcher of the `TermBank` that turns `model` into its clone `rl_model`, or None if the two are identical.
 
-    Raises `PairError` where the host could not apply the patches of either.
+    Raises `PairError` if the host could not apply the patches of either.
     """
     known = _banks.setdefault(rl_model, OrderedDict())
     if model.patches_uuid not in known:

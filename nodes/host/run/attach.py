@@ -16,13 +16,13 @@ from .record import Expert, Record, record_of
 
 
 def with_expert(model: ModelPatcher, expert: Expert, rescale: float) -> ModelPatcher:
-    """A clone of `model` guided by one more expert; the strongest of several rescales counts, in whatever order."""
+    """A clone of `model` guided by one more expert. Of several rescales the strongest counts, whatever their order."""
     record = record_of(model) or Record()
     return with_record(model, replace(record, experts=(*record.experts, expert), rescale=max(record.rescale, rescale)))
 
 
 def with_budget(model: ModelPatcher, budget: Budget) -> ModelPatcher:
-    """A clone of `model` that runs within `budget`. Raises `RunError` without RLG on it, or with a budget already."""
+    """A clone of `model` that runs within `budget`. Raises `RunError` if it has no RLG on it, or a budget already."""
     record = _existing(model, "RLG Budget")
     if record.budget != Budget():
         raise RunError(
@@ -32,7 +32,7 @@ def with_budget(model: ModelPatcher, budget: Budget) -> ModelPatcher:
 
 
 def with_trace(model: ModelPatcher, log: TraceLog) -> ModelPatcher:
-    """A clone of `model` whose runs are recorded in `log`. Raises `RunError` without RLG on it."""
+    """A clone of `model` whose runs are recorded in `log`. Raises `RunError` if it has no RLG on it."""
     return with_record(model, replace(_existing(model, "RLG Trace"), trace=log))
 
 
@@ -50,6 +50,10 @@ def with_record(model: ModelPatcher, record: Record) -> ModelPatcher:
     clone.set_additional_models(KEY, [expert.relation.patcher.clone() for expert in record.experts])
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, wrapper.outer_sample)
-    clone.remove_callbacks_with_key(CallbacksMP.ON_PRE_RUN, KEY)
-    clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, wrapper.before_run)
+    for moment, function in {
+        CallbacksMP.ON_PRE_RUN: wrapper.before_run,
+        CallbacksMP.ON_LOAD: wrapper.after_load,
+    }.items():
+        clone.remove_callbacks_with_key(moment, KEY)
+        clone.add_callback_with_key(moment, KEY, function)
     return clone

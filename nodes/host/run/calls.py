@@ -14,6 +14,7 @@ from comfy.model_base import BaseModel
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
+from ..compat import CACHES_BY_UUID, STATELESS_OPTIONS
 from ..models.relation import KEY
 
 BASE = 0
@@ -26,7 +27,7 @@ class Batch:
 
     The rows are `[conditioning][item]`, with `chunks` conditionings. `conditionings` are their ids, each with its index
     in the guider's list of prompts (0 positive, 1 negative), as far as the sampler tells them. `window` is the host's
-    context window, where the call is for one.
+    context window, if the call is for one.
     """
 
     x: Tensor
@@ -74,14 +75,14 @@ class ModelCall:
         return Batch(self.x, self.sigma, max(len(indices), 1), conditionings, options.get("context_window"))
 
     def run(self) -> Tensor:
-        # UNets pop from the control lists: every run gets lists of its own.
+        # UNets pop from the control lists, so every run gets its own.
         control = None if self.control is None else {name: list(outputs) for name, outputs in self.control.items()}
         return self.executor(
             self.x, self.t, self.c_concat, self.c_crossattn, control, self.transformer_options, **self.conds
         )
 
     def for_role(self, role: int, purpose: str = "") -> ModelCall:
-        """This call under uuids of its own: caches of other nodes must not take one role's features for another's.
+        """This call under its own uuids: caches of other nodes must not take one role's features for another's.
 
         The latents are copied: caches write into them (EasyCache does), and the base's call comes after.
         """
@@ -89,7 +90,7 @@ class ModelCall:
             return self
         return replace(self, x=self.x.clone(), transformer_options=self._options([role], purpose))
 
-    def for_roles(self, roles: Sequence[int]) -> ModelCall:
+    def for_roles(self, roles: Sequence[int], purpose: str = "") -> ModelCall:
         """One call over `[rows of the first role | rows of the second | ...]`."""
         times = len(roles)
         return replace(
@@ -99,7 +100,7 @@ class ModelCall:
             c_concat=self._repeat(self.c_concat, times),
             c_crossattn=self._repeat(self.c_crossattn, times),
             control=self._repeat(self.control, times),
-            transformer_options=self._options(roles),
+            transformer_options=self._options(roles, purpose),
             conds=self._repeat(self.conds, times),
         )
 
@@ -109,12 +110,12 @@ class ModelCall:
         return replace(self, executor=WrapperExecutor.new_class_executor(model._apply_model, model, wrappers, index))
 
     def signature(self) -> tuple:
-        """What decides, within one run, whether rows stay apart: shape, kinds of conditioning and patches, by name."""
+        """What decides, within one run, whether rows stay apart: shape, and conditionings and patches by name."""
         names = tuple(sorted(f"{kind}:{_name(patch)}" for kind, patch in self._patches()))
         return (tuple(self.x.shape), tuple(sorted(self.conds)), self.control is not None, names)
 
     def patches(self) -> tuple:
-        """The very patches at work: equal for two calls where they are the same objects."""
+        """The patches at work, by identity: equal for two calls only if they are the same objects."""
         return tuple((kind, mark(patch)) for kind, patch in self._patches())
 
     def _patches(self) -> Iterator[tuple[str, Any]]:
@@ -124,6 +125,13 @@ class ModelCall:
                 value = {kind: value.get(kind) for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)}
             if name != "callbacks":
                 yield from _callables(name, value)
+
+    def state_roots(self) -> list[Any]:
+        """Everything in the options in which other nodes may keep state from one call to the next."""
+        options = self.transformer_options
+        ignored = STATELESS_OPTIONS | CACHES_BY_UUID
+        kept = [value for name, value in options.items() if name not in ignored]
+        return [*kept, *(patch for place, patch in self._patches() if place.startswith("wrappers "))]
 
     def _repeat(self, value: Any, times: int) -> Any:
         if isinstance(value, Tensor):

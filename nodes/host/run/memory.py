@@ -26,7 +26,7 @@ def counted(model: BaseModel, times: int) -> Iterator[None]:
 
 
 def missing_room(model: BaseModel, call: ModelCall) -> str | None:
-    """Why the rows of all roles do not fit at once by the host's estimate, inside `counted`; None where they do."""
+    """Why the rows of all roles do not fit at once by the host's estimate, inside `counted`; None if they do."""
     if call.x.device.type == "cpu":
         return None
     required, free = model.memory_required(list(call.x.shape)), free_memory(model, call.x.device)

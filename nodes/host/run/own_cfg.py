@@ -1,8 +1,8 @@
-"""Experts with a CFG of their own: `CFG_s(base) + sum_k w_k (CFG_{c_k}(rl_k) - CFG_s(base))`, around the guider."""
+"""Experts with their own CFG scale: `CFG_s(base) + sum_k w_k (CFG_{c_k}(rl_k) - CFG_s(base))`, around the guider."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from comfy.patcher_extension import WrapperExecutor
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ....rlg_core.combine import Weight, base_weight, geometric_mean, is_zero, rescale
 from .calls import Batch, ModelCall
+from .randomness import same_for_every_pass
 from .record import Record
 from .scales import Scales
 
@@ -18,7 +19,7 @@ FOCUS = "rlg_focus"
 
 
 class OwnCFG:
-    """Combines CFG'd predictions, where the rest of the pack combines single ones."""
+    """Combines predictions after CFG, while the rest of the pack combines those before it."""
 
     def __init__(self, record: Record, scales: Scales):
         self.record, self.scales = record, scales
@@ -27,7 +28,10 @@ class OwnCFG:
         self, executor: WrapperExecutor, x: Tensor, timestep: Tensor, model_options: dict, seed: Any
     ) -> Tensor:
         """`WrappersMP.PREDICT_NOISE`: denoised [items, ...]."""
-        prediction = _Prediction(executor, x, timestep, model_options, seed)
+        with same_for_every_pass(x.device) as begin_pass:
+            return self._combined(_Prediction(executor, x, timestep, model_options, seed, begin_pass), x, timestep)
+
+    def _combined(self, prediction: _Prediction, x: Tensor, timestep: Tensor) -> Tensor:
         everywhere = Batch(x, float(timestep.flatten()[0]), conditionings=((None, 0),))
         weights = {role: w for role, w in enumerate(self.scales.of(everywhere), 1) if not is_zero(w)}
         own = [role for role in weights if self._cfg(role) > 0]
@@ -44,7 +48,7 @@ class OwnCFG:
         return rescale(mean, guided[0][1], self.record.rescale) if self.record.rescale else mean
 
     def focused(self, call: ModelCall, weights: list[Weight]) -> list[Weight]:
-        """The weights that count in a call for some experts only; a lone expert counts fully, in the base's place."""
+        """The weights in a call that is for some experts only. An expert with its own CFG takes the base's place."""
         focus = call.transformer_options.get(FOCUS)
         if focus is None:
             return weights
@@ -57,11 +61,19 @@ class OwnCFG:
 
 
 class _Prediction:
-    """One prediction of the guider, to be made with some experts only."""
+    """One prediction of the guider, which can be made with some experts only."""
 
-    def __init__(self, executor: WrapperExecutor, x: Tensor, timestep: Tensor, model_options: dict, seed: Any):
+    def __init__(
+        self,
+        executor: WrapperExecutor,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict,
+        seed: Any,
+        begin_pass: Callable[[], None],
+    ):
         self.executor, self.x, self.timestep, self.seed = executor, x, timestep, seed
-        self.model_options = model_options
+        self.model_options, self.begin_pass = model_options, begin_pass
 
     def of(self, roles: Sequence[int] | None, cfg: float = 0.0) -> Tensor:
         """The guider's prediction with only the experts of `roles` (None: all), at its own CFG or at `cfg`."""
@@ -70,6 +82,7 @@ class _Prediction:
             focus = {FOCUS: tuple(roles)}
             options = {**options, "transformer_options": {**options.get("transformer_options", {}), **focus}}
         guider = self.executor.class_obj
+        self.begin_pass()
         sampler_cfg = guider.cfg
         guider.cfg = cfg or sampler_cfg
         try:

@@ -1,148 +1,221 @@
-"""Evaluates base and experts that share one copy of the weights: one batched pass, or one pass for each."""
+"""Evaluates base and experts for each call of the model: in one batched pass where they share weights, or one pass each."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import comfy.model_management
+from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....rlg_core.combine import Weight
 from ....rlg_core.errors import RowsNotSeparable, RunError
-from ....rlg_core.rows import Assignment, Pass, RowTerms
-from ..compat import OUT_OF_MEMORY, compute_dtype, is_norm
-from ..models.relation import SharedWeights
+from ....rlg_core.rows import Assignment, BlockWatch, RowTerms
+from ..compat import OUT_OF_MEMORY, compute_dtype, is_answered_by_uuid, is_norm
+from ..models.relation import Relation, SharedWeights
 from .calls import BASE, ModelCall
 from .memory import missing_room
-from .verification import UNKNOWN, Verdict, Verdicts, disagreement
+from .randomness import same_for_every_pass
+from .remembered import NetworkAttributes, Remembered
+from .verification import AGREES, UNKNOWN, Verdict, Verdicts, error_of, explained, negligible
+from .wholeness import Ran, Wholeness
 
 log = logging.getLogger(__name__)
 
-VERIFICATION = "verification"
 
+class Passes:
+    """What one run knows of evaluating the base and its experts, by their roles.
 
-class SharedPasses:
-    """One run's evaluations of `model` with and without the terms of its experts, by their roles."""
+    `function_wrapper` is what another node has put around the calls of the model (`model_function_wrapper`), or None.
+    """
 
-    def __init__(self, patcher: ModelPatcher, relations: Mapping[int, SharedWeights], batching: str = "auto"):
+    def __init__(
+        self,
+        patcher: ModelPatcher,
+        relations: Mapping[int, Relation],
+        batching: str = "auto",
+        function_wrapper: Callable[..., Any] | None = None,
+    ):
         self.model, self.batching = patcher.model, batching
-        banks = {role: relation.bank for role, relation in relations.items()}
-        self.terms = RowTerms(
-            self.model, {role: bank.by_name() for role, bank in banks.items()}, is_norm, patcher.load_device
-        )
-        self.memory = Verdicts(patcher, tuple(bank.names for bank in banks.values()))
-        # Looked up once per kind of call: some patches are made anew for every call (GLIGEN's).
-        self.verdicts: dict[tuple, Verdict] = {}
-        self.applications: dict[tuple, int] = {}
+        self.own: dict[int, BaseModel] = {k: r.model for k, r in relations.items() if not isinstance(r, SharedWeights)}
+        banks = {role: relation.bank for role, relation in relations.items() if isinstance(relation, SharedWeights)}
+        by_name = {role: bank.by_name() for role, bank in banks.items()}
+        self.terms = RowTerms(self.model, by_name, is_norm, patcher.load_device)
+        networks = {BASE: self.model.diffusion_model} | {k: m.diffusion_model for k, m in self.own.items()}
+        self.watches = {role: BlockWatch(network) for role, network in networks.items()}
+        self.around = [f for f in (function_wrapper, *patcher.object_patches.values()) if callable(f)]
+        if self.around:  # only then may the networks' own attributes be written to
+            self.around += [NetworkAttributes(network) for network in networks.values()]
+        self.remembered, self.wholeness = Remembered(), Wholeness()
+        self.kept = Verdicts(patcher, tuple(bank.names for bank in banks.values()))
+        # Of this run. Looked up once per kind of call, as some patches are made anew for every call (GLIGEN's).
+        self.verdicts: dict[Hashable, Verdict] = {}
+        self.latest: Hashable = None
         self.told = False
 
-    def evaluate(self, call: ModelCall, roles: Sequence[int]) -> dict[int, Tensor]:
-        """The denoised prediction of each of `roles`, [rows, ...]."""
-        if len(roles) < 2 or self.batching == "sequential" or not self._fits(call):
-            return self._separate(call, roles)
-        kind = (tuple(roles), call.signature())
-        try:
-            return self._by_verdict(call, roles, kind)
-        except (RowsNotSeparable, OUT_OF_MEMORY) as error:
-            self.verdicts[kind] = str(error)  # for this run: memory may be back in the next one
-            log.warning("RLG: base and RL model run in separate passes from here on (%s).", error)
-        comfy.model_management.soft_empty_cache()
-        return self._separate(call, roles)
+    @contextmanager
+    def turn(self, call: ModelCall) -> Iterator[Turn]:
+        """The passes of one call, each of which sees the same random numbers."""
+        with same_for_every_pass(call.x.device) as begin_pass:
+            yield Turn(self, call, begin_pass)
 
-    def linearised(self, call: ModelCall, weights: Mapping[int, Weight]) -> Tensor:
+    def verdict(self, call: ModelCall, kind: Hashable) -> Verdict:
+        if kind not in self.verdicts:
+            self.verdicts[kind] = self.kept.recall(call, kind)
+        return self.verdicts[kind]
+
+    def settle(self, call: ModelCall, kind: Hashable, verdict: Verdict) -> None:
+        """Keeps a verdict for this run and for later ones; one against batching is told."""
+        self.verdicts[kind] = verdict
+        self.kept.keep(call, kind, verdict)
+        if verdict != AGREES:
+            log.warning("RLG: base and RL model run in separate passes, at twice the weight traffic (%s).", verdict)
+
+    def fits(self, call: ModelCall) -> bool:
+        """Whether the rows of all roles may run at once."""
+        if self.batching != "auto":
+            return self.batching == "batched"
+        reason = missing_room(self.model, call)
+        if reason is not None and not self.told:
+            self.told = True
+            log.info("RLG: base and RL model run in separate passes: %s.", reason)
+        return reason is None
+
+
+class Turn:
+    """The passes of one call of the model, and which blocks ran in each."""
+
+    def __init__(self, passes: Passes, call: ModelCall, begin_pass: Callable[[], None]):
+        self.passes, self.call, self.begin_pass = passes, call, begin_pass
+        # Where other nodes may keep state from one call to the next; nowhere in most graphs.
+        self.roots = [*call.state_roots(), *passes.around]
+        self.by_uuid = is_answered_by_uuid(call.transformer_options)
+        self.ran: dict[Hashable, Ran] = {}
+
+    # What a step asks for
+
+    def evaluate(self, roles: Sequence[int]) -> dict[int, Tensor]:
+        """The denoised prediction of each of `roles`, [rows, ...]. Raises `RunError` where one did not run whole."""
+        before = self.passes.latest
+        own = {role: self._single(role) for role in roles if role in self.passes.own}
+        predictions = own | self._sharing([role for role in roles if role not in own])
+        self.passes.wholeness.require_whole(
+            self.call.signature(),
+            self.ran,
+            before,
+            self.by_uuid,
+            kept_apart=self.passes.remembered.keeps_tensors,
+            stateless=not self.passes.around,
+        )
+        return predictions
+
+    def linearised(self, weights: Mapping[int, Weight]) -> Tensor:
         """One evaluation of the base with every expert's terms at its weight: the mean to first order in the terms."""
-        factors = {role: weight.flatten() if isinstance(weight, Tensor) else weight for role, weight in weights.items()}
-        assignments = [Assignment(role, 0, call.rows, factor) for role, factor in factors.items()]
-        return self._whole(call.for_role(min(weights), "linearised"), assignments, ("linearised", *weights))
+        rows = self.call.rows
+        factors = {role: w.flatten() if isinstance(w, Tensor) else w for role, w in weights.items()}
+        assignments = [Assignment(role, 0, rows, factor) for role, factor in factors.items()]
+        return self._whole(self.call.for_role(min(weights), "linearised"), assignments, "linearised")
 
     # One pass or several
 
-    def _by_verdict(self, call: ModelCall, roles: Sequence[int], kind: tuple) -> dict[int, Tensor]:
-        if kind not in self.verdicts:
-            self.verdicts[kind] = self.memory.recall(call, kind)
-        verdict = self.verdicts[kind]
-        if verdict is None:
-            return self._batched(call, roles)[0]
-        return self._verified(call, roles, kind) if verdict is UNKNOWN else self._separate(call, roles)
-
-    def _verified(self, call: ModelCall, roles: Sequence[int], kind: tuple) -> dict[int, Tensor]:
-        """The batched result if separate passes confirm it, else theirs; the verdict is kept."""
+    def _sharing(self, roles: Sequence[int]) -> dict[int, Tensor]:
+        """The predictions of roles that share one copy of the weights."""
+        passes, kind = self.passes, (tuple(roles), self.call.signature())
+        if len(roles) < 2 or not passes.fits(self.call) or passes.verdict(self.call, kind) != UNKNOWN:
+            return self._separate(roles)
         try:
-            batched, seen = self._batched(call, roles)
-        except OUT_OF_MEMORY:
+            batched = self._batched(roles)
+            verdict = self._verdict(batched, roles, kind)
+        except OUT_OF_MEMORY as error:
+            passes.verdicts[kind] = str(error)  # for this run: memory may be back in the next one
+            log.warning("RLG: base and RL model run in separate passes from here on (%s).", error)
+            comfy.model_management.soft_empty_cache()
+            return self._separate(roles)
+        except RunError:
             raise
         except RowsNotSeparable as error:
             verdict = str(error)
         except RuntimeError as error:
             # A model that refuses a repeated batch may still take the rows as they came; if not, that pass raises.
             verdict = f"the batch of base and RL rows failed: {error}"
-        else:
-            if not seen.applied:
-                return batched  # a cache of another node answered: there is nothing to verify yet
-            separate = self._separate(call, roles, VERIFICATION)
-            verdict = disagreement(batched, separate, compute_dtype(self.model))
-        self.verdicts[kind] = verdict
-        self.memory.keep(call, kind, verdict)
-        if verdict is None:
+        if verdict == AGREES:
             return batched
-        log.warning("RLG: base and RL model run in separate passes, at twice the weight traffic (%s).", verdict)
-        return self._separate(call, roles)
+        passes.settle(self.call, kind, verdict)
+        return self._separate(roles)
 
-    def _batched(self, call: ModelCall, roles: Sequence[int]) -> tuple[dict[int, Tensor], Pass]:
-        rows = call.rows
+    def _verdict(self, batched: dict[int, Tensor], roles: Sequence[int], kind: Hashable) -> Verdict:
+        """Whether the batched pass can be trusted. A pass that left out other blocks than before is verified anew."""
+        passes, ran = self.passes, self.ran[tuple(roles)]
+        if not ran and self.by_uuid:  # a cache answered for all rows
+            return AGREES
+        if passes.remembered.keeps_tensors:
+            return "another node keeps activations from call to call"
+        verdict = passes.verdict(self.call, (kind, ran))
+        if verdict == UNKNOWN:
+            verdict = self._compared(batched, roles)
+            if verdict == AGREES:
+                passes.settle(self.call, (kind, ran), verdict)
+        return verdict
+
+    def _compared(self, batched: dict[int, Tensor], roles: Sequence[int]) -> Verdict:
+        """Whether separate passes confirm a batched one, up to the rounding of this model and batch."""
+        separate, dtype = self._separate(roles, "verification"), compute_dtype(self.passes.model)
+        error = error_of(batched, separate)
+        if error <= negligible(separate, dtype):
+            return AGREES
+        expert = next(role for role in roles if role != BASE)
+        repeated = self._rows_of([expert] * len(roles), "rounding")
+        # The least: rounding is in all of the rows, another node's mistake may be in some.
+        rounding = min(error_of({0: rows}, {0: separate[expert]}) for rows in repeated)
+        return explained(error, rounding, separate, dtype)
+
+    def _batched(self, roles: Sequence[int]) -> dict[int, Tensor]:
+        return dict(zip(roles, self._rows_of(roles)))
+
+    def _rows_of(self, roles: Sequence[int], purpose: str = "") -> tuple[Tensor, ...]:
+        """One pass over `[rows of the first role | rows of the second | ...]`."""
+        rows, owner = self.call.rows, (purpose, *roles) if purpose else tuple(roles)
         assignments = [Assignment(role, k * rows, (k + 1) * rows) for k, role in enumerate(roles) if role != BASE]
-        prediction, seen = self._run(call.for_roles(roles), assignments, ("batched", *roles))
-        return dict(zip(roles, prediction.split(rows))), seen
+        return self._run(self.call.for_roles(roles, purpose), assignments, owner).split(rows)
 
-    def _separate(self, call: ModelCall, roles: Sequence[int], purpose: str = "") -> dict[int, Tensor]:
+    def _separate(self, roles: Sequence[int], purpose: str = "") -> dict[int, Tensor]:
         """The base comes last: nodes that remember the latest call (SAG its attention) remember the base's, as they do
         where the rows of the base are the first of a batch."""
-        predictions = {role: self._single(call.for_role(role, purpose), role) for role in reversed(roles)}
+        predictions = {role: self._single(role, purpose) for role in reversed(roles)}
         return {role: predictions[role] for role in roles}
 
-    def _single(self, call: ModelCall, role: int) -> Tensor:
-        return call.run() if role == BASE else self._whole(call, [Assignment(role, 0, call.rows)], ("single", role))
+    def _single(self, role: int, purpose: str = "") -> Tensor:
+        """One role's pass."""
+        call, owner = self.call.for_role(role, purpose), (purpose, role) if purpose else role
+        if role in self.passes.own:
+            return self._run(call.on(self.passes.own[role]), [], owner, role)
+        return self._whole(call, [Assignment(role, 0, call.rows)] if role != BASE else [], owner)
 
-    def _whole(self, call: ModelCall, assignments: Sequence[Assignment], passes: tuple) -> Tensor:
+    def _whole(self, call: ModelCall, assignments: Sequence[Assignment], owner: Hashable) -> Tensor:
         """A pass whose rows all have the same terms, so that there is nothing to tell apart."""
         try:
-            return self._run(call, assignments, passes)[0]
+            return self._run(call, assignments, owner)
         except RowsNotSeparable as error:
             raise RunError(f"The terms of the RL model could not be applied: {error}.") from error
 
     # Running a pass
 
-    def _run(self, call: ModelCall, assignments: Sequence[Assignment], passes: tuple) -> tuple[Tensor, Pass]:
-        with self.terms.attached(assignments, call.rows) as seen:
+    def _run(self, call: ModelCall, assignments: Sequence[Assignment], owner: Hashable, network: int = BASE) -> Tensor:
+        """Runs one pass for `owner`, who finds other nodes' state as it left it."""
+        passes = self.passes
+        passes.remembered.hand_over(owner, self.roots)
+        self.begin_pass()
+        with passes.watches[network].watching() as ran, passes.terms.attached(assignments, call.rows) as seen:
             prediction = call.run()
-        passed_by = self.terms.passed_by(seen)
+        passed_by = passes.terms.passed_by(seen)
         if passed_by:  # from here on their parameters are swapped, in this pass too
-            self.terms.swap(passed_by)
-            return self._run(call, assignments, passes)
-        self._require_applied((passes, call.signature()), seen)
-        return prediction, seen
-
-    def _require_applied(self, kind: tuple, seen: Pass) -> None:
-        """Terms that never ran would leave the base's picture under the RL model's name.
-
-        None at all is right only where none were waiting (all are in swapped parameters), or where a cache of another
-        node answered for the whole model, after a call that ran.
-        """
-        if seen.applied == 0 and (not seen.watched or any(self.applications.values())):
-            return
-        expected = self.applications.setdefault(kind, seen.applied)
-        if seen.applied not in (0, expected) or expected == 0:
-            raise RunError(
-                f"{seen.applied} terms of the RL model were applied in a model call, expected {expected or 'some'}. The "
-                "model may have been compiled before RLG was attached, or another node replaces its layers: compile with "
-                "ComfyUI's TorchCompileModel node, or leave one of the two out."
-            )
-
-    def _fits(self, call: ModelCall) -> bool:
-        reason = None if self.batching == "batched" else missing_room(self.model, call)
-        if reason is not None and not self.told:
-            self.told = True
-            log.info("RLG: base and RL model run in separate passes: %s.", reason)
-        return reason is None
+            passes.terms.swap(passed_by)
+            return self._run(call, assignments, owner, network)
+        passes.remembered.look(self.roots)
+        self.ran[owner], passes.latest = frozenset(ran), owner
+        passes.wholeness.require_terms((owner, self.call.signature()), seen, self.ran[owner], self.by_uuid)
+        return prediction

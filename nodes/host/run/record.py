@@ -16,7 +16,11 @@ from ..models.relation import KEY, Relation, TwoCheckpoints
 
 @dataclass(frozen=True)
 class Branch:
-    """How an expert guides the two prompts. With `rl_cfg` it is CFG'd on its own, at that scale (0: the sampler's)."""
+    """How an expert guides the two prompts.
+
+    `rl_cfg` above 0 applies CFG to the expert separately, at that scale; 0 means the sampler's. Raises `RLGError` for
+    `rl_cfg` together with scales per prompt.
+    """
 
     rl_cfg: float = 0.0
     positive_scale: float = 1.0
@@ -26,7 +30,7 @@ class Branch:
         if self.rl_cfg > 0 and self.by_prompt:
             raise RLGError(
                 f"rl_cfg is {self.rl_cfg}, positive_scale {self.positive_scale}, negative_scale {self.negative_scale}: "
-                "an RL model with a CFG of its own has no prompts to scale apart, expected both scales to be 1."
+                "an RL model with its own CFG has no separate prompts to scale, expected both scales to be 1."
             )
 
     @property
@@ -42,7 +46,7 @@ class Branch:
 class Expert:
     """One RL-tuned version of the base and how strongly it guides: `w = o + mask (schedule(t) - o)`.
 
-    `mask` [masks, H, W] in [0, 1], or None for everywhere; `outside_scale` o counts where it is 0.
+    `mask` [masks, H, W] is in [0, 1], or None for everywhere; `outside_scale` o counts where it is 0.
     """
 
     relation: Relation
@@ -73,11 +77,11 @@ class Record:
 
     @property
     def has_own_cfg(self) -> bool:
-        """Whether any expert is CFG'd on its own."""
+        """Whether any expert has its own CFG scale."""
         return any(expert.branch.rl_cfg > 0 for expert in self.experts)
 
     def _refuse_what_one_model_cannot_do(self) -> None:
-        """A linearised budget makes one prediction, of which base and RL model are no parts."""
+        """A linearised budget makes one prediction, without separate ones of base and RL model."""
         lost = {
             "an RL checkpoint": any(expert.has_own_weights for expert in self.experts),
             "a mask": any(expert.mask is not None for expert in self.experts),
@@ -87,20 +91,23 @@ class Record:
         found = [name for name, is_set in lost.items() if is_set]
         if found:
             raise RunError(
-                f"RLG Budget `linearised` runs one model, so it cannot honour {', '.join(found)}. Set evaluate to exact."
+                f"RLG Budget `linearised` runs one model, so it cannot honour {', '.join(found)}. "
+                "Set evaluate to exact."
             )
 
     def _refuse_what_own_cfg_cannot_do(self) -> None:
         if self.budget.is_linearised or self.budget.refresh_every > 1:
             raise RunError(
-                "RLG Branch `rl_cfg` evaluates base and RL model apart, so RLG Budget has nothing to save: remove one."
+                "RLG Branch `rl_cfg` evaluates base and RL model separately, so RLG Budget has nothing to save. "
+                "Remove one of the two."
             )
         if self.trace is not None:
             raise RunError(
-                "RLG Trace watches single model calls, and RLG Branch `rl_cfg` combines after CFG. Remove one of the two."
+                "RLG Trace watches single model calls, and RLG Branch `rl_cfg` combines after CFG. "
+                "Remove one of the two."
             )
 
 
 def record_of(model: ModelPatcher) -> Record | None:
-    """The record of `model`, or None where no RLG node has been applied to it."""
+    """The record of `model`, or None if no RLG node has been applied to it."""
     return model.attachments.get(KEY)

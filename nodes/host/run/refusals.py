@@ -1,4 +1,7 @@
-"""Guiders and samplers that a record cannot be honoured with. What the record alone tells is refused when it is built."""
+"""Refuses guiders and samplers that cannot honour a record.
+
+Settings of a record that exclude each other are refused earlier, when it is built.
+"""
 
 from __future__ import annotations
 
@@ -7,38 +10,46 @@ from typing import Any
 from comfy.samplers import CFGGuider
 
 from ....rlg_core.errors import RunError
-from ..compat import is_dual_model, is_split_over_gpus
+from ..compat import is_dual_model, is_split_over_gpus, is_training, keeps_its_own_caches
 from .record import Record
 
 
 def refuse(guider: Any, record: Record, sampler: Any) -> None:
-    """Raises `RunError` where this guider or sampler would lose a part of `record` without a word."""
+    """Raises `RunError` if this guider or sampler would silently lose a part of `record`."""
     if is_dual_model(guider):
         raise RunError(
-            "The Dual Model CFG Guider runs its negative model with the options of its positive one, so RLG cannot tell "
-            "base and RL model apart. Use CFGGuider with the RLG model."
+            "The Dual Model CFG Guider runs its negative model with the options of its positive one, so RLG cannot "
+            "tell base and RL model apart. Use CFGGuider with the RLG model."
         )
     if is_split_over_gpus(guider.model_patcher):
         raise RunError(
             "RLG does not run split over several GPUs (MultiGPU). Remove the MultiGPU node, or the RLG node."
         )
+    if is_training(guider, sampler):
+        raise RunError("RLG guides while sampling, and this node trains its model. Give it the model without RLG.")
+    if keeps_its_own_caches(sampler):
+        raise RunError(
+            "SamplerARVideo keeps keys and values for one model only, so base and RL model would share them. Use another "
+            "sampler, or the model without RLG."
+        )
     if any(expert.has_own_weights for expert in record.experts) and guider.model_patcher.hook_patches:
         raise RunError(
-            "A LoRA or model hook on the conditioning reaches only the base of two checkpoints, not the RL model. Remove "
-            "the hook, or use an RL adapter (Load RL Adapter) in place of the RL checkpoint."
+            "A LoRA or model hook on the conditioning reaches only the base of two checkpoints, not the RL model. "
+            "Remove the hook, or use an RL adapter (Load RL Adapter) in place of the RL checkpoint."
         )
     if record.has_own_cfg:
         _refuse_other_cfg(guider, record, sampler)
 
 
 def _refuse_other_cfg(guider: Any, record: Record, sampler: Any) -> None:
-    """An RL model with a CFG of its own needs a guider whose `cfg` is all there is to its guidance."""
+    """Raises `RunError` unless `cfg` alone decides the guidance: an RL model with its own CFG needs such a guider."""
     if type(guider).predict_noise is not CFGGuider.predict_noise:
         raise RunError(f"RLG Branch `rl_cfg` needs a plain CFG guider, got {type(guider).__name__}. Set rl_cfg to 0.")
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     if name.endswith("_cfg_pp"):
         raise RunError(
-            f"The sampler {name} reads one unconditional prediction, RLG Branch `rl_cfg` has two. Use another sampler."
+            f"The sampler {name} reads one unconditional prediction, and RLG Branch `rl_cfg` makes two. "
+            "Use another sampler."
         )
     scales = [expert.branch.rl_cfg for expert in record.experts if expert.branch.rl_cfg > 0]
     if not guider.conds.get("negative") and any(scale != 1.0 for scale in scales):

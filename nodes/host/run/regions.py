@@ -17,17 +17,20 @@ Area = tuple[int, ...]
 
 
 class Regions:
-    """The conditioning of one guider and the latent of one run, to place masks and prompt multipliers on rows."""
+    """Places masks and prompt multipliers on rows, by the conditioning of one guider and the latent of one run."""
 
     def __init__(self, guider: Any, latent_shape: torch.Size):
         self.guider, self.latent_shape = guider, latent_shape
 
     def per_item(self, values: Tensor, batch: Batch) -> Tensor:
-        """`values` [items] on the rows of the call, [rows, 1, ...]. Raises `RunError` where the batch has other items."""
+        """`values` [items] on the rows of the call: [rows, 1, ...].
+
+        Raises `RunError` if the batch has another number of items.
+        """
         if batch.items != len(values):
             raise RunError(
-                f"The schedule has {len(values)} scales, one a batch item, but the latent has {batch.items} items. Feed the "
-                "latent of the same RLG Batch Sweep node."
+                f"The schedule has {len(values)} scales, one per batch item, but the latent has {batch.items} items. "
+                "Use the latent of the same RLG Batch Sweep node."
             )
         return self._rows([values.to(batch.x.device)] * batch.chunks, batch)
 
@@ -36,18 +39,21 @@ class Regions:
         return [self._prompt(u, index) for u, index in batch.conditionings]
 
     def per_prompt(self, values: dict[str, float], batch: Batch) -> Tensor:
-        """`values` by prompt on the rows of the call, [rows, 1, ...]. Raises `RunError` for a prompt without one."""
+        """`values` by prompt on the rows of the call: [rows, 1, ...]. Raises `RunError` for a prompt without one."""
         self._require_conditionings(batch)
         unknown = sorted(set(self.prompts(batch)) - values.keys())
         if unknown:
             raise RunError(
-                f"The guider has the prompts {unknown}, expected positive and negative: RLG Branch multipliers need those."
+                f"The guider has the prompts {unknown}, but RLG Branch multipliers expect only positive and negative."
             )
         per_row = [torch.full((batch.items,), values[name], device=batch.x.device) for name in self.prompts(batch)]
         return self._rows(per_row, batch)
 
     def mask(self, mask: Tensor, batch: Batch) -> Tensor:
-        """`mask` [masks, H, W] in [0, 1] at any size on the rows of the call, [rows, 1, ...] at the size of its latents."""
+        """`mask` [masks, H, W] in [0, 1], at any size, on the rows of the call: [rows, 1, ...] at the latents' size.
+
+        Raises `RunError` if the number of masks does not fit, or the place of the call in the latent is unknown.
+        """
         self._require_conditionings(batch)
         full = self._full(mask).to(batch.x.device)
         window = batch.window
@@ -57,8 +63,8 @@ class Regions:
         rows = torch.cat([part.expand(batch.items, *part.shape[1:]) for part in placed])
         if rows.shape[2:] != batch.x.shape[2:]:
             raise RunError(
-                f"A mask for latents of {tuple(rows.shape[2:])} meets a model call of {tuple(batch.x.shape[2:])}: the latent "
-                "was cut up by another node, which does not say where. Use the mask without it."
+                f"A mask for latents of {tuple(rows.shape[2:])} meets a model call of {tuple(batch.x.shape[2:])}: "
+                "another node cuts up the latent and does not say where. Use the mask without that node."
             )
         return rows
 
@@ -109,8 +115,8 @@ class Regions:
     def _require_conditionings(self, batch: Batch) -> None:
         if not batch.conditionings:
             raise RunError(
-                "A sampler called the model without saying for which prompts (`uuids` and `cond_or_uncond` are empty), so masks "
-                "and RLG Branch multipliers have no rows to act on. Use a stock sampler, or RLG without them."
+                "A sampler called the model without saying for which prompts (`uuids` and `cond_or_uncond` are empty), "
+                "so masks and RLG Branch multipliers have no rows to act on. Use a stock sampler, or RLG without them."
             )
 
     @staticmethod

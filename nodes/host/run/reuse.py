@@ -1,4 +1,4 @@
-"""Reading the base off the RL model on steps that a budget skips."""
+"""Reads the base off the RL model on steps that a budget skips."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ log = logging.getLogger(__name__)
 
 
 class BaseReuse:
-    """The budget's extrapolation on the calls of one run. Velocity means `(x - denoised) / sigma`."""
+    """Applies the budget's extrapolation to the calls of one run. Velocity means `(x - denoised) / sigma`."""
 
     def __init__(self, budget: Budget, sigmas: Sequence[float]):
         self.active = True
         self.extrapolation = DifferenceExtrapolation(budget, sigmas[:-1])
-        # A sigma that is no step of the run's is a second-order sampler's inner call: never reused.
+        # A sigma that is not one of the run's steps belongs to an inner call of a second-order sampler: never reused.
         self.indices = {sigma: index for index, sigma in enumerate(sigmas[:-1])}
         self.latest = -1
         self.seen: set[Hashable] = set()
 
     def note(self, step: Step) -> None:
-        """Takes notice of a call. Reuse ends with the second one of the same step and kind.
+        """Registers a call. Reuse ends for the run with the second call of the same step and kind.
 
-        Tiles, copies of a prompt and a corrector at the next step's sigma look alike: which of them the next step's
-        call follows is unknown.
+        Tiles, copies of a prompt and a corrector at the next step's sigma look alike, so it is unknown which of them
+        a call at the next step continues.
         """
         index, kind = self.indices.get(step.call.sigma), _kind(step)
         if not self.active or index is None:
@@ -39,12 +39,12 @@ class BaseReuse:
         if kind in self.seen:
             self.active = False
             log.warning(
-                "RLG Budget evaluates every step from here on: the sampler calls the model more than once a step."
+                "RLG Budget evaluates every step from here on: the sampler calls the model more than once per step."
             )
         self.seen.add(kind)
 
     def difference(self, step: Step) -> Tensor | None:
-        """`v_rl - v_base` of the first expert to use for this step; None where the base has to be evaluated."""
+        """`v_rl - v_base` of the first expert to use at this step, or None if the base has to be evaluated."""
         index = self.indices.get(step.call.sigma)
         if not self.active or index is None:
             return None

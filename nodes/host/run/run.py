@@ -12,7 +12,7 @@ from ....rlg_core.combine import Weight, geometric_mean, rescale
 from ....rlg_core.errors import RunError
 from .calls import BASE, ModelCall
 from .own_cfg import FOCUS, OwnCFG
-from .passes import SharedPasses
+from .passes import Passes, Turn
 from .record import Record
 from .regions import Regions
 from .reuse import BaseReuse, read_off
@@ -32,8 +32,9 @@ class Run:
         self.scales = Scales(record.experts, clock, regions)
         self.own_cfg = OwnCFG(record, self.scales)
         self.shared = [role for role, expert in enumerate(record.experts, 1) if not expert.has_own_weights]
-        relations = {role: record.experts[role - 1].relation for role in self.shared}
-        self.passes = SharedPasses(self.patcher, relations, self.budget.batching)
+        relations = {role: expert.relation for role, expert in enumerate(record.experts, 1)}
+        function_wrapper = guider.model_options.get("model_function_wrapper")
+        self.passes = Passes(self.patcher, relations, self.budget.batching, function_wrapper)
         self.reuse = BaseReuse(self.budget, self.sigmas) if self.budget.refresh_every > 1 else None
         self.trace = None
         if record.trace is not None:
@@ -43,14 +44,14 @@ class Run:
     # Around the run
 
     def most_rows(self) -> int:
-        """How many times the host's rows the largest batched call of this run has."""
+        """The rows of this run's largest batched call, as a multiple of the rows that the host knows."""
         if self.budget.is_linearised or self.budget.batching == "sequential":
             return 1
         sharing = {BASE, *self.shared}
         return max((len(sharing.intersection(self.scales.roles_at(s))) for s in self.sigmas[:-1]), default=1) or 1
 
     def _compared(self) -> list[float]:
-        """The sigmas at which base and experts both run, where one evaluation can stand for all of them."""
+        """The sigmas at which base and experts both run; none if no single linearised evaluation can stand for them."""
         shares_all = len(self.shared) == len(self.record.experts)
         if not shares_all or self.record.rescale or any(e.mask is not None for e in self.record.experts):
             return []
@@ -68,8 +69,8 @@ class Run:
         """`WrappersMP.APPLY_MODEL`: denoised [rows, ...] of the geometric mean, for one call of the base."""
         if executor.class_obj is not self.patcher.model:
             raise RunError(
-                "The sampler ran another model with the options of the one that has RLG on it, so base and RL model are "
-                "unknown here. Use a guider with one model."
+                "The sampler ran another model with the options of the one that has RLG on it, so base and RL model "
+                "are unknown here. Use a guider with one model."
             )
         call = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options, conds)
         return self.answer(call, self.own_cfg.focused(call, self.scales.of(call.batch)))
@@ -77,39 +78,30 @@ class Run:
     def answer(self, call: ModelCall, weights: Sequence[Weight]) -> Tensor:
         """The geometric mean at `weights`, within the run's budget."""
         step = Step(call, weights)
-        if self.budget.is_linearised and step.is_mixed:
-            return self.passes.linearised(call, step.expert_weights())
-        if self.trace is not None and self.trace.checks(step):
-            # Before the others: nodes that remember the latest call must remember the base's.
-            step.linearised = self.passes.linearised(call, step.expert_weights())
-        self._predict(step)
+        with self.passes.turn(call) as turn:
+            if self.budget.is_linearised and step.is_mixed:
+                return turn.linearised(step.expert_weights())
+            if self.trace is not None and self.trace.checks(step):
+                # Before the others: nodes that remember the latest call must remember the base's.
+                step.linearised = turn.linearised(step.expert_weights())
+            self._predict(step, turn)
         step.mean = self._combined(step)
         if self.trace is not None:
             self.trace.observe(step)
         return step.mean
 
-    def _predict(self, step: Step) -> None:
+    def _predict(self, step: Step, turn: Turn) -> None:
         """Fills in the predictions of all roles, the base's by reuse where the budget allows."""
-        if self.reuse is None or not step.compares:
-            self._evaluate(step, step.roles)
-            return
-        self.reuse.note(step)
-        difference = self.reuse.difference(step)
-        if difference is None:
-            self._evaluate(step, step.roles)
-            self.reuse.observe(step)
-        else:
-            self._evaluate(step, step.experts)
+        difference = None
+        if self.reuse is not None and step.compares:
+            self.reuse.note(step)
+            difference = self.reuse.difference(step)
+        step.evaluated = step.roles if difference is None else step.experts
+        step.predictions = turn.evaluate(step.evaluated)
+        if difference is not None:
             step.predictions[BASE] = read_off(step, difference)
-
-    def _evaluate(self, step: Step, roles: Sequence[int]) -> None:
-        step.evaluated = list(roles)
-        for role in roles:
-            if role != BASE and role not in self.shared:
-                model = self.record.experts[role - 1].relation.model
-                step.predictions[role] = step.call.for_role(role).on(model).run()
-        sharing = [role for role in roles if role not in step.predictions]
-        step.predictions |= self.passes.evaluate(step.call, sharing)
+        elif self.reuse is not None and step.compares:
+            self.reuse.observe(step)
 
     def _combined(self, step: Step) -> Tensor:
         base = step.predictions[BASE] if BASE in step.roles else None

@@ -59,7 +59,7 @@ class Scales:
         return weight
 
     def roles_at(self, sigma: float) -> list[int]:
-        """The roles a step at `sigma` may need; more where only the call itself will tell."""
+        """The roles that a step at `sigma` may need: too many rather than too few if only the call itself can tell."""
         percent = self.clock.percent(sigma)
         scales = [expert.schedule.scale_at(percent) for expert in self.experts]
         varies = [

@@ -19,11 +19,11 @@ def needed_roles(weights: Sequence[Weight]) -> list[int]:
 
 @dataclass
 class Step:
-    """What one call is asked for, and what has become of it so far.
+    """What one call is asked for, and its results so far.
 
-    `weights` are the experts' w_k, `roles` those whose predictions count. `predictions` holds the denoised prediction
-    of each, [rows, ...]; `evaluated` are the roles that the model ran for, fewer than `roles` where a budget read the
-    base off the RL model. `linearised` is the check of a trace, `mean` the result.
+    `weights` are the experts' w_k, and `roles` those whose predictions count. `predictions` holds the denoised
+    prediction of each, [rows, ...]. `evaluated` are the roles that the model ran for, fewer than `roles` if a budget
+    read the base off the RL model. `linearised` is the check of a trace, and `mean` the result.
     """
 
     call: ModelCall

@@ -20,7 +20,7 @@ from .step import Step
 
 @dataclass(frozen=True)
 class Seen:
-    """What a step showed of one prompt's rows, [items, ...] each, with a scale and a linearised error per item."""
+    """The rows of one prompt at one step, [items, ...] each, with a scale and a linearised error per item."""
 
     x: Tensor
     base: Tensor
@@ -64,7 +64,7 @@ class RunTrace:
         return batch.sigma in self.sigmas[:-1] and tuple(batch.x.shape[2:]) == tuple(self.regions.latent_shape[2:])
 
     def observe(self, step: Step) -> None:
-        """Adds one call; the step's entries are written once both prompts, or the only one, are in."""
+        """Adds one call. The entries of the step are written once both prompts, or the only one, have been seen."""
         batch = step.call.batch
         if not self._watches(batch):
             return

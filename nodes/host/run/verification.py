@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,17 +16,22 @@ from .calls import ModelCall, is_gone, mark
 KEPT = 64
 """Verdicts kept per model, the most recently used last."""
 
-UNKNOWN = "not verified yet"
+ROUNDINGS = 4
+"""How many times the rounding of one pass two passes may be apart."""
 
-Verdict = str | None
-"""None where rows stay apart, else why separate passes are needed."""
+FLOAT32, TF32 = 1e-6, 1e-3
+"""Dtypes with a smaller epsilon are float32 or better; their convolutions may be computed in TF32 on a GPU."""
+
+AGREES, UNKNOWN = "agrees", "unknown"
+Verdict = str
+"""`AGREES`, `UNKNOWN`, or else why separate passes are needed."""
 
 
 class Verdicts:
-    """What is known of one model under one set of object patches, with terms on one set of modules.
+    """What is known about one model under one set of object patches, with terms on one set of modules.
 
-    Rows stay apart or not whatever values the terms have, so that another strength or a reloaded adapter is not checked
-    again.
+    Whether rows stay apart does not depend on the values of the terms, so another strength or a reloaded adapter is not
+    checked again.
     """
 
     def __init__(self, patcher: ModelPatcher, modules: Hashable):
@@ -34,11 +39,11 @@ class Verdicts:
         objects = tuple((name, mark(patch)) for name, patch in patcher.object_patches.items())
         self.setting = (modules, objects)
 
-    def recall(self, call: ModelCall, kind: tuple) -> Verdict:
-        """The verdict on this kind of call with the very patches that are at work, or `UNKNOWN`."""
+    def recall(self, call: ModelCall, kind: Hashable) -> Verdict:
+        """The verdict on this kind of call with the very patches that are at work."""
         return self.kept.get(self._key(call, kind), UNKNOWN)
 
-    def keep(self, call: ModelCall, kind: tuple, verdict: Verdict) -> None:
+    def keep(self, call: ModelCall, kind: Hashable, verdict: Verdict) -> None:
         for key in [key for key in self.kept if _is_stale(key)]:
             del self.kept[key]
         key = self._key(call, kind)
@@ -47,7 +52,7 @@ class Verdicts:
         while len(self.kept) > KEPT:
             self.kept.popitem(last=False)
 
-    def _key(self, call: ModelCall, kind: tuple) -> tuple:
+    def _key(self, call: ModelCall, kind: Hashable) -> tuple:
         return (*self.setting, kind, call.patches())
 
 
@@ -55,24 +60,38 @@ _kept: WeakKeyDictionary[BaseModel, OrderedDict[tuple, Verdict]] = WeakKeyDictio
 
 
 def _is_stale(key: tuple) -> bool:
-    """Whether a verdict is on patches that are gone."""
+    """Whether a verdict is about patches that are gone."""
     _, objects, _, patches = key
     return any(is_gone(marked) for _, marked in (*objects, *patches))
 
 
-def disagreement(batched: dict[int, Tensor], separate: dict[int, Tensor], dtype: torch.dtype) -> Verdict:
-    """Why `batched` is not `separate` up to rounding in `dtype`; None where it is.
+def error_of(found: Mapping[int, Tensor], expected: Mapping[int, Tensor]) -> float:
+    """The largest root mean square difference of any two predictions of the same role."""
+    return max(_rms(found[role] - expected[role]) for role in expected)
 
-    Rounding is judged against what the terms do: an error near |rl - base| means rows that were mixed up.
-    """
+
+def negligible(predictions: Mapping[int, Tensor], dtype: torch.dtype) -> float:
+    """An error that needs no explanation in predictions computed in `dtype`."""
+    eps = torch.finfo(dtype).eps
+    return _size(predictions) * (64 * eps if eps < FLOAT32 else eps / 8)
+
+
+def explained(error: float, rounding: float, separate: Mapping[int, Tensor], dtype: torch.dtype) -> Verdict:
+    """Whether the measured `rounding` of this model and batch accounts for `error`, within what `dtype` can make."""
+    eps = torch.finfo(dtype).eps
+    largest = _size(separate) * (TF32 if eps < FLOAT32 else 4 * eps)
+    if error <= min(ROUNDINGS * rounding, largest):
+        return AGREES
     reference = next(iter(separate.values()))
     effect = max(_rms(prediction - reference) for prediction in separate.values())
-    error = max(_rms(batched[role] - separate[role]) for role in separate)
-    exact = torch.finfo(dtype).eps < 1e-6
-    rounding = _rms(reference) * torch.finfo(dtype).eps * (64 if exact else 4)
-    if error <= max(rounding, effect * (0.01 if exact else 0.25)):
-        return None
-    return f"batched rows differ from separate passes by {error:.2e} where the RL model changes {effect:.2e}"
+    return (
+        f"batched rows differ from separate passes by {error:.2e}, where rounding makes {rounding:.2e} and the RL model "
+        f"changes {effect:.2e}"
+    )
+
+
+def _size(predictions: Mapping[int, Tensor]) -> float:
+    return _rms(next(iter(predictions.values())))
 
 
 def _rms(difference: Tensor) -> float:

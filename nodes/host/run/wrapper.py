@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from ....rlg_core.errors import RunError
 from ..models.relation import KEY
-from .downstream import mirror
+from .downstream import brought_up_to_date
 from .memory import counted
 from .record import record_of
 from .refusals import refuse
 from .run import Run
+
+log = logging.getLogger(__name__)
 
 _running: WeakKeyDictionary[BaseModel, Run] = WeakKeyDictionary()
 """The runs under way, by base model; empty between runs."""
@@ -38,20 +41,20 @@ def outer_sample(
     patcher: ModelPatcher = guider.model_patcher
     record = record_of(patcher)
     refuse(guider, record, sampler)
-    mirror(patcher, record)
-    run = Run(guider, record, noise.shape, sigmas)
-    wrappers = {WrappersMP.APPLY_MODEL: run.apply_model}
-    if record.has_own_cfg:
-        wrappers[WrappersMP.PREDICT_NOISE] = run.own_cfg.predict_noise
-    for kind, function in wrappers.items():
-        add_wrapper_with_key(kind, KEY, function, guider.model_options, is_model_options=True)
-    with _under_way(patcher.model, run), counted(patcher.model, run.most_rows()):
-        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    with brought_up_to_date(patcher, record) as current:
+        run = Run(guider, current, noise.shape, sigmas)
+        wrappers = {WrappersMP.APPLY_MODEL: run.apply_model}
+        if record.has_own_cfg:
+            wrappers[WrappersMP.PREDICT_NOISE] = run.own_cfg.predict_noise
+        for kind, function in wrappers.items():
+            add_wrapper_with_key(kind, KEY, function, guider.model_options, is_model_options=True)
+        with _under_way(patcher.model, run), counted(patcher.model, run.most_rows()):
+            return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
 
 @contextmanager
 def _under_way(model: BaseModel, run: Run) -> Iterator[None]:
-    """`run` answers for `model` while the context lasts; a run that it interrupts goes on afterwards."""
+    """Makes `run` answer for `model` while the context lasts. A run that it interrupts continues afterwards."""
     previous = _running.get(model)
     _running[model] = run
     try:
@@ -67,13 +70,22 @@ def _under_way(model: BaseModel, run: Run) -> Iterator[None]:
 def before_run(patcher: ModelPatcher) -> None:
     """`CallbacksMP.ON_PRE_RUN`: the host has loaded all models; those of two-checkpoint experts start here.
 
-    Raises `RunError` where a sampler starts this model without the wrapper above: it would sample the base alone.
+    Raises `RunError` if a sampler starts this model without the wrapper above: it would sample the base alone.
     """
     run = _running.get(patcher.model)
     if run is None:
         raise RunError(
-            "A model with RLG on it was started by a sampler or guider that does not run its wrappers (the Dual Model CFG "
-            "Guider's negative model, for one). It would sample without RLG: use it as the main model of a guider."
+            "A model with RLG on it was started by a sampler or guider that does not run its wrappers (the Dual Model "
+            "CFG Guider's negative model, for one). It would sample without RLG: use it as the main model of a guider."
         )
     for checkpoint in run.checkpoints():
         checkpoint.pre_run()
+
+
+def after_load(patcher: ModelPatcher, *_: Any, **__: Any) -> None:
+    """`CallbacksMP.ON_LOAD`: says so where a model with RLG on it is loaded for anything but a sampling run."""
+    if _running.get(patcher.model) is None:
+        log.warning(
+            "RLG: a model with RLG on it was loaded outside of sampling. RLG is no change of the weights: what is saved or "
+            "extracted from this model is its base. RLG Save Adapter and RLG Extract Adapter save the RL model."
+        )

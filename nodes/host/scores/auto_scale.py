@@ -31,7 +31,7 @@ SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are made: the settings of a KSampler, and how many pictures a prompt."""
+    """How pictures are made: the settings of a KSampler, and the number of pictures per prompt."""
 
     seed: int
     steps: int
@@ -51,7 +51,10 @@ class Case:
 
 
 class Judge:
-    """Makes the pictures of each scale and scores them. `evaluations` are those expected, for the progress bar."""
+    """Makes the pictures of each scale and scores them. The progress bar expects `evaluations` scales.
+
+    Raises `RunError` if the two models are identical.
+    """
 
     def __init__(
         self,
@@ -83,7 +86,7 @@ class Judge:
         return Trial(stages, tuple(self.reward.scores(pictures, prompts)), shift, sum(spread) / len(spread))
 
     def _pictures(self, stages: Stages) -> Tensor:
-        """[cases * images, h, w, 3], case by case."""
+        """The pictures [cases * images, h, w, 3] of the guided model, case by case."""
         guided = with_expert(self.model, Expert(self.relation, stages), 0.0)
         return torch.cat([self._decoded(self._sampled(guided, case)) for case in self.cases])
 

@@ -1,4 +1,4 @@
-"""The RL model's own preference for given pictures, with no reward model (Diffusion-DPO, 2311.12908, section 4)."""
+"""The RL model's own preference for given pictures, with no reward model (Diffusion-DPO, arXiv 2311.12908, sec. 4)."""
 
 from __future__ import annotations
 
@@ -22,19 +22,22 @@ from ..run.record import Expert, record_of
 log = logging.getLogger(__name__)
 
 LAST_PERCENT = 0.999
-"""Draws end here: at percent 1 there is no noise left to predict."""
+"""The last percent that is drawn: at percent 1 there is no noise left to predict."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Noise levels (percents of the schedule, one in each of as many equal parts, falling noise) and one noise each."""
+    """Noise levels, as increasing percents of the schedule, and one noise for each."""
 
     percents: Tensor
     noise: Tensor
 
     @classmethod
     def of(cls, count: int, seed: int, item: tuple[int, ...]) -> Draws:
-        """`noise` [count, *item], the same for every picture."""
+        """One percent at random in each of `count` equal parts of the schedule, and `noise` [count, *item].
+
+        Both are the same for every picture.
+        """
         generator = torch.Generator().manual_seed(seed)
         within = torch.rand(count, generator=generator, dtype=torch.float64)
         percents = (torch.arange(count) + within) / count * LAST_PERCENT
@@ -44,8 +47,8 @@ class Draws:
 class ErrorMeter(comfy.samplers.Sampler):
     """A sampler that samples nothing: it records how far off a model's predictions are at each draw.
 
-    `errors` [draws, items]: mean over elements of |v - v_true|^2, v the velocity (x - denoised) / sigma; for models that
-    predict noise, that is the noise.
+    `errors` [draws, items] are the means over elements of |v - v_true|^2. v is the velocity (x - denoised) / sigma,
+    which for models that predict noise is the noise.
     """
 
     def __init__(self, noise: Tensor, progress: comfy.utils.ProgressBar):
@@ -69,9 +72,9 @@ class ErrorMeter(comfy.samplers.Sampler):
 def implicit_reward(
     model: ModelPatcher, rl_model: ModelPatcher, positive: list, latent: Tensor, draws: int, seed: int
 ) -> Tensor:
-    """`|v - v_base|^2 - |v - v_rl|^2` [draws, pictures]: above 0 where the RL model predicts the picture better.
+    """`|v - v_base|^2 - |v - v_rl|^2` [draws, pictures]: above 0 if the RL model predicts the picture better.
 
-    Noise levels and noise are the same for all pictures and both models.
+    Noise levels and noise are the same for all pictures and both models. Raises `RunError` if `model` has RLG on it.
     """
     if record_of(model) is not None:
         raise RunError(
@@ -93,7 +96,7 @@ def implicit_reward(
 
 
 def _run(meter: ErrorMeter, model: ModelPatcher, positive: list, latent: Tensor, drawn: Draws, seed: int) -> None:
-    """A sampling run for the host, which loads and cleans up; the conditional prediction alone, at CFG 1."""
+    """Runs `meter` as a sampler, so that the host loads models and cleans up. CFG 1: the positive prompt alone."""
     levels = model.get_model_object("model_sampling")
     sigmas = torch.tensor([float(levels.percent_to_sigma(float(percent))) for percent in drawn.percents] + [0.0])
     guider = comfy.samplers.CFGGuider(model)

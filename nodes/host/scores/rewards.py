@@ -1,4 +1,4 @@
-"""Rewards on the host: model folders, devices and memory as for its own models."""
+"""Rewards on the host, which manages their folders, devices and memory like those of its own models."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ BATCH = 16
 """Pictures per call of a reward network."""
 
 ACTIVATIONS = BATCH * 64 * 2**20
-"""Bytes granted to a call beside the weights: a ViT-H takes less than 64 MiB for one picture."""
+"""Bytes reserved for a call beside the weights: a ViT-H takes less than 64 MiB per picture."""
 
 CLIP_TOKENIZER = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
 """CLIP's tokenizer, which the host carries and all CLIPs share."""
 
 
 class _Holder(nn.Module):
-    """A network as the host's patcher wants it: a plain module that it may give attributes."""
+    """Wraps a network in a plain module, on which the host's patcher may set attributes."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -33,7 +33,7 @@ class _Holder(nn.Module):
 
 
 class Reward:
-    """What an RLG_REWARD wire carries: `scores(pictures, prompts)`. Remembers the scores of pictures seen before."""
+    """What an RLG_REWARD wire carries. It remembers the scores of pictures it has seen before."""
 
     def __init__(self, name: str, folder: str = NO_FOLDER):
         kind = KINDS[name]
@@ -46,13 +46,13 @@ class Reward:
 
     @staticmethod
     def _patcher(network: nn.Module) -> ModelPatcher:
-        # float32: the scores of neighbouring scales differ by less than half precision rounds them.
+        # float32: the scores of neighbouring scales differ by less than the rounding of half precision.
         device = comfy.model_management.text_encoder_device()
         offload = comfy.model_management.text_encoder_offload_device()
         return ModelPatcher(_Holder(network.to(offload, torch.float32)), load_device=device, offload_device=offload)
 
     def scores(self, pictures: Tensor, prompts: Sequence[str]) -> list[float]:
-        """One score for each of pictures [n, h, w, 3] in [0, 1] and its prompt."""
+        """The scores of n pictures [n, h, w, 3] in [0, 1] for their n prompts."""
         if not self.kind.needs_prompt:
             prompts = [""] * len(pictures)
         return self.cache(self._score_new, pictures, prompts)
@@ -60,6 +60,6 @@ class Reward:
     @torch.inference_mode()
     def _score_new(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
         if self.patcher is not None:
-            # Whole: these networks are not built of the host's layers, which alone can stay behind and follow later.
+            # Load it whole: only the host's own layers can be loaded later in parts, and these networks have none.
             comfy.model_management.load_models_gpu([self.patcher], memory_required=ACTIVATIONS, force_full_load=True)
         return self.score(pictures, prompts)

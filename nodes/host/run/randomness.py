@@ -1,0 +1,70 @@
+"""Random numbers drawn inside the model: every pass of a model call sees the same, and the run goes on as one model's."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+State = tuple[Any, ...]
+
+
+def _state(device: torch.device) -> State:
+    """The state of all generators that code inside a model may draw from."""
+    module, where = _generator_of(device)
+    return (torch.get_rng_state(), module and module.get_rng_state(*where), random.getstate(), np.random.get_state())
+
+
+def _set_state(state: State, device: torch.device) -> None:
+    on_cpu, on_device, python, numpy = state
+    torch.set_rng_state(on_cpu)
+    module, where = _generator_of(device)
+    if module is not None:
+        module.set_rng_state(on_device, *where)
+    random.setstate(python)
+    np.random.set_state(numpy)
+
+
+def _generator_of(device: torch.device) -> tuple[Any, tuple]:
+    """The module with the generator of `device`, None for the CPU's, and what its functions take to name the device."""
+    if device.type == "cpu":
+        return None, ()
+    return getattr(torch, device.type), () if device.type == "mps" else (device,)
+
+
+class _SameStart:
+    """Starts every pass from one state of the generators, and ends in the state that the first pass left."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.before = device, _state(device)
+        self.after = self.before
+        self.passes = 0
+
+    def begin_pass(self) -> None:
+        self.passes += 1
+        if self.passes == 2:
+            self.after = _state(self.device)
+        if self.passes > 1:
+            _set_state(self.before, self.device)
+
+    def end(self) -> None:
+        if self.passes > 1:
+            _set_state(self.after, self.device)
+
+
+@contextmanager
+def same_for_every_pass(device: torch.device) -> Iterator[Callable[[], None]]:
+    """For one model call. Yields a function to be called before each pass.
+
+    Merging of tokens, tiling and the like draw from the global generators. Base and RL model must draw the same, or
+    their difference is noise; and what the sampler draws next must not depend on how many passes there were.
+    """
+    start = _SameStart(device)
+    try:
+        yield start.begin_pass
+    finally:
+        start.end()
