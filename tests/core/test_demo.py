@@ -138,7 +138,10 @@ def test_policy_gradient_moves_towards_the_better_half():
 
 @pytest.mark.parametrize(("optimality", "sign"), [(1.0, -1), (0.5, 0), (0.0, 1)])
 def test_nft_moves_towards_good_pictures_and_away_from_bad_ones(optimality, sign):
-    """At v = old = 0 and target 1 the gradient's sign says where v goes; channels that scenes leave unused have none."""
+    """At v = old = 0 and target 1 the gradient's sign says where v goes.
+
+    Channels that scenes leave unused have no gradient.
+    """
     v = torch.zeros(2, 16, 3, 3, requires_grad=True)
     nft.nft_loss(v, torch.zeros_like(v), torch.ones_like(v), torch.full((2,), optimality), 1.0).backward()
     used, unused = v.grad[:, : scenes.USED_CHANNELS], v.grad[:, scenes.USED_CHANNELS :]

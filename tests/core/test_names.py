@@ -1,4 +1,4 @@
-"""Names that real diffusers classes give their modules -> the host's weights: all found, nothing twice, nothing left over."""
+"""The names that real diffusers classes give their modules: each finds its weight in the host, none twice."""
 
 from __future__ import annotations
 

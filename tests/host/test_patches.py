@@ -203,7 +203,7 @@ def test_convolutions(unet, kind):
 
 
 def test_lokr_with_a_tucker_core(unet):
-    """The host's own arithmetic fails here (it logs an error and leaves the weight as it was): checked against the sum."""
+    """The host's own arithmetic fails here (it logs an error and leaves the weight alone): checked against the sum."""
     shape, rank = unet.shapes[CONV], 2
     left, core, up, down = (
         random(2, 2),

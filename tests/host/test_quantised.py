@@ -44,7 +44,7 @@ def test_quantised_layers_are_guided(host):
 
 
 def test_fast_fp8_keeps_the_scales_of_a_quantised_checkpoint(host, tmp_path, monkeypatch):
-    """A GPU with fp8 arithmetic must not put the host's plain fp8 layers, which know no scales, in the place of its own."""
+    """On a GPU with fp8 arithmetic too, the host's quantised layers stay: its plain fp8 layers know no scales."""
     monkeypatch.setattr(host.comfy.model_management, "supports_fp8_compute", lambda device=None: True)
     plain, settings = tiny.load(host, tiny.sd3_transformer()), Sampling(steps=2)
     weights = tiny.weights_of(plain)

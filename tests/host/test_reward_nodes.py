@@ -140,7 +140,7 @@ def latents(n=3):
     return torch.randn(n, 16, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-PREDICTIONS = {  # what the network is given for x at sigma, and what its output says the velocity (x - denoised) / sigma is
+PREDICTIONS = {
     "flow": (lambda x, s: x, lambda out, x, s: out, lambda clean, n, s: (1 - s) * clean + s * n),
     "eps": (lambda x, s: x / (1 + s**2) ** 0.5, lambda out, x, s: out, lambda clean, n, s: clean + s * n),
     "v_prediction": (
@@ -149,6 +149,7 @@ PREDICTIONS = {  # what the network is given for x at sigma, and what its output
         lambda clean, n, s: clean + s * n,
     ),
 }
+"""(x, sigma) -> the network's input; its output -> the velocity (x - denoised) / sigma; a clean latent -> x."""
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ def test_interrupted_at_a_step(host, models, plain, step):
 
 @pytest.mark.parametrize("call", [1, 2, 3, 5])
 def test_an_error_inside_the_model(host, models, plain, call):
-    """In the batched call, in each call of the check, and in a later step; a model error is not taken for folded rows."""
+    """In the batched call, in each call of the check, and in a later step: no model error passes for folded rows."""
     guided, factor = guide(host, *models, 2.0 + call / 10), models[0].model.memory_usage_factor
     count = 0
 

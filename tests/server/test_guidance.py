@@ -67,8 +67,10 @@ def test_a_graph_without_an_rl_model_is_refused_before_it_runs(server):
 
 
 def edited(scale, denoise, half=False):
-    """The shipped graph with a second sampler, which starts from the base's picture by way of pixels; with `half` it paints
-    the right half alone. Saves that picture's own way through the VAE where denoise is 0."""
+    """Return the shipped graph with a second sampler, which starts from the base's picture by way of pixels.
+
+    With `half` it paints the right half alone. Where `denoise` is 0 the picture saved went through the VAE alone.
+    """
     graph = changed(load(), "RLGApply", scale=scale)
     sampler, first = graph["9"], {**graph["9"]["inputs"], "model": ["1", 0]}
     graph["20"] = {"class_type": "KSampler", "inputs": first}

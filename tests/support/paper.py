@@ -1,4 +1,4 @@
-"""The paper's own way (arXiv 2508.21016 and its code): diffusers and PEFT, one pass for each model, adapters switched."""
+"""The paper's own way (arXiv 2508.21016 and its code): diffusers and PEFT, one pass per model, adapters switched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Predictions:
-    """Velocities at one step by model ("base" or an adapter's name): conditional, unconditional, and CFG'd at a scale."""
+    """Velocities at one step, by model ("base" or an adapter's name): of each prompt, and CFG'd at a scale."""
 
     def __init__(self, adapted: Any, settings: Any, x: Tensor, sigma: Tensor):
         self.adapted, self.settings, self.x, self.sigma = adapted, settings, x, sigma
@@ -44,7 +44,7 @@ class Predictions:
 
 @torch.no_grad()
 def sample(adapted: Any, settings: Any, sigmas: Tensor, combine: Callable[[int, Predictions], Tensor]) -> Tensor:
-    """Euler steps on the velocity that `combine(step, predictions)` makes; the final latent, in the model's own space."""
+    """The final latent, in the model's own space, of Euler steps on `combine(step, predictions)`'s velocities."""
     x = settings.noise() * sigmas[0]
     for step, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:])):
         x = x + (following - sigma) * combine(step, Predictions(adapted, settings, x, sigma))
