@@ -32,8 +32,9 @@ class RLGApply(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     tooltip=(
-                        "The base model, without the RL adapter. Patches and options on it count for both models. A LoRA must "
-                        "be on both (load it before the RL adapter): on model alone it is subtracted at scales above 1."
+                        "The base model, without the RL adapter. Patches and options on it count for both models. A "
+                        "LoRA must be on both (load it before the RL adapter): on model alone it is subtracted at "
+                        "scales above 1."
                     ),
                 ),
                 io.Model.Input(

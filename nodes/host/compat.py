@@ -137,7 +137,7 @@ STATELESS_OPTIONS = frozenset(
 """What hosts put into `transformer_options` that carries no state of a node from call to call."""
 
 CACHES_BY_UUID = frozenset({"easycache"})
-"""Caches in `transformer_options` that tell conditionings, and so roles, apart by their uuids (EasyCache, both hosts)."""
+"""Caches in `transformer_options` that tell conditionings, and so roles, apart by uuid (EasyCache, both hosts)."""
 
 
 def is_answered_by_uuid(transformer_options: Mapping[str, Any]) -> bool:
@@ -162,7 +162,7 @@ def is_split_over_gpus(model: ModelPatcher) -> bool:
 
 
 def is_training(guider: Any, sampler: Any) -> bool:
-    """Whether a node trains the model it samples (Train LoRA, whose guider and sampler have these names on both hosts)."""
+    """Whether a node trains the model that it samples: Train LoRA, whose classes have these names on both hosts."""
     return type(guider).__name__ == "TrainGuider" or type(sampler).__name__ == "TrainSampler"
 
 

@@ -1,4 +1,4 @@
-"""Seeing which blocks of a network run in a call, so that a pass that did not run whole cannot be taken for one that did."""
+"""Sees which blocks of a network run in a call, so that a partial pass cannot be taken for a whole one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BlockWatch:
 
     @contextmanager
     def watching(self) -> Iterator[set[str]]:
-        """Yields the names of the sentinels that have run so far; their forwards are watched while the context lasts."""
+        """Watches the forwards of the sentinels; yields the names of those that have run so far."""
         ran: set[str] = set()
         previous = {name: module.__dict__.get("forward") for name, module in self.sentinels.items()}
         for name, module in self.sentinels.items():

@@ -94,8 +94,8 @@ def _refuse_unshared(model: ModelPatcher, rl_model: ModelPatcher) -> None:
             differing = _differing_facts(facts_of(ours), facts_of(theirs))
             if differing:
                 raise PairError(
-                    f"model and rl_model share their weights but not their {name}: {differing}. Put the node that changes "
-                    "it before both, so that base and RL model predict alike."
+                    f"model and rl_model share their weights but not their {name}: {differing}. Put the node that "
+                    "changes it before both, so that base and RL model predict alike."
                 )
 
 

@@ -7,8 +7,8 @@ from comfy.model_patcher import ModelPatcher
 from .patches import at_work, difference
 
 IDENTICAL = (
-    "model and rl_model are the same model, so this node changes nothing. Is the LoRA loader bypassed, or the same wire in "
-    "both inputs?"
+    "model and rl_model are the same model, so this node changes nothing. Is the LoRA loader bypassed, or the same "
+    "wire in both inputs?"
 )
 
 
@@ -23,8 +23,9 @@ def wiring_notice(model: ModelPatcher, rl_model: ModelPatcher) -> str | None:
             "want to guide towards them, the two inputs are swapped: the plain model goes into model."
         )
     return (
-        f"model carries {lost} weight changes (a LoRA?) that rl_model lacks: they count in full at scale 0, not at all at "
-        "scale 1, and are subtracted above. To have them in both, load that LoRA before the RL adapter, or on both models."
+        f"model carries {lost} weight changes (a LoRA?) that rl_model lacks: they count in full at scale 0, not at "
+        "all at scale 1, and are subtracted above. To have them in both, load that LoRA before the RL adapter, or on "
+        "both models."
     )
 
 

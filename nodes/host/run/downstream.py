@@ -25,7 +25,9 @@ PLAIN: tuple[Any, ...] = (str, int, float, bool, type(None), torch.dtype)
 
 @contextmanager
 def brought_up_to_date(patcher: ModelPatcher, record: Record) -> Iterator[Record]:
-    """The record for one run of `patcher`, and while it lasts the models it needs: with what came after RLG on them too.
+    """The record for one run of `patcher`, and while it lasts the models that it needs.
+
+    What came after RLG is on all of them.
 
     Raises `RunError` for what cannot be on both models.
     """
@@ -95,8 +97,8 @@ def _bank_under(patcher: ModelPatcher, relation: SharedWeights, later: dict[str,
     bank = term_bank(patcher, known[patcher.patches_uuid])
     if bank is None:
         raise RunError(
-            "A node after RLG (Model Merge at ratio 0, say) leaves nothing of the RL model's difference: base and RL model "
-            "are the same. Put that node before RLG, or remove one of the two."
+            "A node after RLG (Model Merge at ratio 0, say) leaves nothing of the RL model's difference: base and RL "
+            "model are the same. Put that node before RLG, or remove one of the two."
         )
     return bank
 
@@ -112,13 +114,13 @@ def _mirror_objects(patcher: ModelPatcher, relation: TwoCheckpoints, checkpoint:
             continue
         if name not in PREDICTING and not isinstance(value, PLAIN):
             raise RunError(
-                f"A node after RLG replaces {name} in the base, and the RL checkpoint would go without it. Put that node "
-                "before both models, or use an RL adapter (Load RL Adapter) in place of the RL checkpoint."
+                f"A node after RLG replaces {name} in the base, and the RL checkpoint would go without it. Put that "
+                "node before both models, or use an RL adapter (Load RL Adapter) in place of the RL checkpoint."
             )
         checkpoint.add_object_patch(name, value)
     injected = sorted(patcher.injections.keys() - relation.base.injections)
     if injected:
         raise RunError(
-            f"A node after RLG injects modules ({', '.join(injected)}) into the base, as a LoRA in bypass mode does, and "
-            "the RL checkpoint would go without them. Load that LoRA without bypass."
+            f"A node after RLG injects modules ({', '.join(injected)}) into the base, as a LoRA in bypass mode does, "
+            "and the RL checkpoint would go without them. Load that LoRA without bypass."
         )

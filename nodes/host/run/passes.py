@@ -1,4 +1,4 @@
-"""Evaluates base and experts for each call of the model: in one batched pass where they share weights, or one pass each."""
+"""Evaluates base and experts for each call of the model: in one batched pass if they share weights, or one each."""
 
 from __future__ import annotations
 

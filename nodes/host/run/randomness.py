@@ -1,4 +1,4 @@
-"""Random numbers drawn inside the model: every pass of a model call sees the same, and the run goes on as one model's."""
+"""Random numbers drawn inside the model: every pass of one call sees the same, and the run goes on as one model's."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ def refuse(guider: Any, record: Record, sampler: Any) -> None:
         raise RunError("RLG guides while sampling, and this node trains its model. Give it the model without RLG.")
     if keeps_its_own_caches(sampler):
         raise RunError(
-            "SamplerARVideo keeps keys and values for one model only, so base and RL model would share them. Use another "
-            "sampler, or the model without RLG."
+            "SamplerARVideo keeps keys and values for one model only, so base and RL model would share them. Use "
+            "another sampler, or the model without RLG."
         )
     if any(expert.has_own_weights for expert in record.experts) and guider.model_patcher.hook_patches:
         raise RunError(

@@ -1,7 +1,7 @@
 """What other nodes keep from one call of the model to the next, apart for each model that has a say.
 
-Caches and guidance nodes keep activations in their patches: in attributes, in closures, in lists and dictionaries, or on
-the network itself. A pass of the RL model must find there what the RL model left, never what the base did.
+Caches and guidance nodes keep activations in their patches: in attributes, in closures, in lists and dictionaries, or
+on the network itself. A pass of the RL model must find there what the RL model left, never what the base did.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MODULE_INTERNALS = frozenset(vars(nn.Module()))
 
 
 class NetworkAttributes:
-    """The plain attributes of a network, as something that holds values: its parameters and modules are not among them."""
+    """The plain attributes of a network as a holder of values, without its parameters and modules."""
 
     def __init__(self, network: nn.Module):
         self.network = network

@@ -85,8 +85,8 @@ def explained(error: float, rounding: float, separate: Mapping[int, Tensor], dty
     reference = next(iter(separate.values()))
     effect = max(_rms(prediction - reference) for prediction in separate.values())
     return (
-        f"batched rows differ from separate passes by {error:.2e}, where rounding makes {rounding:.2e} and the RL model "
-        f"changes {effect:.2e}"
+        f"batched rows differ from separate passes by {error:.2e}, where rounding makes {rounding:.2e} and the RL "
+        f"model changes {effect:.2e}"
     )
 
 

@@ -11,9 +11,9 @@ Ran = frozenset[str]
 """Which blocks of the network ran in a pass, by their sentinels."""
 
 CAUSES = (
-    "A cache node that answers for a part of the model (TeaCache, first-block caches), a node that replaces or compiles "
-    "its layers by itself, or one that leaves blocks out may be the cause: remove it, or put ComfyUI's own EasyCache or "
-    "TorchCompileModel in its place."
+    "A cache node that answers for a part of the model (TeaCache, first-block caches), a node that replaces or "
+    "compiles its layers by itself, or one that leaves blocks out may be the cause: remove it, or put ComfyUI's own "
+    "EasyCache or TorchCompileModel in its place."
 )
 
 
@@ -38,8 +38,8 @@ class Wholeness:
             return
         missing = sorted((expected or frozenset(seen.watched)) - layers)
         raise RunError(
-            f"The RL model changes {len(seen.watched)} layers, and {len(missing)} of them did not run where expected, first "
-            f"{', '.join(missing[:3])}: its prediction would be the base's in part. {CAUSES}"
+            f"The RL model changes {len(seen.watched)} layers, and {len(missing)} of them did not run where expected, "
+            f"first {', '.join(missing[:3])}: its prediction would be the base's in part. {CAUSES}"
         )
 
     def require_whole(
@@ -63,6 +63,6 @@ class Wholeness:
         for_everyone = stateless and len(set(ran.values())) == 1 and all(ran.values())
         if short and not (kept_apart or goes_on or for_everyone):
             raise RunError(
-                f"{len(whole - short[0])} of {len(whole)} blocks of the network did not run in a pass of the base or RL "
-                f"model, which could have got the other's activations in their place. {CAUSES}"
+                f"{len(whole - short[0])} of {len(whole)} blocks of the network did not run in a pass of the base or "
+                f"RL model, which could have got the other's activations in their place. {CAUSES}"
             )

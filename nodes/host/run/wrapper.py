@@ -86,6 +86,7 @@ def after_load(patcher: ModelPatcher, *_: Any, **__: Any) -> None:
     """`CallbacksMP.ON_LOAD`: says so where a model with RLG on it is loaded for anything but a sampling run."""
     if _running.get(patcher.model) is None:
         log.warning(
-            "RLG: a model with RLG on it was loaded outside of sampling. RLG is no change of the weights: what is saved or "
-            "extracted from this model is its base. RLG Save Adapter and RLG Extract Adapter save the RL model."
+            "RLG: a model with RLG on it was loaded outside of sampling. RLG is no change of the weights: what is "
+            "saved or extracted from this model is its base. RLG Save Adapter and RLG Extract Adapter save the RL "
+            "model."
         )
