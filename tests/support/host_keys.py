@@ -19,14 +19,14 @@ def recorded() -> dict[str, Shapes]:
 
 
 def main() -> None:
-    from . import host_models
     from .architectures import ARCHITECTURES
     from .host import start_host
+    from .host_models import Case
 
     host = start_host(Path(os.environ["RLG_HOST_PATH"]))
     lines = []
     for name in sorted(ARCHITECTURES):
-        shapes = {key: list(shape) for key, shape in host_models.names(host, host_models.Case(name)).shapes.items()}
+        shapes = {key: list(shape) for key, shape in Case(host, name).names.shapes.items()}
         lines.append(f"{json.dumps(name)}: {json.dumps(shapes)}")
     FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
