@@ -13,6 +13,10 @@ class PairError(RLGError):
     """Two models that are not a base and an RL-tuned version of it."""
 
 
+class WeightError(RLGError):
+    """A weight that is held in a form in which it cannot be read, or in which a change of it would be another one."""
+
+
 class RunError(RLGError):
     """A sampling run that would not compute the geometric mean it promises."""
 

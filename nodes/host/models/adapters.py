@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
 from typing import Any
 
 import comfy.lora
@@ -13,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from ....rlg_core.errors import AdapterError
 from ....rlg_core.formats import Adapter
 from ....rlg_core.names import Match, NameMap, describe, match
-from ..compat import WEIGHT_NAMES, unpatched_weight
+from ..compat import WEIGHT_NAMES, refuse_opaque_layers, unpatched_weight, weight_shape, weight_shapes
 from .stock import as_patch, stock_scale
 
 PREFIX = "diffusion_model."
@@ -26,9 +25,7 @@ SIZES = 8
 
 def name_map(model: ModelPatcher) -> NameMap:
     """The names by which adapter files may address `model`'s weights."""
-    # not state_dict(): quantised layers put entries into it that are not parameters
-    tensors = chain(model.model.named_parameters(), model.model.named_buffers())
-    shapes = {key: tuple(tensor.shape) for key, tensor in tensors if key.startswith(PREFIX)}
+    shapes = {key: shape for key, shape in weight_shapes(model.model).items() if key.startswith(PREFIX)}
     return NameMap(shapes, PREFIX, comfy.lora.model_lora_keys_unet(model.model, {}), WEIGHT_NAMES)
 
 
@@ -75,7 +72,7 @@ def _place(key: Any) -> tuple[str, tuple[int, int] | None]:
 
 def relative_size(model: ModelPatcher, found: Match) -> float:
     """`|dW| / |W|` (Frobenius norms) of one change at strength 1."""
-    weight = unpatched_weight(model, found.target.key).detach()
+    weight = unpatched_weight(model, found.target.key)
     if found.target.cut is not None:
         weight = weight.narrow(0, *found.target.cut)
     change = found.term.delta(weight)
@@ -85,10 +82,14 @@ def relative_size(model: ModelPatcher, found: Match) -> float:
 def load(model: ModelPatcher, adapter: Adapter, strength: float) -> tuple[ModelPatcher, str]:
     """A clone of `model` with `adapter` on it at `strength`, and the report.
 
-    Raises `AdapterError` unless the whole adapter fits the model.
+    Raises `AdapterError` unless the whole adapter fits the model, and `WeightError` if it changes weights that cannot
+    be read.
     """
+    refuse_opaque_layers(model)
     names = name_map(model)
     matches = match(adapter, names)
+    for found in matches:
+        weight_shape(model, found.target.key)
     clone = with_patches(model, adapter, matches, strength)
     weights = [found for found in matches if found.change.parameter == "weight"]
     sizes = [relative_size(model, found) for found in weights[:: max(1, len(weights) // SIZES)][:SIZES]]
