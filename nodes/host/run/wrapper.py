@@ -48,7 +48,7 @@ def outer_sample(
             wrappers[WrappersMP.PREDICT_NOISE] = run.own_cfg.predict_noise
         for kind, function in wrappers.items():
             add_wrapper_with_key(kind, KEY, function, guider.model_options, is_model_options=True)
-        with _under_way(patcher.model, run), counted(patcher.model, run.most_rows()):
+        with _under_way(patcher.model, run), counted(patcher.model, run.most_rows()), run.passes.in_a_run():
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
 
