@@ -43,10 +43,8 @@ WEIGHT_NAMES = ("weight", "scale")
 UNUSED_WEIGHTS = ("norm_final.weight", "y_embedder.y_embedding")
 """Weights that a host makes and never uses (Z-Image and Lumina on 0.3.75, PixArt on both): files come without them."""
 
-_QUANTISATION = (
-    *("scaled_fp8", "scale_weight", "scale_input"),  # 0.3.75
-    *("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale", "comfy_quant"),  # 0.30
-)
+_WEIGHT_SCALES = ("scale_weight", "weight_scale", "weight_scale_2")  # 0.3.75 has the first, 0.30 the others
+_QUANTISATION = (*_WEIGHT_SCALES, "scaled_fp8", "scale_input", "input_scale", "pre_quant_scale", "comfy_quant")
 
 
 def is_quantisation_key(name: str) -> bool:
@@ -62,8 +60,8 @@ def is_norm(module: nn.Module) -> bool:
 # Weights
 
 READABLE = (
-    "Take the same model from a safetensors (fp8 too) or GGUF file; or give base and RL model as two checkpoints that are "
-    "both quantised so, for which no weight is read."
+    "Load the same model from a safetensors (fp8 too) or GGUF file; or give base and RL model as two checkpoints that "
+    "are both quantised so, for which no weight is read."
 )
 """What to do about weights that cannot be read."""
 
@@ -101,7 +99,7 @@ def weight_shapes(root: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _is_packed(weight: Any) -> bool:
-    """Whether `weight` is a tensor of ComfyUI-GGUF's: it says its `tensor_shape`, and its layer's `get_weight` reads it."""
+    """Whether `weight` is one of ComfyUI-GGUF's: it says its `tensor_shape`, and its layer's `get_weight` reads it."""
     return isinstance(weight, Tensor) and hasattr(weight, "tensor_shape")
 
 
@@ -174,6 +172,12 @@ def _made_by(module: nn.Module) -> str:
     return f"quantised layers of {type(module).__module__} ({type(module).__name__})"
 
 
+def is_rounded_when_patched(model: ModelPatcher, key: str) -> bool:
+    """Whether the host rounds this weight again after it has put a patch on it (fp8, NVFP4 and the like)."""
+    _, weight = _readable(model, key)
+    return isinstance(weight, QuantizedTensor) or (not _is_packed(weight) and weight.dtype.itemsize == 1)
+
+
 def compute_dtype(model: BaseModel) -> torch.dtype:
     """The dtype of activations, to which the host casts stored weights (fp8, for example)."""
     return model.manual_cast_dtype or model.get_dtype()
@@ -215,24 +219,32 @@ def without_dynamic(wanted: bool) -> dict[str, bool]:
 
 # What the host says in its log
 
-_MISSING = "unet missing:"
+_MISSING, _UNEXPECTED = "unet missing:", "unet unexpected:"
 
 
 class MissingWeights(logging.Handler):
-    """Collects the weights that the host did not find: it only logs them, and goes on with whatever was in memory.
+    """Collects what the host only logs: weights it did not find, and scales of quantised weights it does not know.
 
+    Where a weight is missing it goes on with whatever was in memory, and without its scale a weight is another one.
     Some may be missing: an absent scale of a quantised file is 1, and some weights are never used.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.names: list[str] = []
+        self.unknown_scales: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         said = record.getMessage()
         if said.startswith(_MISSING):
-            names = ast.literal_eval(said.removeprefix(_MISSING).strip())
+            names = _names(said, _MISSING)
             self.names += [name for name in names if not is_quantisation_key(name) and name not in UNUSED_WEIGHTS]
+        if said.startswith(_UNEXPECTED):
+            self.unknown_scales += [name for name in _names(said, _UNEXPECTED) if name.endswith(_WEIGHT_SCALES)]
+
+
+def _names(said: str, before: str) -> list[str]:
+    return ast.literal_eval(said.removeprefix(before).strip())
 
 
 # Latents and conditionings

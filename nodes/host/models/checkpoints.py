@@ -120,3 +120,9 @@ def _whole_weights(path: str) -> Iterator[None]:
             f"{path}: {len(ear.names)} weights are missing, first {names}. "
             "The file is not whole; download it or save it again."
         )
+    if ear.unknown_scales:
+        raise AdapterError(
+            f"{path}: this ComfyUI does not know {len(ear.unknown_scales)} scales of its quantised weights, first "
+            f"{ear.unknown_scales[0]}, and would sample with other weights. Update ComfyUI, or take another "
+            "quantisation of the file."
+        )

@@ -25,6 +25,7 @@ from ..compat import (
     UNUSED_WEIGHTS,
     compute_dtype,
     is_quantisation_key,
+    is_rounded_when_patched,
     refuse_opaque_layers,
     source_file,
     unpatched_weight,
@@ -208,6 +209,11 @@ def report(model: ModelPatcher, found: Extraction) -> str:
         lines.append(
             f"Kept exactly, of modules that are no layers: {', '.join(raw)}. With these, guidance runs one pass per "
             "model; without guidance, ComfyUI ignores patches on them."
+        )
+    if any(is_rounded_when_patched(model, key) for key in found.terms):
+        lines.append(
+            "The base is quantised: by itself, rl_model is further off than under guidance, since ComfyUI rounds a "
+            "quantised weight again once it is patched."
         )
     lines += [f"{key}: rank {found.terms[key].rank}, kept {found.kept[key]:.4%}" for key in low_rank]
     return "\n".join(lines)
