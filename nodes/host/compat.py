@@ -77,13 +77,11 @@ def unpatched_weight(model: ModelPatcher, key: str) -> Tensor:
         weight = model.backup[key].weight
     if _is_packed(weight):
         return _unpacked(module, weight, model.load_device)
+    if isinstance(weight, QuantizedTensor):  # a copy: 0.3.75 changes the dtype of the tensor itself
+        return weight.detach().to(model.load_device).to(torch.float32).dequantize()
     weight = comfy.model_management.cast_to_device(weight, model.load_device, torch.float32, copy=True)
-    convert = _conversion(module, key)
-    if convert is not None:
-        weight = convert(weight, inplace=True)
-    elif isinstance(weight, QuantizedTensor):  # embeddings have no conversion
-        weight = weight.dequantize()
-    return weight.to(torch.float32)  # 0.3.75 dequantises to the dtype that the model computes in
+    convert = getattr(module, f"convert_{key.rpartition('.')[2]}", None)
+    return weight if convert is None else convert(weight, inplace=True)
 
 
 def weight_shape(model: ModelPatcher, key: str) -> tuple[int, ...]:
@@ -122,7 +120,7 @@ def _readable(model: ModelPatcher, key: str) -> tuple[nn.Module, Tensor]:
     path, name = key.rsplit(".", 1)
     module = model.model.get_submodule(path)
     weight = getattr(module, name, None)
-    if not isinstance(weight, Tensor) or not _can_be_dequantised(module, key, weight):
+    if not isinstance(weight, Tensor) or not _can_be_dequantised(module, weight):
         raise WeightError(f"{key}: {_made_by(module)}, in which the weight cannot be read. {READABLE}")
     if getattr(module, "pre_quant_scale", None) is not None:
         raise WeightError(
@@ -132,7 +130,7 @@ def _readable(model: ModelPatcher, key: str) -> tuple[nn.Module, Tensor]:
     return module, weight
 
 
-def _can_be_dequantised(module: nn.Module, key: str, weight: Tensor) -> bool:
+def _can_be_dequantised(module: nn.Module, weight: Tensor) -> bool:
     if _is_packed(weight):
         return hasattr(module, "get_weight") or _is_plain(weight)
     if isinstance(weight, QuantizedTensor):
@@ -143,11 +141,6 @@ def _can_be_dequantised(module: nn.Module, key: str, weight: Tensor) -> bool:
 def _is_plain(weight: Tensor) -> bool:
     """Whether `weight` holds its values themselves, one element for each."""
     return weight.dtype.is_floating_point and tuple(Tensor.size(weight)) == _shape(weight)
-
-
-def _conversion(module: nn.Module, key: str) -> Callable[..., Tensor] | None:
-    """The function of the host's quantised layers that dequantises a weight."""
-    return getattr(module, f"convert_{key.rpartition('.')[2]}", None)
 
 
 def _unpacked(module: nn.Module, weight: Tensor, device: torch.device) -> Tensor:

@@ -76,11 +76,15 @@ def test_a_weight_reads_without_the_patches_in_memory(host, weights, load, kind)
     reading.assert_read_without_patches(host, load(weights, kind))
 
 
-def test_a_weight_reads_in_float32_whatever_the_model_computes_in(host, weights, load, monkeypatch):
+@pytest.mark.parametrize("kind", FILES)
+def test_a_weight_reads_in_float32_whatever_the_model_computes_in(host, weights, load, monkeypatch, kind):
     monkeypatch.setattr(host.comfy.model_management, "unet_manual_cast", lambda *_, **__: torch.bfloat16)
-    model = load(weights, "described_fp8")
-    assert model.model.manual_cast_dtype == torch.bfloat16
+    model = load(weights, kind)
+    layer, x = model.model.get_submodule(reading.KEY.removesuffix(".weight")), torch.ones(1, 128, dtype=torch.bfloat16)
+    before = layer(x)
+    assert before.dtype == torch.bfloat16
     assert reading.unpatched(host, model).dtype == torch.float32
+    assert torch.equal(layer(x), before)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -36,7 +36,7 @@ def assert_read_as_computed(host: SimpleNamespace, model: Any) -> None:
 
 def assert_read_without_patches(host: SimpleNamespace, model: Any) -> None:
     """Also while patches are in memory, and without a trace on them."""
-    before, rl_model = unpatched(host, model), tiny.with_lora(host, model, tiny.sd3_lora())
+    before, rl_model = unpatched(host, model).clone(), tiny.with_lora(host, model, tiny.sd3_lora())
     sampled = SETTINGS.run(host, rl_model)
     found = unpatched(host, rl_model)
     assert torch.equal(found, before)
