@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from ..errors import AdapterError, shortened
 
-TOKEN = re.compile(r"\\[dDsSwW]|\\[^0-9A-Za-z]|\[\^?]?(?:\\.|[^]\\])*]|\(\?:|[*+?]\??|\{\d+(?:,\d*)?}\??|\((?!\?)|[^\\[{(]")
+TOKEN = re.compile(
+    r"\\[dDsSwW]|\\[^0-9A-Za-z]|\[\^?]?(?:\\.|[^]\\])*]|\(\?:|[*+?]\??|\{\d+(?:,\d*)?}\??|\((?!\?)|[^\\[{(]"
+)
 COUNTS = re.compile(r"\{(\d+)(,?)(\d*)}")
 DEEPEST = 50
 """How deeply groups may be nested."""

@@ -51,7 +51,16 @@ def test_the_same_matches_as_re(below):
 
 @pytest.mark.parametrize(
     "pattern",
-    [r"(?:.|.)*X", r"((.+))+X", ".*" * 12 + "X", r"(a+)+$", r"(a|aa)+X", r"(a*)*X", r"(\w+\.?)+X", "(" * 40 + "a*" + ")*" * 40],
+    [
+        r"(?:.|.)*X",
+        r"((.+))+X",
+        ".*" * 12 + "X",
+        r"(a+)+$",
+        r"(a|aa)+X",
+        r"(a*)*X",
+        r"(\w+\.?)+X",
+        "(" * 40 + "a*" + ")*" * 40,
+    ],
 )
 def test_patterns_that_keep_re_busy(pattern):
     """All of these match `a...aX`, and take `re` longer than anyone waits where the X is missing."""
@@ -88,7 +97,9 @@ def test_other_forms_are_refused(pattern, message):
 
 def test_a_large_folder_is_little_work():
     """A thousand modules with a pattern each, as the pack's own saver writes them."""
-    names = [f"transformer_blocks.{i}.attn.{leaf}.{j}" for i in range(50) for leaf in ("to_q", "to_out") for j in range(10)]
+    names = [
+        f"transformer_blocks.{i}.attn.{leaf}.{j}" for i in range(50) for leaf in ("to_q", "to_out") for j in range(10)
+    ]
     patterns = Patterns("config", ["^" + name.replace(".", r"\.") for name in names], below_any_parent=True)
     assert [patterns.find(name) for name in names] == list(range(len(names)))
     assert patterns.find("x." + names[3]) is None

@@ -18,7 +18,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....rlg_core.errors import AdapterError
-from ....rlg_core.formats.container import check_values, open_tensors
+from ....rlg_core.formats.container import check_values, map_tensors
 from ..compat import MissingWeights, is_quantisation_key, without_dynamic
 
 WEIGHT_DTYPES: Mapping[str, Mapping[str, Any]] = {
@@ -46,7 +46,7 @@ def load_model(path: Path, options: Mapping[str, Any]) -> ModelPatcher:
 
     Raises `AdapterError`, naming file and key, if it is not.
     """
-    file = open_tensors(path)
+    file = map_tensors(path)
     for name, tensor in _of_diffusion_model(file.tensors).items():
         if tensor.dtype.is_floating_point:
             check_values(path, name, tensor)

@@ -9,7 +9,7 @@ import comfy.sd
 import folder_paths
 
 from ....rlg_core.errors import AdapterError
-from ....rlg_core.formats.container import open_tensors
+from ....rlg_core.formats.container import map_tensors
 from .checkpoints import OTHER_PARTS
 
 
@@ -30,7 +30,7 @@ class AbsentPart:
 def load_parts(path: Path) -> tuple[Any, Any]:
     """CLIP and VAE of the base file, with an `AbsentPart` in place of each that it does not hold."""
     clip = vae = None
-    if any(name.startswith(OTHER_PARTS) for name in open_tensors(path).tensors):
+    if any(name.startswith(OTHER_PARTS) for name in map_tensors(path).tensors):
         _, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(
             str(path), embedding_directory=folder_paths.get_folder_paths("embeddings"), output_model=False
         )
