@@ -56,14 +56,14 @@ MEBIBYTES = 16
 def _number(source: str, config: Mapping[str, Any], name: str) -> float:
     value = config.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST:
-        raise AdapterError(f"{source}: expected a number for {name[:80]}, got {shortened(value)}.")
+        raise AdapterError(f"{source}: expected a number for {name}, got {shortened(value)}.")
     return float(value)
 
 
 def _rank(source: str, config: Mapping[str, Any], name: str) -> int:
     value = _number(source, config, name)
     if value < 1 or value != int(value):
-        raise AdapterError(f"{source}: expected a whole number of at least 1 for {name[:80]}, got {shortened(value)}.")
+        raise AdapterError(f"{source}: expected a whole number of at least 1 for {name}, got {shortened(value)}.")
     return int(value)
 
 
@@ -71,7 +71,7 @@ def _by_module(read: Callable[..., Number], source: str, config: Mapping[str, An
     values = config.get(name) or {}
     if not isinstance(values, dict):
         raise AdapterError(f"{source}: expected modules and numbers for {name}, got {shortened(values)}.")
-    return {key: read(f"{source}, {name}", values, key) for key in values}
+    return {key: read(f"{source}, {name}", {shortened(key): value}, shortened(key)) for key, value in values.items()}
 
 
 def _names(source: str, config: Mapping[str, Any], name: str) -> tuple[str, ...]:

@@ -139,8 +139,8 @@ class OpenFile:
             header = json.loads(self.file.read(length).decode("utf-8"))
             metadata = header.pop("__metadata__", None) or {}
             entries = {name: _entry(name, entry) for name, entry in header.items()}
-            if not all(isinstance(text, str) for text in metadata.values()):
-                raise ValueError("an entry of __metadata__ is no text")
+            for text in (*entries, *metadata, *metadata.values()):
+                text.encode()
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise self._corrupt(f"its header: {type(error).__name__}, {shortened(str(error))}") from error
         self._check_places(entries, self.size - 8 - length)
