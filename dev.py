@@ -3,9 +3,9 @@
 
 {commands}
 
-`python dev.py COMMAND --help` tells a command's options. Needs Python 3.10 or newer (3.11 for all but `demo` and `ui`) and
-pip's usual package index, nothing else. Everything it makes lies in `.rlg/` (or in the folder RLG_HOME names) and can be
-deleted. COMFYUI_PATH=<folder> uses that ComfyUI, with its own Python, instead.
+`python dev.py COMMAND --help` tells a command's options. Needs Python 3.10 or newer (3.11 for all but `demo` and `ui`)
+and pip's usual package index, nothing else. Everything it makes lies in `.rlg/` (or in the folder RLG_HOME names) and
+can be deleted. COMFYUI_PATH=<folder> uses that ComfyUI, with its own Python, instead.
 """
 
 import os

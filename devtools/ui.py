@@ -12,8 +12,8 @@ from .server import Server, listens
 
 PORT = 8188  # ComfyUI's own
 STARTER = ROOT / "workflows" / "Reinforcement Learning Guidance"
-# The editor opens /?template=NAME&source=PACK for names of letters, digits, "_" and "-" only. The starter's has spaces, so
-# a copy of it stands under such a name in a pack of its own, without nodes.
+# The editor opens /?template=NAME&source=PACK for names of letters, digits, "_" and "-" only. The starter's has spaces,
+# so a copy of it stands under such a name in a pack of its own, without nodes.
 SHELF, NAME = "RLG-starter", "Reinforcement-Learning-Guidance"
 
 

@@ -14,7 +14,6 @@ from functools import partial
 from scipy.optimize import minimize_scalar
 
 from .errors import RLGError
-from .report.plot import number
 from .schedule import Stages
 from .statistics import mean_and_error
 
@@ -95,8 +94,8 @@ class Search:
         if not allowed:
             least = min(self.trials.values(), key=lambda trial: trial.shift)
             raise RLGError(
-                f"No scale keeps the shift below max_shift = {number(self.bounds.max_shift)}: the least was "
-                f"{number(least.shift)} at scale {number(least.scale)}. Lower scale_min, or raise max_shift."
+                f"No scale keeps the shift below max_shift = {self.bounds.max_shift:.4g}: the least was "
+                f"{least.shift:.4g} at scale {least.scale:.4g}. Lower scale_min, or raise max_shift."
             )
         return max(allowed, key=lambda trial: trial.reward)
 

@@ -41,7 +41,7 @@ class Pass:
 
     assignments: Sequence[Assignment]
     total: int
-    watched: set[str] = field(default_factory=set)
+    watched: frozenset[str] = frozenset()
     ran: set[str] = field(default_factory=set)
     applied: int = 0
 
@@ -170,7 +170,7 @@ class RowTerms:
                 else:
                     forwards.append(_Forward(site, call))
                     forwards[-1].attach()
-                    call.watched.add(site.name)
+            call.watched = frozenset(forward.site.name for forward in forwards)
             yield call
         finally:
             for module, name, value in reversed(exchanged):

@@ -188,9 +188,9 @@ def test_parts_choose_their_lanes(two_hosts, arguments, names):
 
 
 def test_paths_and_arguments_go_to_pytest(two_hosts):
-    (lane,) = chosen("tests/core/test_rows.py::test_a[b/c]", "tests/core/test_terms.py", "--", "-x", "-k", "rows")
+    (lane,) = chosen("tests/core/test_rows.py::test_a[b/c]", "tests/core/test_algebra.py", "--", "-x", "-k", "rows")
     assert lane.command[-5:] == (
-        *("tests/core/test_rows.py::test_a[b/c]", "tests/core/test_terms.py"),
+        *("tests/core/test_rows.py::test_a[b/c]", "tests/core/test_algebra.py"),
         "-x",
         "-k",
         "rows",

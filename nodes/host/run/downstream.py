@@ -88,6 +88,10 @@ def _bank_under(patcher: ModelPatcher, relation: SharedWeights, later: dict[str,
     known = _under.setdefault(relation.patcher, OrderedDict())
     if patcher.patches_uuid not in known:
         rl_model = patcher.clone()
+        # Only its patches count. It must not keep alive the terms that it is kept by.
+        rl_model.parent = None
+        rl_model.remove_attachments(KEY)
+        rl_model.remove_additional_models(KEY)
         keys = dict.fromkeys([*relation.rl_patches, *later])
         rl_model.patches = {key: [*relation.rl_patches.get(key, []), *later.get(key, [])] for key in keys}
         known[patcher.patches_uuid] = rl_model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from comfy.patcher_extension import WrapperExecutor
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ....rlg_core.combine import Weight, base_weight, geometric_mean, is_zero, rescale
 from .calls import Batch, ModelCall
-from .randomness import same_for_every_pass
+from .randomness import SameStart, same_for_every_pass
 from .record import Record
 from .scales import Scales
 
@@ -28,8 +28,8 @@ class OwnCFG:
         self, executor: WrapperExecutor, x: Tensor, timestep: Tensor, model_options: dict, seed: Any
     ) -> Tensor:
         """`WrappersMP.PREDICT_NOISE`: denoised [items, ...]."""
-        with same_for_every_pass(x.device) as begin_pass:
-            return self._combined(_Prediction(executor, x, timestep, model_options, seed, begin_pass), x, timestep)
+        with same_for_every_pass(x.device) as randomness:
+            return self._combined(_Prediction(executor, x, timestep, model_options, seed, randomness), x, timestep)
 
     def _combined(self, prediction: _Prediction, x: Tensor, timestep: Tensor) -> Tensor:
         everywhere = Batch(x, float(timestep.flatten()[0]), conditionings=((None, 0),))
@@ -70,10 +70,10 @@ class _Prediction:
         timestep: Tensor,
         model_options: dict,
         seed: Any,
-        begin_pass: Callable[[], None],
+        randomness: SameStart,
     ):
         self.executor, self.x, self.timestep, self.seed = executor, x, timestep, seed
-        self.model_options, self.begin_pass = model_options, begin_pass
+        self.model_options, self.randomness = model_options, randomness
 
     def of(self, roles: Sequence[int] | None, cfg: float = 0.0) -> Tensor:
         """The guider's prediction with only the experts of `roles` (None: all), at its own CFG or at `cfg`."""
@@ -82,10 +82,10 @@ class _Prediction:
             focus = {FOCUS: tuple(roles)}
             options = {**options, "transformer_options": {**options.get("transformer_options", {}), **focus}}
         guider = self.executor.class_obj
-        self.begin_pass()
         sampler_cfg = guider.cfg
         guider.cfg = cfg or sampler_cfg
         try:
-            return self.executor(self.x, self.timestep, options, self.seed)
+            with self.randomness.one_pass():
+                return self.executor(self.x, self.timestep, options, self.seed)
         finally:
             guider.cfg = sampler_cfg

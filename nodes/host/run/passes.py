@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import comfy.model_management
 from comfy.model_base import BaseModel
@@ -19,7 +20,7 @@ from ..compat import OUT_OF_MEMORY, compute_dtype, is_answered_by_uuid, is_norm
 from ..models.relation import Relation, SharedWeights
 from .calls import BASE, ModelCall
 from .memory import missing_room
-from .randomness import same_for_every_pass
+from .randomness import SameStart, same_for_every_pass
 from .remembered import NetworkAttributes, Remembered
 from .verification import AGREES, UNKNOWN, Verdict, Verdicts, error_of, explained, negligible
 from .wholeness import Ran, Wholeness
@@ -47,21 +48,37 @@ class Passes:
         self.terms = RowTerms(self.model, by_name, is_norm, patcher.load_device)
         networks = {BASE: self.model.diffusion_model} | {k: m.diffusion_model for k, m in self.own.items()}
         self.watches = {role: BlockWatch(network) for role, network in networks.items()}
-        self.around = [f for f in (function_wrapper, *patcher.object_patches.values()) if callable(f)]
+        around = dict(patcher.object_patches) | ({"function wrapper": function_wrapper} if function_wrapper else {})
+        self.around = [function for function in around.values() if callable(function)]
         if self.around:  # only then may the networks' own attributes be written to
             self.around += [NetworkAttributes(network) for network in networks.values()]
-        self.remembered, self.wholeness = Remembered(), Wholeness()
-        self.kept = Verdicts(patcher, tuple(bank.names for bank in banks.values()))
+        self.remembered, self.last, self.wholeness = Remembered(), None, Wholeness()
+        self.kept = Verdicts(self.model, tuple(bank.names for bank in banks.values()), around)
         # Of this run. Looked up once per kind of call, as some patches are made anew for every call (GLIGEN's).
         self.verdicts: dict[Hashable, Verdict] = {}
         self.latest: Hashable = None
         self.told = False
 
     @contextmanager
+    def in_a_run(self) -> Iterator[None]:
+        """For the time of a run. Picks up what other nodes kept in the last run of this model, and keeps it again."""
+        self.last = _last.pop(self.model, None)
+        try:
+            yield
+        finally:
+            left = self.remembered.rest()
+            if left is not None:
+                _last[self.model] = left
+
+    @contextmanager
     def turn(self, call: ModelCall) -> Iterator[Turn]:
         """The passes of one call, each of which sees the same random numbers."""
-        with same_for_every_pass(call.x.device) as begin_pass:
-            yield Turn(self, call, begin_pass)
+        with same_for_every_pass(call.x.device) as randomness:
+            turn = Turn(self, call, randomness)
+            if self.last is not None and self.last.goes_on(turn.roots):
+                self.remembered = self.last
+            self.last = None
+            yield turn
 
     def verdict(self, call: ModelCall, kind: Hashable) -> Verdict:
         if kind not in self.verdicts:
@@ -86,11 +103,15 @@ class Passes:
         return reason is None
 
 
+_last: WeakKeyDictionary[BaseModel, Remembered] = WeakKeyDictionary()
+"""What other nodes kept in the last run of a model, if anything."""
+
+
 class Turn:
     """The passes of one call of the model, and which blocks ran in each."""
 
-    def __init__(self, passes: Passes, call: ModelCall, begin_pass: Callable[[], None]):
-        self.passes, self.call, self.begin_pass = passes, call, begin_pass
+    def __init__(self, passes: Passes, call: ModelCall, randomness: SameStart):
+        self.passes, self.call, self.randomness = passes, call, randomness
         # Where other nodes may keep state from one call to the next; nowhere in most graphs.
         self.roots = [*call.state_roots(), *passes.around]
         self.by_uuid = is_answered_by_uuid(call.transformer_options)
@@ -208,8 +229,11 @@ class Turn:
         """Runs one pass for `owner`, who finds other nodes' state as it left it."""
         passes = self.passes
         passes.remembered.hand_over(owner, self.roots)
-        self.begin_pass()
-        with passes.watches[network].watching() as ran, passes.terms.attached(assignments, call.rows) as seen:
+        with (
+            passes.watches[network].watching() as ran,
+            passes.terms.attached(assignments, call.rows) as seen,
+            self.randomness.one_pass(),
+        ):
             prediction = call.run()
         passed_by = passes.terms.passed_by(seen)
         if passed_by:  # from here on their parameters are swapped, in this pass too
@@ -217,5 +241,5 @@ class Turn:
             return self._run(call, assignments, owner, network)
         passes.remembered.look(self.roots)
         self.ran[owner], passes.latest = frozenset(ran), owner
-        passes.wholeness.require_terms((owner, self.call.signature()), seen, self.ran[owner], self.by_uuid)
+        passes.wholeness.require_terms(self.call.signature(), seen, self.ran[owner], self.by_uuid)
         return prediction

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,35 +36,38 @@ def _generator_of(device: torch.device) -> tuple[Any, tuple]:
     return getattr(torch, device.type), () if device.type == "mps" else (device,)
 
 
-class _SameStart:
-    """Starts every pass from one state of the generators, and ends in the state that the first pass left."""
+class SameStart:
+    """Starts every pass of one model call from the same state of the generators."""
 
     def __init__(self, device: torch.device):
         self.device, self.before = device, _state(device)
-        self.after = self.before
+        self.after: State | None = None
         self.passes = 0
 
-    def begin_pass(self) -> None:
+    @contextmanager
+    def one_pass(self) -> Iterator[None]:
         self.passes += 1
-        if self.passes == 2:
-            self.after = _state(self.device)
         if self.passes > 1:
             _set_state(self.before, self.device)
+        yield
+        if self.after is None:  # a pass that fails is none
+            self.after = _state(self.device)
 
     def end(self) -> None:
-        if self.passes > 1:
+        """Leaves the generators as the first whole pass left them, however many there were."""
+        if self.passes > 1 and self.after is not None:
             _set_state(self.after, self.device)
 
 
 @contextmanager
-def same_for_every_pass(device: torch.device) -> Iterator[Callable[[], None]]:
-    """For one model call. Yields a function to be called before each pass.
+def same_for_every_pass(device: torch.device) -> Iterator[SameStart]:
+    """For one model call, each pass of which runs within `one_pass`.
 
     Merging of tokens, tiling and the like draw from the global generators. Base and RL model must draw the same, or
     their difference is noise; and what the sampler draws next must not depend on how many passes there were.
     """
-    start = _SameStart(device)
+    start = SameStart(device)
     try:
-        yield start.begin_pass
+        yield start
     finally:
         start.end()

@@ -121,7 +121,7 @@ def contents(roots: Sequence[Any]) -> Contents:
 
 
 class Remembered:
-    """The state of other nodes' patches during one run.
+    """The state of other nodes' patches during a run, and from run to run of one model.
 
     Once a pass has left tensors behind in it (`keeps_tensors`), it is kept apart by owner: a role, or the roles of a
     batch. Until then it is left alone, as counters and the like are no activations.
@@ -135,7 +135,7 @@ class Remembered:
         self.keeps_tensors = False
 
     def hand_over(self, owner: Hashable, roots: Sequence[Any]) -> None:
-        """Makes what `roots` hold what they held when `owner` was last at work, or when the run began."""
+        """Makes what `roots` hold what they held when `owner` was last at work, or before the first pass."""
         if not roots:
             return
         now = contents(roots)
@@ -154,6 +154,19 @@ class Remembered:
         """Notices tensors that the pass since the last `hand_over` has left behind."""
         if roots and not self.keeps_tensors:
             self.keeps_tensors = any(id(value) not in self.before for value in _tensors(contents(roots)))
+
+    def rest(self) -> Remembered | None:
+        """What the next run may go on from, with what the current owner leaves behind; None if nothing is kept."""
+        if not self.keeps_tensors:
+            return None
+        self.of[self.owner] = {key: (holder, _held(holder)) for key, (holder, _) in self.initial.items()}
+        return self
+
+    def goes_on(self, roots: Sequence[Any]) -> bool:
+        """Whether `roots` hold what the last run left there: nothing has cleared or changed it since."""
+        now, left = contents(roots), self.of[self.owner]
+        changed = [key for key, (_, held) in left.items() if not _is_same(held, self.initial[key][1])]
+        return bool(changed) and all(key in now and _is_same(left[key][1], now[key][1]) for key in changed)
 
 
 def _tensors(found: Contents) -> Iterator[Tensor]:

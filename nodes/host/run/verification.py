@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from comfy.model_base import BaseModel
-from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from .calls import ModelCall, is_gone, mark
@@ -28,16 +28,15 @@ Verdict = str
 
 
 class Verdicts:
-    """What is known about one model under one set of object patches, with terms on one set of modules.
+    """What is known about one model with terms on one set of modules, and `around` it what other nodes put there.
 
     Whether rows stay apart does not depend on the values of the terms, so another strength or a reloaded adapter is not
     checked again.
     """
 
-    def __init__(self, patcher: ModelPatcher, modules: Hashable):
-        self.kept = _kept.setdefault(patcher.model, OrderedDict())
-        objects = tuple((name, mark(patch)) for name, patch in patcher.object_patches.items())
-        self.setting = (modules, objects)
+    def __init__(self, model: BaseModel, modules: Hashable, around: Mapping[str, Any]):
+        self.kept = _kept.setdefault(model, OrderedDict())
+        self.setting = (modules, tuple((name, mark(patch)) for name, patch in around.items()))
 
     def recall(self, call: ModelCall, kind: Hashable) -> Verdict:
         """The verdict on this kind of call with the very patches that are at work."""
@@ -61,8 +60,8 @@ _kept: WeakKeyDictionary[BaseModel, OrderedDict[tuple, Verdict]] = WeakKeyDictio
 
 def _is_stale(key: tuple) -> bool:
     """Whether a verdict is about patches that are gone."""
-    _, objects, _, patches = key
-    return any(is_gone(marked) for _, marked in (*objects, *patches))
+    _, around, _, patches = key
+    return any(is_gone(marked) for _, marked in (*around, *patches))
 
 
 def error_of(found: Mapping[int, Tensor], expected: Mapping[int, Tensor]) -> float:

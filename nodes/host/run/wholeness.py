@@ -25,18 +25,18 @@ class Wholeness:
         self.layers: dict[Hashable, Ran] = {}
 
     def require_terms(self, kind: Hashable, seen: Pass, ran: Ran, answered_by_uuid: bool) -> None:
-        """Raises `RunError` where terms of the RL model were passed by in a pass that ran.
+        """Raises `RunError` if terms of the RL model were passed by where the blocks around them ran.
 
-        Terms that never ran would leave the base's picture under the RL model's name. Where nothing ran, a cache that
-        tells roles apart must have answered.
+        Terms that never ran would leave the base's picture under the RL model's name.
         """
-        if not seen.watched or not seen.ran and answered_by_uuid:
-            return
+        whole = self.blocks.setdefault(kind, ran)
+        if not seen.watched or ran < whole or not ran and answered_by_uuid:
+            return  # of blocks that did not run, `require_whole` decides
         layers = frozenset(seen.ran)
-        expected = self.layers.setdefault((kind, ran), layers)
+        expected = self.layers.setdefault((kind, seen.watched), layers)
         if layers and layers == expected:
             return
-        missing = sorted((expected or frozenset(seen.watched)) - layers)
+        missing = sorted((expected or seen.watched) - layers)
         raise RunError(
             f"The RL model changes {len(seen.watched)} layers, and {len(missing)} of them did not run where expected, "
             f"first {', '.join(missing[:3])}: its prediction would be the base's in part. {CAUSES}"
