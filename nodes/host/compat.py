@@ -38,6 +38,12 @@ WEIGHT_NAMES = ("weight", "scale")
 UNUSED_WEIGHTS = ("norm_final.weight", "y_embedder.y_embedding")
 """Weights that a host makes and never uses (Z-Image and Lumina on 0.3.75, PixArt on both): files come without them."""
 
+ONE_SIDED_VAE = ("encoder.", "quant_conv.")
+"""A VAE without these still decodes."""
+
+UNUSED_IN_CLIP = ("logit_scale", "text_projection.weight", "position_ids")
+"""How weights of text encoders end that no conditioning uses, or that a host can do without."""
+
 _QUANTISATION = (
     *("scaled_fp8", "scale_weight", "scale_input"),  # 0.3.75
     *("weight_scale", "weight_scale_2", "input_scale", "comfy_quant"),  # 0.30
@@ -101,7 +107,7 @@ def without_dynamic(wanted: bool) -> dict[str, bool]:
 
 # What the host says in its log
 
-_MISSING = "unet missing:"
+_MISSING = {"unet": "unet missing:", "clip": "clip missing:", "vae": "Missing VAE keys"}
 
 
 class MissingWeights(logging.Handler):
@@ -110,14 +116,15 @@ class MissingWeights(logging.Handler):
     Some may be missing: an absent scale of a quantised file is 1, and some weights are never used.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, part: str = "unet") -> None:
         super().__init__(logging.WARNING)
+        self.beginning = _MISSING[part]
         self.names: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         said = record.getMessage()
-        if said.startswith(_MISSING):
-            names = ast.literal_eval(said.removeprefix(_MISSING).strip())
+        if said.startswith(self.beginning):
+            names = ast.literal_eval(said.removeprefix(self.beginning).strip())
             self.names += [name for name in names if not is_quantisation_key(name) and name not in UNUSED_WEIGHTS]
 
 

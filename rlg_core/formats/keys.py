@@ -70,6 +70,9 @@ IN_SECOND = re.compile(rf"(?:module\.|pipe\.)*(?:base_model\.model\.)?(?P<adapte
 WRAPPED = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What torch.compile, FSDP and activation checkpointing put into names, wherever they wrapped a module."""
 
+HEADS = ("module.", "pipe.", "dit.")
+"""What trainers put before every name of a checkpoint: the modules that hold the model."""
+
 XLABS = re.compile(
     r"(?:^|(?<=\.))(double|single)_blocks\.(\d+)\.processor\.(qkv|proj)_lora([12]?)\.(?=(?:up|down)\.weight$)"
 )
@@ -121,3 +124,11 @@ def spellings(module: str) -> Iterable[str]:
     while match := next(filter(None, (prefix.match(module) for prefix in PREFIXES)), None):
         module = module[match.end() :]
         yield module
+
+
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Names of a checkpoint's tensors -> the model's own: without wrappers, and without what all of them begin with."""
+    plain = {name: WRAPPED.sub("", name) for name in names}
+    while head := next((head for head in HEADS if plain and all(new.startswith(head) for new in plain.values())), None):
+        plain = {name: new.removeprefix(head) for name, new in plain.items()}
+    return plain
