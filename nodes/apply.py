@@ -117,6 +117,18 @@ class RLGApply(io.ComfyNode):
                 BranchType.Input(
                     "branch", optional=True, tooltip="From RLG Branch: how the RL model guides the two prompts."
                 ),
+                io.Float.Input(
+                    "max_ratio",
+                    default=0.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip=(
+                        "The most that guidance may add to a prediction, relative to the base's velocity, per image. "
+                        "Against broken pictures at high scales. Neutral: 0, no bound."
+                    ),
+                ),
             ],
             outputs=[io.Model.Output(display_name="model")],
             hidden=[io.Hidden.unique_id],
@@ -135,6 +147,7 @@ class RLGApply(io.ComfyNode):
         schedule=None,
         mask=None,
         branch=None,
+        max_ratio=0.0,
     ) -> io.NodeOutput:
         schedule = schedule or constant_in_window(scale, start_percent, end_percent, outside_scale)
         relation = relate(model, rl_model)
@@ -143,7 +156,7 @@ class RLGApply(io.ComfyNode):
             notice(said, cls.hidden and cls.hidden.unique_id)
         if relation is None:
             return io.NodeOutput(model)
-        expert = Expert(relation, schedule, outside_scale, mask, branch or Branch())
+        expert = Expert(relation, schedule, outside_scale, mask, branch or Branch(), max_ratio)
         return io.NodeOutput(with_expert(model, expert, rescale))
 
 

@@ -54,6 +54,7 @@ class Expert:
     outside_scale: float = 1.0
     mask: Tensor | None = None
     branch: Branch = field(default_factory=Branch)
+    max_ratio: float = 0.0
 
     @property
     def has_own_weights(self) -> bool:
@@ -70,8 +71,10 @@ class Record:
     trace: TraceLog | None = None
 
     def __post_init__(self) -> None:
-        if self.budget.is_linearised:
-            self._refuse_what_one_model_cannot_do()
+        for budget, lost in self._lost().items():
+            found = [name for name, is_set in lost.items() if is_set]
+            if found:
+                raise RunError(f"RLG Budget {budget} cannot honour {', '.join(found)}. Remove one of the two.")
         if self.has_own_cfg:
             self._refuse_what_own_cfg_cannot_do()
 
@@ -80,26 +83,35 @@ class Record:
         """Whether any expert has its own CFG scale."""
         return any(expert.branch.rl_cfg > 0 for expert in self.experts)
 
-    def _refuse_what_one_model_cannot_do(self) -> None:
-        """A linearised budget makes one prediction, without separate ones of base and RL model."""
-        lost = {
-            "an RL checkpoint": any(expert.has_own_weights for expert in self.experts),
-            "a mask": any(expert.mask is not None for expert in self.experts),
-            "rescale": self.rescale > 0,
-            "RLG Trace": self.trace is not None,
-        }
-        found = [name for name, is_set in lost.items() if is_set]
-        if found:
-            raise RunError(
-                f"RLG Budget `linearised` runs one model, so it cannot honour {', '.join(found)}. "
-                "Set evaluate to exact."
-            )
+    def _lost(self) -> dict[str, dict[str, bool]]:
+        """What each budget that is set would lose without a word."""
+        experts, budget = self.experts, self.budget
+        checkpoint = {"an RL checkpoint": any(expert.has_own_weights for expert in experts)}
+        places = {"a mask": any(expert.mask is not None for expert in experts)}
+        bounds = {"max_ratio": any(expert.max_ratio > 0 for expert in experts)}
+        rescale = {"rescale": self.rescale > 0}
+        lost: dict[str, dict[str, bool]] = {}
+        if budget.is_linearised:  # one prediction, of which base and RL model are no parts
+            lost["`linearised`"] = checkpoint | places | bounds | rescale | {"RLG Trace": self.trace is not None}
+        if budget.is_segmented:
+            lost["`segmented`"] = places | {
+                "more than one RL model": len(experts) > 1,
+                "an outside_scale other than 1": any(expert.outside_scale != 1.0 for expert in experts),
+                "RLG Branch": any(expert.branch != Branch() for expert in experts),
+            }
+        if budget.merges_experts and len(experts) > 1:
+            lost["experts `merged`"] = checkpoint | places | bounds | rescale
+        return lost
 
     def _refuse_what_own_cfg_cannot_do(self) -> None:
         if self.budget.is_linearised or self.budget.refresh_every > 1:
             raise RunError(
                 "RLG Branch `rl_cfg` evaluates base and RL model separately, so RLG Budget has nothing to save. "
                 "Remove one of the two."
+            )
+        if any(expert.max_ratio > 0 for expert in self.experts):
+            raise RunError(
+                "RLG Branch `rl_cfg` combines after CFG, where max_ratio bounds nothing. Set one of them to 0."
             )
         if self.trace is not None:
             raise RunError(
