@@ -130,6 +130,8 @@ class RLGPickBest(io.ComfyNode):
         if len(scores) != len(pictures):
             raise RLGError(f"scores has {len(scores)} values for {len(pictures)} pictures: expected one per picture.")
         require_number("keep", keep[0], 1)
+        for k, score in enumerate(scores):
+            require_number(f"score {k + 1}", score)
         best = sorted(range(len(scores)), key=lambda k: -scores[k])[: keep[0]]
         sizes = {tuple(pictures[k].shape) for k in best}
         if len(sizes) > 1:
