@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..rlg_core.errors import require_number
 from ..rlg_core.schedule import constant_in_window
 from .host.models.relation import relate
 from .host.models.wiring import IDENTICAL, wiring_notice
@@ -149,6 +150,9 @@ class RLGApply(io.ComfyNode):
         branch=None,
         max_ratio=0.0,
     ) -> io.NodeOutput:
+        for name, value in (("scale", scale), ("outside_scale", outside_scale)):
+            require_number(name, value)
+        require_number("rescale", rescale, 0.0, 1.0)
         schedule = schedule or constant_in_window(scale, start_percent, end_percent, outside_scale)
         relation = relate(model, rl_model)
         said = IDENTICAL if relation is None else wiring_notice(model, rl_model)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .errors import RLGError
+from .errors import RLGError, require_number
 
 EVALUATE = ("exact", "linearised", "segmented")
 EXPERTS = ("exact", "merged")
@@ -44,6 +44,8 @@ class Budget:
         for name, known in (("evaluate", EVALUATE), ("batching", BATCHING), ("experts", EXPERTS)):
             if getattr(self, name) not in known:
                 raise RLGError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(known)}.")
+        require_number("refresh_every", self.refresh_every, 1)
+        require_number("tolerance", self.tolerance, 0.0)
         if self.tolerance > 0 and self.refresh_every < 2:
             raise RLGError(
                 "tolerance chooses gaps of up to refresh_every steps: expected refresh_every to be 2 or more."

@@ -43,6 +43,12 @@ WEIGHT_NAMES = ("weight", "scale")
 UNUSED_WEIGHTS = ("norm_final.weight", "y_embedder.y_embedding")
 """Weights that a host makes and never uses (Z-Image and Lumina on 0.3.75, PixArt on both): files come without them."""
 
+ONE_SIDED_VAE = ("encoder.", "quant_conv.")
+"""A VAE without these still decodes."""
+
+UNUSED_IN_CLIP = ("logit_scale", "text_projection.weight", "position_ids")
+"""How weights of text encoders end that no conditioning uses, or that a host can do without."""
+
 _WEIGHT_SCALES = ("scale_weight", "weight_scale", "weight_scale_2")  # 0.3.75 has the first, 0.30 the others
 _QUANTISATION = (*_WEIGHT_SCALES, "scaled_fp8", "scale_input", "input_scale", "pre_quant_scale", "comfy_quant")
 
@@ -212,7 +218,8 @@ def without_dynamic(wanted: bool) -> dict[str, bool]:
 
 # What the host says in its log
 
-_MISSING, _UNEXPECTED = "unet missing:", "unet unexpected:"
+_MISSING = {"unet": "unet missing:", "clip": "clip missing:", "vae": "Missing VAE keys"}
+_UNEXPECTED = "unet unexpected:"
 
 
 class MissingWeights(logging.Handler):
@@ -222,15 +229,16 @@ class MissingWeights(logging.Handler):
     Some may be missing: an absent scale of a quantised file is 1, and some weights are never used.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, part: str = "unet") -> None:
         super().__init__(logging.WARNING)
+        self.beginning = _MISSING[part]
         self.names: list[str] = []
         self.unknown_scales: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         said = record.getMessage()
-        if said.startswith(_MISSING):
-            names = _names(said, _MISSING)
+        if said.startswith(self.beginning):
+            names = _names(said, self.beginning)
             self.names += [name for name in names if not is_quantisation_key(name) and name not in UNUSED_WEIGHTS]
         if said.startswith(_UNEXPECTED):
             self.unknown_scales += [name for name in _names(said, _UNEXPECTED) if name.endswith(_WEIGHT_SCALES)]

@@ -8,7 +8,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....rlg_core.budget import Budget
-from ....rlg_core.errors import RLGError, RunError
+from ....rlg_core.errors import RLGError, RunError, require_number
 from ....rlg_core.schedule import ScaleSchedule
 from ....rlg_core.trace import TraceLog
 from ..models.relation import KEY, Relation, TwoCheckpoints
@@ -19,7 +19,7 @@ class Branch:
     """How an expert guides the two prompts.
 
     `rl_cfg` above 0 applies CFG to the expert separately, at that scale; 0 means the sampler's. Raises `RLGError` for
-    `rl_cfg` together with scales per prompt.
+    `rl_cfg` together with scales per prompt, and for what is no finite number.
     """
 
     rl_cfg: float = 0.0
@@ -27,6 +27,9 @@ class Branch:
     negative_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        require_number("rl_cfg", self.rl_cfg, 0.0)
+        require_number("positive_scale", self.positive_scale)
+        require_number("negative_scale", self.negative_scale)
         if self.rl_cfg > 0 and self.by_prompt:
             raise RLGError(
                 f"rl_cfg is {self.rl_cfg}, positive_scale {self.positive_scale}, negative_scale {self.negative_scale}: "
@@ -46,7 +49,8 @@ class Branch:
 class Expert:
     """One RL-tuned version of the base and how strongly it guides: `w = o + mask (schedule(t) - o)`.
 
-    `mask` [masks, H, W] is in [0, 1], or None for everywhere; `outside_scale` o counts where it is 0.
+    `mask` [masks, H, W] is in [0, 1], or None for everywhere; `outside_scale` o counts where it is 0. Raises `RLGError`
+    for what is no finite number.
     """
 
     relation: Relation
@@ -55,6 +59,13 @@ class Expert:
     mask: Tensor | None = None
     branch: Branch = field(default_factory=Branch)
     max_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_number("outside_scale", self.outside_scale)
+        require_number("max_ratio", self.max_ratio, 0.0)
+        if self.mask is not None and not bool(self.mask.isfinite().all()):
+            bad = int((~self.mask.isfinite()).sum())
+            raise RLGError(f"mask: {bad} of its {self.mask.numel()} values are NaN or infinite: expected 0 to 1.")
 
     @property
     def has_own_weights(self) -> bool:
@@ -71,6 +82,7 @@ class Record:
     trace: TraceLog | None = None
 
     def __post_init__(self) -> None:
+        require_number("rescale", self.rescale, 0.0, 1.0)
         for budget, lost in self._lost().items():
             found = [name for name, is_set in lost.items() if is_set]
             if found:

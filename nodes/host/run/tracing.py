@@ -94,7 +94,9 @@ class RunTrace:
     def _write(self, step: Step) -> None:
         sigma, shown = step.call.sigma, self.pending.get("positive") or next(iter(self.pending.values()))
         items = len(shown.x)
-        values: dict[str, list] = dict.fromkeys(("difference", "norm_ratio", "share", "path_kl", "angle"), [None] * items)
+        values: dict[str, list] = dict.fromkeys(
+            ("difference", "norm_ratio", "share", "path_kl", "angle"), [None] * items
+        )
         if step.experts and BASE in step.predictions:
             values |= self._compared(shown, self.pending.get("negative"), sigma)
         evaluated = tuple(_name(role) for role in sorted(step.evaluated))
