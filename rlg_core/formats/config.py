@@ -52,7 +52,8 @@ NESTED_QUANTIFIERS = re.compile(r"\([^)]*[+*}][^)]*\)\s*[+*{]")
 class Recipe:
     """How an adapter's factors are scaled: `scale = alpha / rank`, or `alpha / sqrt(rank)` for rsLoRA.
 
-    `source` says where this was read. `kind` and `targets` tell which adapters it fits, as far as they are known.
+    `source` says where this was read. `kind` and `targets` tell which adapters it fits, as far as they are known, and
+    `options` whatever else it says.
     """
 
     source: str
@@ -65,6 +66,7 @@ class Recipe:
     rslora: bool = False
     given: bool = False
     """Whether the user gave it, which overrides what the files say."""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def alpha_of(self, module: str) -> float:
         return self.alpha_pattern.get(_pattern(self.alpha_pattern, module), self.alpha)
@@ -160,6 +162,8 @@ def _supported_algebra(source: str, config: Mapping[str, Any]) -> Algebra:
 def peft_recipe(source: str, config: Mapping[str, Any]) -> Recipe:
     """The recipe in a PEFT config. diffusers' header entry has the same form."""
     algebra = _supported_algebra(source, config)
+    if not algebra.scaled:
+        return Recipe(source, 1.0, None, algebra.kind, _targets(source, config), options=config)
     return Recipe(
         source,
         _number(source, config, algebra.peft_alpha),

@@ -166,9 +166,12 @@ def _recipe(
                 "adapter per folder, or set the `alpha` input."
             )
         found = None if misfit is not None else found
+    scaled = [parts for parts in factored.values() if algebra_of(parts).scaled]
+    if alpha != 0 and factored and not scaled:
+        raise AdapterError(f"{file.path}: no alpha scales {_labels(modules)}. Set the `alpha` input to 0.")
     if alpha != 0:
         return config.Recipe("the alpha input", alpha, rslora=found is not None and found.rslora, given=True)
-    if found is None and _is_peft(file.path, keys):
+    if found is None and scaled and _is_peft(file.path, keys):
         ranks = ", ".join(map(str, _ranks(modules)))
         raise AdapterError(
             f"{file.path}: a PEFT adapter keeps its alpha in adapter_config.json, and there is none (nor a "
@@ -206,7 +209,8 @@ def _changes(file: TensorFile, module: str, parts: Mapping[str, Tensor], recipe:
         raise AdapterError(f"{file.path}: {module}.alpha has {parts['alpha'].numel()} values, expected one.")
     try:
         scale = _scale(module, parts, recipe)
-        return [Change(module, parameter, term, scale) for parameter, term in terms_of(parts, scale).items()]
+        terms = terms_of(parts, scale, {**file.metadata, **(recipe.options if recipe else {})})
+        return [Change(module, parameter, term, scale) for parameter, term in terms.items()]
     except AdapterError as error:
         raise AdapterError(f"{file.path}: {module}: {error}") from error
 
@@ -216,7 +220,7 @@ def _ranks(modules: Modules) -> tuple[int, ...]:
 
 
 def _alphas(modules: Modules, recipe: config.Recipe | None) -> tuple[float, ...]:
-    factored = {module: parts for module, parts in modules.items() if algebra_of(parts)}
+    factored = {m: parts for m, parts in modules.items() if (algebra := algebra_of(parts)) and algebra.scaled}
     return tuple(
         sorted(
             {
@@ -230,9 +234,11 @@ def _alphas(modules: Modules, recipe: config.Recipe | None) -> tuple[float, ...]
 
 
 def _alpha_source(modules: Modules, recipe: config.Recipe | None) -> str:
+    factored = [parts for parts in modules.values() if algebra_of(parts)]
+    if factored and not any(algebra_of(parts).scaled for parts in factored):
+        return f"nowhere: none scales {_labels(modules)}"
     if recipe is not None:
         return recipe.source + (" (rsLoRA: alpha / sqrt(rank))" if recipe.rslora else "")
-    factored = [parts for parts in modules.values() if algebra_of(parts)]
     if not factored:
         return "nowhere: full tensors have no alpha"
     with_alpha = sum("alpha" in parts for parts in factored)
@@ -260,7 +266,10 @@ def _format(keys: Mapping[str, Key], modules: Modules) -> str:
     writer = next((label for prefix, label in FORMATS for name in keys if name.startswith(prefix)), "bare names")
     if any(key.adapter not in (None, FIRST_COMPONENT, SECOND) for key in keys.values()):
         writer = "PEFT, raw state dict"
+    return f"{writer} ({_labels(modules)})"
+
+
+def _labels(modules: Modules) -> str:
+    """The algebras that a file holds."""
     labels = {algebra.label if (algebra := algebra_of(parts)) else "full tensors" for parts in modules.values()}
-    if any(map(is_dora, modules.values())):
-        labels.add("DoRA")
-    return f"{writer} ({', '.join(sorted(labels))})"
+    return ", ".join(sorted(labels | ({"DoRA"} if any(map(is_dora, modules.values())) else set())))

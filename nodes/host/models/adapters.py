@@ -58,14 +58,14 @@ def _layers(matches: Iterable[Match]) -> list[dict[Any, Any]]:
     return layers
 
 
-def stock_scales(model: ModelPatcher, adapter: Adapter) -> dict[Any, float | None]:
+def stock_scales(model: ModelPatcher, adapter: Adapter, strength: float) -> dict[Any, float | str | None]:
     """The scale at which the stock LoRA loader would apply the file, for each weight (and rows) that it finds.
 
-    None stands for a change without a scale.
+    None stands for a change without a scale, `OTHERWISE` for one that it computes otherwise.
     """
     tensors = comfy.lora_convert.convert_lora(dict(adapter.file.tensors))
     patches = comfy.lora.load_lora(tensors, comfy.lora.model_lora_keys_unet(model.model, {}), log_missing=False)
-    return {_place(key): stock_scale(patch) for key, patch in patches.items()}
+    return {_place(key): stock_scale(patch, strength) for key, patch in patches.items()}
 
 
 def _place(key: Any) -> tuple[str, tuple[int, int] | None]:
@@ -92,4 +92,4 @@ def load(model: ModelPatcher, adapter: Adapter, strength: float) -> tuple[ModelP
     clone = with_patches(model, adapter, matches, strength)
     weights = [found for found in matches if found.change.parameter == "weight"]
     sizes = [relative_size(model, found) for found in weights[:: max(1, len(weights) // SIZES)][:SIZES]]
-    return clone, describe(adapter, matches, names, stock_scales(model, adapter), sizes, strength)
+    return clone, describe(adapter, matches, names, stock_scales(model, adapter, strength), sizes, strength)
