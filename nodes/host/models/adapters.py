@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.lora
 import comfy.lora_convert
+import comfy.utils
 from comfy.model_patcher import ModelPatcher
 
 from ....rlg_core.errors import AdapterError
@@ -29,7 +30,11 @@ def name_map(model: ModelPatcher) -> NameMap:
     # not state_dict(): quantised layers put entries into it that are not parameters
     tensors = chain(model.model.named_parameters(), model.model.named_buffers())
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors if key.startswith(PREFIX)}
-    return NameMap(shapes, PREFIX, comfy.lora.model_lora_keys_unet(model.model, {}), WEIGHT_NAMES)
+    config = model.model.model_config.unet_config
+    if len(set(config.get("num_res_blocks", ()))) > 1:  # the host counts blocks as if all levels had as many
+        return NameMap(shapes, PREFIX, {}, WEIGHT_NAMES)
+    host_names = comfy.lora.model_lora_keys_unet(model.model, {})
+    return NameMap(shapes, PREFIX, host_names, WEIGHT_NAMES, comfy.utils.unet_to_diffusers(config))
 
 
 def with_patches(model: ModelPatcher, adapter: Adapter, matches: list[Match], strength: float) -> ModelPatcher:
