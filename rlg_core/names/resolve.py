@@ -55,7 +55,7 @@ class NameMap:
         self.prefix, self.weight_names = prefix, weight_names
         self.shapes = {key[len(prefix) :]: shape for key, shape in shapes.items() if key.startswith(prefix)}
         hosts = dict.fromkeys(module for key in self.shapes for module in (key.rpartition(".")[0], key) if module)
-        self.architecture = next((known for known in ARCHITECTURES if all(mark in hosts for mark in known.marks)), None)
+        self.architecture = next((known for known in ARCHITECTURES if known.is_of(hosts)), None)
         self.sources = {
             **dict(_rule_names(self.architecture, hosts)),
             **{_owner(name): _Module(_owner(key)) for name, key in sorted((diffusers_names or {}).items())},
@@ -129,7 +129,10 @@ def _rule_names(architecture: Architecture | None, hosts: Iterable[str]) -> Iter
     blocks = [
         (block, re.compile(re.escape(block.host).replace(r"\#", r"(\d+)") + r"\.(.+)")) for block in architecture.blocks
     ]
+    unchanged = re.compile("|".join(architecture.unchanged) or r"(?!)")
     for host in hosts:
+        if unchanged.fullmatch(host):
+            yield host, _Module(host)
         for source, cut in architecture.top.get(host, {}).items():
             yield source, _Module(host, cut)
         for block, pattern in blocks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -29,15 +29,22 @@ class Block:
 class Architecture:
     """One architecture's names: what adapter files (diffusers) call the host's modules.
 
-    `marks` are modules that, taken together, only this architecture has on the host. `signs` are patterns of names in
-    its adapter files, for an architecture whose map the host hands in.
+    `marks` are modules that, taken together, only this architecture has on the host, if it `lacks` the others.
+    `unchanged` are patterns of host names that adapter files use as they are. `signs` are patterns of names in adapter
+    files of an architecture whose map the host hands in.
     """
 
     name: str
     marks: tuple[str, ...]
     blocks: tuple[Block, ...] = ()
     top: Leaves = field(default_factory=dict)
+    unchanged: tuple[str, ...] = ()
     signs: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+
+    def is_of(self, modules: Collection[str]) -> bool:
+        """Whether a host model with these modules is of this architecture."""
+        return all(mark in modules for mark in self.marks) and not any(name in modules for name in self.lacks)
 
     def has(self, module: str) -> bool:
         """Whether adapter files for this architecture name a module so, in dots or in underscores."""
@@ -46,7 +53,8 @@ class Architecture:
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         patterns = (name.replace(".", "[._]").replace("#", r"\d+") for name in self._names())
-        return re.compile("|".join((*patterns, *(sign.replace(r"\.", "[._]") for sign in self.signs))))
+        signs = (sign.replace(r"\.", "[._]") for sign in (*self.unchanged, *self.signs))
+        return re.compile("|".join((*patterns, *signs)))
 
     def _names(self) -> Iterator[str]:
         for host, sources in self.top.items():
