@@ -41,8 +41,8 @@ class Schedule:
     """A scale that moves from `scale_from` before the window to `scale_to` after it, along the path of `shape`.
 
     `constant` is `scale_from` throughout. `interval` is `scale_from` inside the window, both ends included, and
-    `scale_to` outside. Raises `RLGError` for an unknown shape, for what is no finite number or percent, and for a window
-    that ends before it starts.
+    `scale_to` outside. Raises `RLGError` for an unknown shape, for what is no finite number or percent, and for a
+    window that ends before it starts.
     """
 
     shape: str = "constant"

@@ -111,6 +111,8 @@ def _supported_algebra(source: str, config: Mapping[str, Any]) -> Algebra:
 def peft_recipe(source: str, config: Mapping[str, Any]) -> Recipe:
     """The recipe in a PEFT config. diffusers' header entry has the same form."""
     algebra = _supported_algebra(source, config)
+    if not algebra.scaled:
+        return Recipe(source, 1.0, None, algebra.kind, _targets(source, config), options=config)
     return Recipe(
         source,
         _number(source, config, algebra.peft_alpha),

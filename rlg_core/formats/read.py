@@ -83,7 +83,7 @@ def read_adapter(path: Path, adapter: str = "", alpha: float = 0.0) -> Adapter:
         file = TensorFile(path, {name: opened.read(name) for name in keys}, opened.metadata)
     modules = _modules(file, keys)
     recipe = chosen_recipe(file, modules, keys, alpha, name)
-    changes = tuple(change for module in modules for change in _changes(path, module, modules[module], recipe))
+    changes = tuple(change for module in modules for change in _changes(file, module, modules[module], recipe))
     return Adapter(
         file,
         choice.name or name,
@@ -163,13 +163,14 @@ def _separated(path: Path, module: str, parts: dict[str, Tensor]) -> Iterator[tu
             yield module.removesuffix(FUSED) + name, parts | {"up": up}
 
 
-def _changes(path: Path, module: str, parts: Mapping[str, Tensor], recipe: Recipe | None) -> list[Change]:
+def _changes(file: TensorFile, module: str, parts: Mapping[str, Tensor], recipe: Recipe | None) -> list[Change]:
     if "alpha" in parts and parts["alpha"].numel() != 1:
-        raise AdapterError(f"{path}: {module}.alpha has {parts['alpha'].numel()} values, expected one.")
+        raise AdapterError(f"{file.path}: {module}.alpha has {parts['alpha'].numel()} values, expected one.")
     if rank_of(parts) == 0:
-        raise AdapterError(f"{path}: {module} has rank 0, expected at least 1.")
+        raise AdapterError(f"{file.path}: {module} has rank 0, expected at least 1.")
     try:
         scale = scale_of(module, parts, recipe)
-        return [Change(module, parameter, term, scale) for parameter, term in terms_of(parts, scale).items()]
+        terms = terms_of(parts, scale, {**file.metadata, **(recipe.options if recipe else {})})
+        return [Change(module, parameter, term, scale) for parameter, term in terms.items()]
     except AdapterError as error:
-        raise AdapterError(f"{path}: {module}: {error}") from error
+        raise AdapterError(f"{file.path}: {module}: {error}") from error

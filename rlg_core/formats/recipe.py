@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from .patterns import Patterns
 
@@ -14,7 +15,8 @@ from .patterns import Patterns
 class Recipe:
     """How an adapter's factors are scaled: `scale = alpha / rank`, or `alpha / sqrt(rank)` for rsLoRA.
 
-    `source` says where this was read. `kind` and `targets` tell which adapters it fits, as far as they are known.
+    `source` says where this was read. `kind` and `targets` tell which adapters it fits, as far as they are known, and
+    `options` whatever else it says.
     """
 
     source: str
@@ -27,6 +29,7 @@ class Recipe:
     rslora: bool = False
     given: bool = False
     """Whether the user gave it, which overrides what the files say."""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def alpha_of(self, module: str) -> float:
         number = self._alpha_patterns.find(module)

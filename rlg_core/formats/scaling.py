@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..algebra import algebra_of, rank_of
+from ..algebra import algebra_of, is_dora, rank_of
 from ..errors import AdapterError
 from .beside import neighbour_recipe, own_recipe
 from .config import kohya_recipe
@@ -23,6 +23,12 @@ Modules = dict[str, dict[str, Tensor]]
 def bare(module: str) -> str:
     """The module's name without any prefix, as configs write it."""
     return list(spellings(module))[-1]
+
+
+def labels_of(modules: Modules) -> str:
+    """The algebras that a file holds."""
+    labels = {algebra.label if (algebra := algebra_of(parts)) else "full tensors" for parts in modules.values()}
+    return ", ".join(sorted(labels | ({"DoRA"} if any(map(is_dora, modules.values())) else set())))
 
 
 def ranks_of(modules: Modules) -> tuple[int, ...]:
@@ -51,6 +57,9 @@ def chosen_recipe(
     component, is_peft = _component(keys, name), _is_peft(file, keys)
     own = own_recipe(file, is_peft, component)
     misfit = None if own is None else _misfit(own, factored)
+    scaled = {module: parts for module, parts in factored.items() if algebra_of(parts).scaled}
+    if alpha != 0 and factored and not scaled:
+        raise AdapterError(f"{file.path}: no alpha scales {labels_of(modules)}. Set the `alpha` input to 0.")
     if alpha != 0:
         return Recipe("the alpha input", alpha, rslora=own is not None and misfit is None and own.rslora, given=True)
     own = own or kohya_recipe(file.path.name, file.metadata)
@@ -60,13 +69,13 @@ def chosen_recipe(
             f"{file.path}: {own.source} is not of this file: {misfit}. Put the right one there, keep one "
             "adapter per folder, or set the `alpha` input."
         )
-    if own is None and is_peft:
+    if own is None and is_peft and scaled:
         raise AdapterError(
             f"{file.path}: a PEFT adapter keeps its alpha in adapter_config.json, and there is none (nor a "
             f"lora_config.json) in {file.path.parent}. Put it there, or set the `alpha` input (the rank is "
             f"{_listed(ranks_of(factored))}; alpha is usually 1x or 2x the rank)."
         )
-    if own is None:
+    if own is None and scaled:
         _require_no_question(file, factored, component)
     return own
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..algebra import algebra_of, is_dora, rank_of
+from ..algebra import algebra_of, rank_of
 from .keys import FIRST_COMPONENT, SECOND_COMPONENT, Key, spellings
 from .recipe import Recipe
-from .scaling import Modules, bare, scale_of
+from .scaling import Modules, bare, labels_of, scale_of
 
 
 def alphas_of(modules: Modules, recipe: Recipe | None) -> tuple[float, ...]:
-    factored = {module: parts for module, parts in modules.items() if algebra_of(parts)}
+    factored = {m: parts for m, parts in modules.items() if (algebra := algebra_of(parts)) and algebra.scaled}
     return tuple(
         sorted(
             {
@@ -25,9 +25,11 @@ def alphas_of(modules: Modules, recipe: Recipe | None) -> tuple[float, ...]:
 
 
 def alpha_source(modules: Modules, recipe: Recipe | None) -> str:
+    factored = [parts for parts in modules.values() if algebra_of(parts)]
+    if factored and not any(algebra_of(parts).scaled for parts in factored):
+        return f"nowhere: none scales {labels_of(modules)}"
     if recipe is not None:
         return recipe.source + (" (rsLoRA: alpha / sqrt(rank))" if recipe.rslora else "")
-    factored = [parts for parts in modules.values() if algebra_of(parts)]
     if not factored:
         return "nowhere: full tensors have no alpha"
     with_alpha = sum("alpha" in parts for parts in factored)
@@ -56,7 +58,4 @@ def format_of(keys: Mapping[str, Key], modules: Modules) -> str:
     writer = next((label for prefix, label in FORMATS for name in names if name.startswith(prefix)), "bare names")
     if any(key.adapter not in (None, FIRST_COMPONENT, SECOND_COMPONENT) for key in keys.values()):
         writer = "PEFT, raw state dict"
-    labels = {algebra.label if (algebra := algebra_of(parts)) else "full tensors" for parts in modules.values()}
-    if any(map(is_dora, modules.values())):
-        labels.add("DoRA")
-    return f"{writer} ({', '.join(sorted(labels))})"
+    return f"{writer} ({labels_of(modules)})"

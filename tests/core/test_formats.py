@@ -227,7 +227,7 @@ def test_inits_that_keep_the_base_load(tmp_path, init):
     assert scale(file(tmp_path, LORA, adapter_config=CONFIG | {"init_lora_weights": init})) == ALPHA / RANK
 
 
-@pytest.mark.parametrize("peft_type", ["VERA", "OFT", "IA3", "ADALORA", "HRA", "NEW_ONE"])
+@pytest.mark.parametrize("peft_type", ["VERA", "IA3", "ADALORA", "HRA", "NEW_ONE"])
 def test_other_peft_types_are_refused_by_name(tmp_path, peft_type):
     with pytest.raises(AdapterError, match=f"{peft_type}.*merge_and_unload"):
         read_adapter(file(tmp_path, LORA, adapter_config=CONFIG | {"peft_type": peft_type}))

@@ -56,9 +56,7 @@ class PublicFiles:
     def __init__(self, host: SimpleNamespace, models: Path):
         self.models = models
         self.plain = {name: diffusers_model(ARCHITECTURES[name]) for name in NEEDED}
-        self.shapes = {
-            name: shapes_of(host_weights(ARCHITECTURES[name], model)) for name, model in self.plain.items()
-        }
+        self.shapes = {name: shapes_of(host_weights(ARCHITECTURES[name], model)) for name, model in self.plain.items()}
 
     def write(self, directory: str, name: str) -> None:
         """One file; KeyError where nothing is known of it."""
@@ -164,7 +162,9 @@ def srpo(files: PublicFiles, path: Path) -> None:
 
 def qwen(files: PublicFiles, path: Path) -> None:
     weights = files.weights("Qwen-Image", torch.bfloat16)
-    save_file({name: value.to(torch.float8_e4m3fn) if value.ndim > 1 else value for name, value in weights.items()}, path)
+    save_file(
+        {name: value.to(torch.float8_e4m3fn) if value.ndim > 1 else value for name, value in weights.items()}, path
+    )
 
 
 def qwen_again(files: PublicFiles, path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import comfy.lora
 import comfy.lora_convert
+import comfy.utils
 from comfy.model_patcher import ModelPatcher
 
 from ....rlg_core.errors import AdapterError
@@ -26,7 +27,11 @@ SIZES = 8
 def name_map(model: ModelPatcher) -> NameMap:
     """The names by which adapter files may address `model`'s weights."""
     shapes = {key: shape for key, shape in weight_shapes(model.model).items() if key.startswith(PREFIX)}
-    return NameMap(shapes, PREFIX, comfy.lora.model_lora_keys_unet(model.model, {}), WEIGHT_NAMES)
+    config = model.model.model_config.unet_config
+    if len(set(config.get("num_res_blocks", ()))) > 1:  # the host counts blocks as if all levels had as many
+        return NameMap(shapes, PREFIX, {}, WEIGHT_NAMES)
+    host_names = comfy.lora.model_lora_keys_unet(model.model, {})
+    return NameMap(shapes, PREFIX, host_names, WEIGHT_NAMES, comfy.utils.unet_to_diffusers(config))
 
 
 def with_patches(model: ModelPatcher, adapter: Adapter, matches: list[Match], strength: float) -> ModelPatcher:
@@ -55,14 +60,14 @@ def _layers(matches: Iterable[Match]) -> list[dict[Any, Any]]:
     return layers
 
 
-def stock_scales(model: ModelPatcher, adapter: Adapter) -> dict[Any, float | None]:
+def stock_scales(model: ModelPatcher, adapter: Adapter, strength: float) -> dict[Any, float | str | None]:
     """The scale at which the stock LoRA loader would apply the file, for each weight (and rows) that it finds.
 
-    None stands for a change without a scale.
+    None stands for a change without a scale, `OTHERWISE` for one that it computes otherwise.
     """
     tensors = comfy.lora_convert.convert_lora(dict(adapter.file.tensors))
     patches = comfy.lora.load_lora(tensors, comfy.lora.model_lora_keys_unet(model.model, {}), log_missing=False)
-    return {_place(key): stock_scale(patch) for key, patch in patches.items()}
+    return {_place(key): stock_scale(patch, strength) for key, patch in patches.items()}
 
 
 def _place(key: Any) -> tuple[str, tuple[int, int] | None]:
@@ -93,4 +98,4 @@ def load(model: ModelPatcher, adapter: Adapter, strength: float) -> tuple[ModelP
     clone = with_patches(model, adapter, matches, strength)
     weights = [found for found in matches if found.change.parameter == "weight"]
     sizes = [relative_size(model, found) for found in weights[:: max(1, len(weights) // SIZES)][:SIZES]]
-    return clone, describe(adapter, matches, names, stock_scales(model, adapter), sizes, strength)
+    return clone, describe(adapter, matches, names, stock_scales(model, adapter, strength), sizes, strength)
