@@ -101,13 +101,16 @@ def with_lora(host: SimpleNamespace, model: Any, lora: dict[str, Tensor], streng
     return host.comfy.sd.load_lora_for_models(model, None, dict(lora), strength, 0)[0]
 
 
-def unet_weights(host: SimpleNamespace, seed: int = 0) -> dict[str, Tensor]:
-    """SD1.5 layout in the host's own keys: its width (320) and context, two levels of one block each, 40 M weights."""
+def unet_weights(host: SimpleNamespace, seed: int = 0, channels: int = 4) -> dict[str, Tensor]:
+    """SD1.5 layout in the host's own keys: its width (320) and context, two levels of one block each, 40 M weights.
+
+    With 9 `channels` it is an inpainting model.
+    """
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     network = UNetModel(
         image_size=32,
-        in_channels=4,
+        in_channels=channels,
         out_channels=4,
         model_channels=320,
         num_res_blocks=[1, 1],
