@@ -50,10 +50,6 @@ def with_record(model: ModelPatcher, record: Record) -> ModelPatcher:
     clone.set_additional_models(KEY, [expert.relation.patcher.clone() for expert in record.experts])
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, wrapper.outer_sample)
-    for moment, function in {
-        CallbacksMP.ON_PRE_RUN: wrapper.before_run,
-        CallbacksMP.ON_LOAD: wrapper.after_load,
-    }.items():
-        clone.remove_callbacks_with_key(moment, KEY)
-        clone.add_callback_with_key(moment, KEY, function)
+    clone.remove_callbacks_with_key(CallbacksMP.ON_PRE_RUN, KEY)
+    clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, wrapper.before_run)
     return clone

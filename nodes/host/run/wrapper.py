@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrapperExecutor, WrappersMP, add_wrapper_with_key
+from comfy.patcher_extension import WrapperExecutor, add_wrapper_with_key
 from torch import Tensor
 
 from ....rlg_core.errors import RunError
@@ -20,8 +19,6 @@ from .memory import counted
 from .record import record_of
 from .refusals import refuse
 from .run import Run
-
-log = logging.getLogger(__name__)
 
 _running: WeakKeyDictionary[BaseModel, Run] = WeakKeyDictionary()
 """The runs under way, by base model; empty between runs."""
@@ -43,10 +40,7 @@ def outer_sample(
     refuse(guider, record, sampler)
     with brought_up_to_date(patcher, record) as current:
         run = Run(guider, current, noise.shape, sigmas)
-        wrappers = {WrappersMP.APPLY_MODEL: run.apply_model}
-        if record.has_own_cfg:
-            wrappers[WrappersMP.PREDICT_NOISE] = run.own_cfg.predict_noise
-        for kind, function in wrappers.items():
+        for kind, function in run.wrappers().items():
             add_wrapper_with_key(kind, KEY, function, guider.model_options, is_model_options=True)
         with _under_way(patcher.model, run), counted(patcher.model, run.most_rows()), run.passes.in_a_run():
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -80,13 +74,3 @@ def before_run(patcher: ModelPatcher) -> None:
         )
     for checkpoint in run.checkpoints():
         checkpoint.pre_run()
-
-
-def after_load(patcher: ModelPatcher, *_: Any, **__: Any) -> None:
-    """`CallbacksMP.ON_LOAD`: says so where a model with RLG on it is loaded for anything but a sampling run."""
-    if _running.get(patcher.model) is None:
-        log.warning(
-            "RLG: a model with RLG on it was loaded outside of sampling. RLG is no change of the weights: what is "
-            "saved or extracted from this model is its base. RLG Save Adapter and RLG Extract Adapter save the RL "
-            "model."
-        )
