@@ -263,12 +263,12 @@ class SmallModels:
     def conditioning(self, seed: int) -> list:
         if self.name == "SD3":
             return conditioning(seed)
-        (text, values), = conditioning(seed, self.layout.text, self.layout.pooled)
+        ((text, values),) = conditioning(seed, self.layout.text, self.layout.pooled)
         return [[text, values | self.layout.extra]]
 
     def sampling(self, **settings: Any) -> Sampling:
         defaults = {
-            "steps": 4,
+            "steps": 2,
             "shape": (1, 16, 8, 8) if self.name == "SD3" else self.layout.latent,
             "positive": self.conditioning(11),
             "negative": self.conditioning(12),

@@ -1,9 +1,8 @@
-"""What a node gets in a graph that a person has just put it into: its widgets' defaults, and small objects on its links."""
+"""What a node gets where a person has just put it into a graph: its widgets' defaults, and small objects on links."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,7 +12,11 @@ from .tensors import random
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
-class NoInput(Exception):
+class NoGraph(Exception):
+    """There is no small graph here in which a node does something."""
+
+
+class NoInput(NoGraph):
     """A node asks for something that is not here."""
 
 
@@ -103,11 +106,12 @@ class Links:
 
 def inputs_of(cls: type, model: Any, links: Links, given: Mapping[str, Any], is_moved: bool = False) -> dict[str, Any]:
     """Everything to call a node with: `given` inputs, widgets' defaults (moved ones where asked), and links."""
-    inputs, models = {}, 0
+    known = {name for group in cls.INPUT_TYPES().values() for name in group}
+    inputs, models = {name: value for name, value in given.items() if name in known}, 0
     for name, (kind, options) in declared(cls).items():
-        if name in given:
-            inputs[name] = given[name]
-        elif kind == "MODEL":
+        if name in inputs:
+            continue
+        if kind == "MODEL":
             inputs[name], models = (model if not models else links.models.third), models + 1
         elif is_widget(kind):
             value = widget_default(name, kind, options)
