@@ -28,7 +28,19 @@ class RLGApply(io.ComfyNode):
                 "samples from the geometric mean of the base and the RL model. Stack a second node for a second RL "
                 "model."
             ),
-            search_aliases=["RLG", "RL guidance", "Flow-GRPO", "DPO", "alignment strength", "reward"],
+            search_aliases=[
+                "RLG",
+                "RL guidance",
+                "guidance scale",
+                "LoRA",
+                "LoRA strength",
+                "Flow-GRPO",
+                "DPO",
+                "PEFT",
+                "alignment strength",
+                "reward",
+            ],
+            advanced=["start_percent", "end_percent", "outside_scale", "rescale", "max_ratio"],
             inputs=[
                 io.Model.Input(
                     "model",

@@ -29,7 +29,8 @@ class RLGAutoScale(io.ComfyNode):
                 "It makes up to evaluations x images_per_scale x prompts pictures, and those of the base if scale_min "
                 "is not 0."
             ),
-            search_aliases=["auto scale", "find scale", "tune guidance", "optimise reward"],
+            search_aliases=["find scale", "guidance scale", "tune guidance", "optimise reward", "search"],
+            advanced=["max_shift", "by_stage"],
             is_input_list=True,
             inputs=[
                 io.Model.Input("model", tooltip="The base model."),

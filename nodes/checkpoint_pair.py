@@ -23,7 +23,16 @@ class RLGCheckpointPairLoader(io.ComfyNode):
                 "Loads a base model and an RL-tuned checkpoint of it for Reinforcement Learning Guidance. Weights that "
                 "are the same in both files are held once, and only the diffusion model is read from the RL file."
             ),
-            search_aliases=["checkpoint", "diffusion model", "rl", "unet loader"],
+            search_aliases=[
+                "checkpoint",
+                "load checkpoint",
+                "diffusion model",
+                "UNET loader",
+                "SRPO",
+                "MixGRPO",
+                "RL model",
+            ],
+            advanced=["weight_dtype"],
             inputs=[
                 io.Combo.Input(
                     "base_name",
