@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..rlg_core.errors import require_number
 from ..rlg_core.formats import read_adapter
@@ -17,6 +17,7 @@ class RLGAdapterLoader(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGAdapterLoader",
+            shows=True,
             display_name="Load RL Adapter",
             description=(
                 "Puts an RL-tuned adapter on a model at the strength it was trained with: PEFT folders and files with "
@@ -112,7 +113,8 @@ class RLGAdapterLoader(io.ComfyNode):
     ) -> io.NodeOutput:
         require_number("strength", strength)
         loaded = read_adapter(files.adapter_path(lora_name), adapter, alpha, text_encoder == IGNORE)
-        return io.NodeOutput(*adapters.load(model, loaded, strength))
+        rl_model, report = adapters.load(model, loaded, strength)
+        return io.NodeOutput(rl_model, report, ui=ui.PreviewText(report))
 
 
 NODES = [RLGAdapterLoader]

@@ -22,6 +22,7 @@ class RLGAutoScale(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGAutoScale",
+            shows=True,
             display_name="RLG Auto Scale",
             description=(
                 "Finds the scale with the highest reward. It samples at a few scales, always from the same noise, and "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..rlg_core.errors import require_number
 from .host.models import files, fingerprints
@@ -18,6 +18,7 @@ class RLGCheckpointPairLoader(io.ComfyNode):
         names = files.model_names()
         return schema(
             node_id="RLGCheckpointPairLoader",
+            shows=True,
             display_name="Load RLG Checkpoint Pair",
             description=(
                 "Loads a base model and an RL-tuned checkpoint of it for Reinforcement Learning Guidance. Weights that "
@@ -112,7 +113,7 @@ class RLGCheckpointPairLoader(io.ComfyNode):
         base, rl = files.model_path(base_name), files.model_path(rl_name)
         options = WEIGHT_DTYPES[weight_dtype]
         model, rl_model, report = load_pair(base, rl, options, rank if compress == "low-rank" else None)
-        return io.NodeOutput(model, rl_model, *load_parts(base), report)
+        return io.NodeOutput(model, rl_model, *load_parts(base), report, ui=ui.PreviewText(report))
 
 
 NODES = [RLGCheckpointPairLoader]

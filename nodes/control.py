@@ -35,6 +35,7 @@ class RLGSchedule(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGSchedule",
+            shows=True,
             display_name="RLG Schedule",
             description=(
                 "A scale that changes on the way from noise to picture. Choose a preset, or set the curve yourself. It "

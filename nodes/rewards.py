@@ -112,6 +112,7 @@ class RLGPickBest(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGPickBest",
+            shows=True,
             display_name="RLG Pick Best",
             description="Best of n: keeps the pictures with the highest scores, best first.",
             search_aliases=["best of n", "rank images", "select best"],

@@ -108,6 +108,7 @@ class RLGSweepGrid(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGSweepGrid",
+            shows=True,
             display_name="RLG Sweep Grid",
             description=(
                 "A contact sheet of a sweep with the best scale marked, and plots of reward and diversity over the "

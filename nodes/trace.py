@@ -44,6 +44,7 @@ class RLGTracePlot(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGTracePlot",
+            shows=True,
             display_name="RLG Trace Plot",
             description="Shows the trace of the run that made the latent, as a plot and as JSON.",
             search_aliases=["plot", "chart", "debug guidance", "KL divergence"],
