@@ -14,8 +14,8 @@ from .findings import MODES, Dose, divergences, doses, gaussian, mode, variances
 
 PAGE = """# Theory
 
-What a scale of w aims at, and what sampling with it makes, where both are known: Gaussians and mixtures of them in one
-dimension, with exact scores. `python -m bench.theory` writes this page; a test holds its numbers.
+What a scale of w aims at, and what sampling with it makes, where both are known: Gaussians and mixtures of them in
+one dimension, with exact scores. `python -m bench.theory` writes this page; a test holds its numbers.
 
 **Interpolation is nearly exact; extrapolation has the right direction and too large a dose.**
 
@@ -24,16 +24,17 @@ dimension, with exact scores. `python -m bench.theory` writes this page; a test 
 An RL model trained to its optimum with KL coefficient beta has the density `p_rl ~ p_base exp(R / beta)`. Then
 `p_base^(1 - w) p_rl^w` is the density that training with `beta / w` would have: the *tilt* w. This holds for the
 densities of finished pictures. RLG combines the velocities of the noisy ones, and noise and tilt do not commute: the
-tilted density, noised, is not the mean of the two noised densities. Along the path the rule is exact for a linear reward
-on a Gaussian (a shift), at w = 0 and at w = 1, and nowhere else.
+tilted density, noised, is not the mean of the two noised densities. Along the path the rule is exact for a linear
+reward on a Gaussian (a shift), at w = 0 and at w = 1, and nowhere else.
 
-Ratios of beta hold within one recipe only: the same reward, its scale, the same data, and training that has converged.
-Beta 0.04 of one paper and 0.04 of another are different numbers; a run that was stopped early has not reached its beta.
+Ratios of beta hold within one recipe only: the same reward, its scale, the same data, and training that has
+converged. Beta 0.04 of one paper and 0.04 of another are different numbers; a run that was stopped early has not
+reached its beta.
 
 ## A quadratic reward
 
-N(0, 1) to N(0, 1/2). Sampled with the ODE the deviation is `s_base^(1-w) s_rl^w`, where the tilted density has
-`1 / s^2 = (1-w) / s_base^2 + w / s_rl^2`. So w = 2 is really tilt {tilts[0]:.0f}, and w = 3 tilt {tilts[1]:.0f}.
+N(0, 1) to N(0, 1/2). Sampled with the ODE the deviation is `s_base^(1-w) s_rl^w`, where the tilted density has `1 /
+s^2 = (1-w) / s_base^2 + w / s_rl^2`. So w = 2 is really tilt {tilts[0]:.0f}, and w = 3 tilt {tilts[1]:.0f}.
 
 | w | variance aimed at | ODE ({steps} Euler steps) | memoryless SDE | KL of the ODE's samples from the aim, nats |
 | --- | --- | --- | --- | --- |
@@ -41,9 +42,9 @@ N(0, 1) to N(0, 1/2). Sampled with the ODE the deviation is `s_base^(1-w) s_rl^w
 
 ![variance over w: the tilted density, the ODE, the memoryless SDE](theory/variance.png)
 
-Between 0 and 1 the KL stays below {inside:.4f}. The memoryless SDE (`sigma_t^2 = 2 t / (1 - t)`) lands nearer. With steps
-that are small enough `euler_ancestral` at eta 1 samples it; with 20 steps its own error is larger than that gain. This has
-not been measured on the demo pair, whose tilted density nobody knows.
+Between 0 and 1 the KL stays below {inside:.4f}. The memoryless SDE (`sigma_t^2 = 2 t / (1 - t)`) lands nearer. With
+steps that are small enough `euler_ancestral` at eta 1 samples it; with 20 steps its own error is larger than that
+gain. This has not been measured on the demo pair, whose tilted density nobody knows.
 
 ## Two modes
 
@@ -64,18 +65,19 @@ variance {none:.2f}. Nothing in a picture says so.
 
 ## A dose-corrected scale
 
-None was found. For the quadratic pair above, the tilt n is reached at w = log2(1 + n), and a scale that rises over the run
-from 2 n / (1 + n) to n follows it exactly. Both depend on that pair: another ratio of the variances needs another base of
-the logarithm, and a linear reward needs no correction. KL from the tilt n, in nats, smaller is better:
+None was found. For the quadratic pair above, the tilt n is reached at w = log2(1 + n), and a scale that rises over
+the run from 2 n / (1 + n) to n follows it exactly. Both depend on that pair: another ratio of the variances needs
+another base of the logarithm, and a linear reward needs no correction. KL from the tilt n, in nats, smaller is
+better:
 
 | pair | n | w = n | w = log2(1 + n) | rising scale | reward of the rising scale over plain w of equal KL |
 | --- | --- | --- | --- | --- | --- |
 {doses}
 
-A constant rule such as log2(1 + n) makes what plain w of the same size makes: it renames the dial, so at equal KL from
-the base it cannot be better. The rising scale could be: the last column has its mean log ratio `log p_rl / p_base` minus
-that of the constant scale with the same KL from the base, interpolated to about 0.005. It gains nothing beyond that, and
-loses on three modes. Choose w by what it does (RLG Sweep, RLG Auto Scale), not by a ratio of betas.
+A constant rule such as log2(1 + n) makes what plain w of the same size makes: it renames the dial, so at equal KL
+from the base it cannot be better. The rising scale could be: the last column has its mean log ratio `log p_rl /
+p_base` minus that of the constant scale with the same KL from the base, interpolated to about 0.005. It gains nothing
+beyond that, and loses on three modes. Choose w by what it does (RLG Sweep, RLG Auto Scale), not by a ratio of betas.
 """
 STEPS_SHOWN = (0.5, 1.0, 2.0, 3.0, 4.0)
 MODES_AT = (1.0, 2.0, 4.0)
