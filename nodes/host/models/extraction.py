@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ....rlg_core.algebra import Delta, LowRank, Placed
 from ....rlg_core.errors import PairError
-from ....rlg_core.formats.container import SAFETENSORS, open_tensors
+from ....rlg_core.formats.container import SAFETENSORS, map_tensors
 from ....rlg_core.lowrank import truncate
 from ....rlg_core.rows import is_linear_or_conv
 from ....rlg_core.save import comfyui_tensors, write
@@ -115,7 +115,7 @@ def _file_of(model: ModelPatcher) -> Mapping[str, Tensor]:
     """The tensors of the file that `model` was loaded from; empty if that is not known."""
     path = source_file(model)
     known = path is not None and path.suffix.lower() in SAFETENSORS and path.is_file()
-    return open_tensors(path).tensors if known else {}
+    return map_tensors(path).tensors if known else {}
 
 
 def _dtypes(name: str, buffer: Tensor, file: Mapping[str, Tensor]) -> list[torch.dtype]:
