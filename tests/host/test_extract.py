@@ -209,14 +209,14 @@ def test_interrupting_stops_it(host, sd3, output):
 
 
 def test_buffers_are_compared_in_the_coarser_dtype(host):
-    same = host.module("nodes.host.models.extraction")._same
+    module = host.module("nodes.host.models.extraction")
+
+    def same(a, b):
+        return module._same(a, b, [a.dtype, b.dtype])
+
     fine = torch.rand(64, generator=torch.Generator().manual_seed(0))
-
-    def alike(a, b):
-        return same(a, b, [a.dtype, b.dtype])
-
-    assert alike(fine, fine.half()) and alike(fine.bfloat16(), fine)
-    assert not alike(fine, 1.02 * fine.bfloat16()) and not alike(torch.tensor([1, 2]), torch.tensor([1, 3]))
+    assert same(fine, fine.half()) and same(fine.bfloat16(), fine)
+    assert not same(fine, 1.02 * fine.bfloat16()) and not same(torch.tensor([1, 2]), torch.tensor([1, 3]))
 
 
 # Parameters of modules that are no layers
