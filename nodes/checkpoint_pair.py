@@ -95,13 +95,7 @@ class RLGCheckpointPairLoader(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, base_name: str | None, rl_name: str | None) -> bool | str:
         """Accepts whatever is in the folders now, and the plain names of stock loaders. Linked names are None here."""
-        try:
-            for name in (base_name, rl_name):
-                if name is not None:
-                    files.model_path(name)
-        except ValueError as error:
-            return str(error)
-        return True
+        return files.refusal(base_name, rl_name) or True
 
     @classmethod
     def fingerprint_inputs(cls, base_name: str | None, rl_name: str | None, **_) -> str:

@@ -44,6 +44,7 @@ CONTRACT = {
         "FLOAT RLG_SCHEDULE IMAGE STRING",
     ),
     "RLGExtractAdapter": Node("model rl_model rank energy filename_prefix", "", "MODEL STRING"),
+    "RLGExtractFromFiles": Node("base_name rl_name rank energy filename_prefix", "", "STRING STRING"),
     "RLGSaveAdapter": Node("model rl_model filename_prefix format", "", "STRING"),
 }
 
