@@ -99,9 +99,13 @@ def adapter_path(name: str) -> Path:
 
 
 def name_of_adapter(path: Path) -> str:
-    """The name in the list of adapters of a file that lies below one of the host's folders for them; else its path."""
+    """The name by which the adapter file `path` is found; its whole path if another one has that name, or it has none.
+
+    Several folders may hold a file of one name, and the host takes the first.
+    """
     roots = [Path(root) for root in folder_paths.get_folder_paths(ADAPTERS)]
-    return next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), str(path))
+    name = next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), None)
+    return name if name is not None and _candidates(ADAPTERS, name)[0] == path else str(path)
 
 
 # Checkpoints and diffusion models
