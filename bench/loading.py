@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlg_core.formats import read_adapter
-from rlg_core.formats.container import open_tensors
+from rlg_core.formats.container import map_tensors
 
 from .memory import device_bytes, in_child
 
@@ -50,7 +50,7 @@ def copied(path: Path) -> dict[str, torch.Tensor]:
 READ, WHOLE = "read the bytes", "open and check the adapter"
 WAYS: dict[str, Callable[[Path], object]] = {
     READ: read_bytes,
-    "open the header": open_tensors,
+    "open the header": map_tensors,
     WHOLE: read_adapter,
     "copy the tensors": copied,
 }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..rlg_core.errors import require_number
 from ..rlg_core.formats import read_adapter
-from .host.models import adapters, files
+from .host.models import adapters, files, fingerprints
 from .host.schema import schema
 
 
@@ -77,20 +78,25 @@ class RLGAdapterLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora_name: str) -> bool | str:
-        """Accepts whatever is in the folder now, with slashes of either kind, even if the page's list is older."""
+    def validate_inputs(cls, lora_name: str | None) -> bool | str:
+        """Accepts whatever is in the folder now, with slashes of either kind, even if the page's list is older.
+
+        A linked name is None here: what it will be is checked when the node runs.
+        """
         try:
-            files.adapter_path(lora_name)
+            if lora_name is not None:
+                files.adapter_path(lora_name)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name: str, **_) -> str:
-        return files.adapter_fingerprint(lora_name)
+    def fingerprint_inputs(cls, lora_name: str | None, **_) -> str:
+        return fingerprints.adapter_fingerprint(lora_name)
 
     @classmethod
     def execute(cls, model, lora_name: str, strength: float, alpha: float, adapter: str) -> io.NodeOutput:
+        require_number("strength", strength)
         loaded = read_adapter(files.adapter_path(lora_name), adapter, alpha)
         return io.NodeOutput(*adapters.load(model, loaded, strength))
 

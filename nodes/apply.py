@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..rlg_core.errors import require_number
 from ..rlg_core.schedule import constant_in_window
 from .host.models.relation import relate
 from .host.models.wiring import IDENTICAL, wiring_notice
@@ -117,6 +118,18 @@ class RLGApply(io.ComfyNode):
                 BranchType.Input(
                     "branch", optional=True, tooltip="From RLG Branch: how the RL model guides the two prompts."
                 ),
+                io.Float.Input(
+                    "max_ratio",
+                    default=0.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip=(
+                        "The most that guidance may add to a prediction, relative to the base's velocity, per image. "
+                        "Against broken pictures at high scales. Neutral: 0, no bound."
+                    ),
+                ),
             ],
             outputs=[io.Model.Output(display_name="model")],
             hidden=[io.Hidden.unique_id],
@@ -135,7 +148,11 @@ class RLGApply(io.ComfyNode):
         schedule=None,
         mask=None,
         branch=None,
+        max_ratio=0.0,
     ) -> io.NodeOutput:
+        for name, value in (("scale", scale), ("outside_scale", outside_scale)):
+            require_number(name, value)
+        require_number("rescale", rescale, 0.0, 1.0)
         schedule = schedule or constant_in_window(scale, start_percent, end_percent, outside_scale)
         relation = relate(model, rl_model)
         said = IDENTICAL if relation is None else wiring_notice(model, rl_model)
@@ -143,7 +160,7 @@ class RLGApply(io.ComfyNode):
             notice(said, cls.hidden and cls.hidden.unique_id)
         if relation is None:
             return io.NodeOutput(model)
-        expert = Expert(relation, schedule, outside_scale, mask, branch or Branch())
+        expert = Expert(relation, schedule, outside_scale, mask, branch or Branch(), max_ratio)
         return io.NodeOutput(with_expert(model, expert, rescale))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..rlg_core.budget import BATCHING, EVALUATE, Budget
+from ..rlg_core.budget import BATCHING, EVALUATE, EXPERTS, Budget
 from .host.run.attach import with_budget
 from .host.schema import schema
 
@@ -30,8 +30,9 @@ class RLGBudget(io.ComfyNode):
                     default="exact",
                     tooltip=(
                         "exact: base and RL model (neutral). linearised: one evaluation of the base with the adapter "
-                        "at strength scale, as a LoRA strength slider does. It is a preview, good at small scales, and "
-                        "needs an adapter, not a checkpoint."
+                        "at strength scale, as a LoRA strength slider does. It is a preview, good at small scales, "
+                        "and needs an adapter, not a checkpoint. segmented: RLG without CFG where the scale is not "
+                        "1, the RL model with CFG elsewhere; costs what plain CFG costs, and is another guidance."
                     ),
                 ),
                 io.Int.Input(
@@ -66,13 +67,23 @@ class RLGBudget(io.ComfyNode):
                         "fits."
                     ),
                 ),
+                io.Combo.Input(
+                    "experts",
+                    options=list(EXPERTS),
+                    default="exact",
+                    optional=True,
+                    tooltip=(
+                        "For several RL models. exact: one evaluation each (neutral). merged: all of them in one, "
+                        "each at its share of the total scale; needs adapters, and is an approximation."
+                    ),
+                ),
             ],
             outputs=[io.Model.Output(display_name="model")],
         )
 
     @classmethod
-    def execute(cls, model, evaluate, refresh_every, tolerance, batching) -> io.NodeOutput:
-        return io.NodeOutput(with_budget(model, Budget(evaluate, refresh_every, tolerance, batching)))
+    def execute(cls, model, evaluate, refresh_every, tolerance, batching, experts="exact") -> io.NodeOutput:
+        return io.NodeOutput(with_budget(model, Budget(evaluate, refresh_every, tolerance, batching, experts)))
 
 
 NODES = [RLGBudget]

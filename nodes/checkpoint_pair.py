@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.models import files
+from ..rlg_core.errors import require_number
+from .host.models import files, fingerprints
 from .host.models.checkpoint_pair import load_pair
 from .host.models.checkpoints import WEIGHT_DTYPES
 from .host.models.clip_and_vae import load_parts
@@ -82,21 +83,23 @@ class RLGCheckpointPairLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, base_name: str, rl_name: str) -> bool | str:
-        """Accepts whatever is in the folders now, and the plain names of stock loaders."""
+    def validate_inputs(cls, base_name: str | None, rl_name: str | None) -> bool | str:
+        """Accepts whatever is in the folders now, and the plain names of stock loaders. Linked names are None here."""
         try:
-            files.model_path(base_name)
-            files.model_path(rl_name)
+            for name in (base_name, rl_name):
+                if name is not None:
+                    files.model_path(name)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, base_name: str, rl_name: str, **_) -> str:
-        return files.model_fingerprint(base_name, rl_name)
+    def fingerprint_inputs(cls, base_name: str | None, rl_name: str | None, **_) -> str:
+        return fingerprints.model_fingerprint(base_name, rl_name)
 
     @classmethod
     def execute(cls, base_name: str, rl_name: str, weight_dtype: str, compress: str, rank: int) -> io.NodeOutput:
+        require_number("rank", rank, 1)
         base, rl = files.model_path(base_name), files.model_path(rl_name)
         options = WEIGHT_DTYPES[weight_dtype]
         model, rl_model, report = load_pair(base, rl, options, rank if compress == "low-rank" else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
+from ..rlg_core.errors import require_number
 from .host.models import extraction
 from .host.schema import schema
 
@@ -71,6 +72,8 @@ class RLGExtractAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, rl_model, rank: int, energy: float, filename_prefix: str) -> io.NodeOutput:
+        require_number("rank", rank, 1)
+        require_number("energy", energy, 0.0, 1.0)
         found = extraction.extract(model, rl_model, rank, energy)
         path = extraction.save(found, filename_prefix)
         report = f"Saved {path}\n{extraction.report(model, found)}"

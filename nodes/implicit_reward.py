@@ -6,6 +6,7 @@ import math
 
 from comfy_api.latest import io
 
+from ..rlg_core.errors import require_number
 from .host.schema import schema
 from .host.scores.implicit_reward import implicit_reward
 
@@ -58,6 +59,7 @@ class RLGImplicitReward(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, rl_model, positive, latent, draws: int, seed: int) -> io.NodeOutput:
+        require_number("draws", draws, 1)
         drawn = implicit_reward(model, rl_model, positive, latent["samples"], draws, seed).double()
         errors = drawn.std(0) / math.sqrt(draws) if draws > 1 else drawn[0] * math.nan
         return io.NodeOutput(drawn.mean(0).tolist(), errors.tolist())

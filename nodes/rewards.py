@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import RLGError
+from ..rlg_core.errors import RLGError, require_number, shortened
 from ..rlg_core.pictures import to_picture, to_tensor
 from ..rlg_core.report.plot import number
 from ..rlg_core.report.sheet import captioned
 from ..rlg_core.rewards import KINDS
-from .host.models import files
+from .host.models import files, fingerprints
 from .host.schema import schema
 from .host.scores.rewards import Reward
 from .types import RewardType
@@ -47,13 +47,14 @@ class RLGRewardLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str) -> bool | str:
-        """Accepts a folder that was added after the page was loaded."""
-        return folder in files.reward_folders() or f"{folder!r} is no folder below models/{files.REWARDS}."
+    def validate_inputs(cls, folder: str | None) -> bool | str:
+        """Accepts a folder that was added after the page was loaded. A linked name is None here."""
+        known = folder is None or folder in files.reward_folders()
+        return known or f"{shortened(folder)} is no folder below models/{files.REWARDS}."
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, **_) -> str:
-        return files.reward_fingerprint(folder)
+    def fingerprint_inputs(cls, folder: str | None, **_) -> str:
+        return fingerprints.reward_fingerprint(folder)
 
     @classmethod
     def execute(cls, reward: str, folder: str) -> io.NodeOutput:
@@ -128,6 +129,9 @@ class RLGPickBest(io.ComfyNode):
         pictures = [picture for batch in images for picture in batch]
         if len(scores) != len(pictures):
             raise RLGError(f"scores has {len(scores)} values for {len(pictures)} pictures: expected one per picture.")
+        require_number("keep", keep[0], 1)
+        for k, score in enumerate(scores):
+            require_number(f"score {k + 1}", score)
         best = sorted(range(len(scores)), key=lambda k: -scores[k])[: keep[0]]
         sizes = {tuple(pictures[k].shape) for k in best}
         if len(sizes) > 1:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .errors import RLGError
+from .errors import RLGError, require_number
 
-EVALUATE = ("exact", "linearised")
+EVALUATE = ("exact", "linearised", "segmented")
+EXPERTS = ("exact", "merged")
 BATCHING = ("auto", "batched", "sequential")
 SIGMA_SHARE = 0.3
 """Fraction of the refresh spacing that follows sigma rather than the step index.
@@ -26,6 +27,10 @@ Found on the demo pair, where 0 (every k-th step) has five times the error.
 class Budget:
     """How many evaluations a run may save. The defaults evaluate every model at every step.
 
+    `evaluate`: `exact`; `linearised`, one evaluation of the base with the RL terms at strength w; or `segmented`
+    (arXiv 2603.20584), RLG without CFG inside the window and the RL model with CFG outside. `experts`: `exact`, or
+    `merged`, all experts' terms in one evaluation (after Diffusion Blend, arXiv 2505.18547).
+
     Raises `RLGError` for unknown values and for settings that contradict each other.
     """
 
@@ -33,25 +38,35 @@ class Budget:
     refresh_every: int = 1
     tolerance: float = 0.0
     batching: str = "auto"
+    experts: str = "exact"
 
     def __post_init__(self) -> None:
-        if self.evaluate not in EVALUATE or self.batching not in BATCHING:
-            raise RLGError(
-                f"evaluate is {self.evaluate!r} and batching {self.batching!r}: "
-                f"expected one of {EVALUATE} and one of {BATCHING}."
-            )
+        for name, known in (("evaluate", EVALUATE), ("batching", BATCHING), ("experts", EXPERTS)):
+            if getattr(self, name) not in known:
+                raise RLGError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(known)}.")
+        require_number("refresh_every", self.refresh_every, 1)
+        require_number("tolerance", self.tolerance, 0.0)
         if self.tolerance > 0 and self.refresh_every < 2:
             raise RLGError(
                 "tolerance chooses gaps of up to refresh_every steps: expected refresh_every to be 2 or more."
             )
-        if self.evaluate == "linearised" and self.refresh_every > 1:
+        if self.evaluate != "exact" and self.refresh_every > 1:
             raise RLGError(
-                "linearised evaluates one model per step, so there is nothing to refresh: expected refresh_every 1."
+                f"{self.evaluate} has no base evaluations to skip, so there is nothing to refresh: expected "
+                "refresh_every 1."
             )
 
     @property
     def is_linearised(self) -> bool:
         return self.evaluate == "linearised"
+
+    @property
+    def is_segmented(self) -> bool:
+        return self.evaluate == "segmented"
+
+    @property
+    def merges_experts(self) -> bool:
+        return self.experts == "merged"
 
 
 @dataclass

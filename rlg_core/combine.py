@@ -46,6 +46,18 @@ def blended(scale: Weight, outside_scale: float, mask: Tensor | None) -> Weight:
     return scale if mask is None else outside_scale + mask * (scale - outside_scale)
 
 
+def capped(weight: Weight, difference: Tensor, reference: Tensor, max_ratio: float) -> Weight:
+    """`weight`, lowered per sample so that `|weight * difference|` is at most `max_ratio * |reference|`.
+
+    `difference` and `reference` [rows, ...] are in the same space; the norms are Euclidean, over all but the rows.
+    After AutoGuidance, which bounds what guidance adds to a prediction.
+    """
+    change = (weight * difference).flatten(1).norm(dim=1)
+    allowed = max_ratio * reference.flatten(1).norm(dim=1)
+    share = (allowed / change.clamp_min(1e-12)).clamp(max=1.0)
+    return weight * share.reshape(-1, *[1] * (difference.ndim - 1))
+
+
 def rescale(prediction: Tensor, reference: Tensor, strength: float) -> Tensor:
     """Moves the standard deviation of `prediction` towards that of `reference`, per sample, by `strength` in [0, 1].
 

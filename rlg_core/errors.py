@@ -1,5 +1,13 @@
 """The errors this pack raises on purpose. Each message names what was expected and what was found."""
 
+from __future__ import annotations
+
+import reprlib
+from numbers import Real
+
+LARGEST = 1e6
+"""No scale, strength or alpha that is larger gives a picture. Far above it, float32 overflows."""
+
 
 class RLGError(ValueError):
     """Base of every error the pack raises on purpose."""
@@ -13,6 +21,10 @@ class PairError(RLGError):
     """Two models that are not a base and an RL-tuned version of it."""
 
 
+class WeightError(RLGError):
+    """A weight that is held in a form in which it cannot be read, or in which a change of it would be another one."""
+
+
 class RunError(RLGError):
     """A sampling run that would not compute the geometric mean it promises."""
 
@@ -22,3 +34,24 @@ class RowsNotSeparable(RuntimeError):
 
     Not an `RLGError`: the sampling run catches it and answers with two passes.
     """
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 80
+
+
+def shortened(value: object) -> str:
+    """`repr(value)` for a message: at most some 80 characters, however long the value is."""
+    try:
+        return _SHORT.repr(value)[:100]
+    except ValueError:  # Python writes no integer of more than some thousand digits
+        return f"a very large {type(value).__name__}"
+
+
+def require_number(name: str, value: object, low: float = -LARGEST, high: float = LARGEST) -> None:
+    """Raises `RLGError` unless `value` is a number in [low, high]; NaN is none.
+
+    A node's own range does not hold for linked values, and NaN passes it.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
+        raise RLGError(f"{name} is {shortened(value)}: expected a number from {low:g} to {high:g}.")

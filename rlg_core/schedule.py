@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .errors import RLGError
+from .errors import LARGEST, RLGError, require_number
 
 BOUNDARY = 1e-5
 """Percents closer than this count as equal: turning a step's float32 sigma back into a percent errs by this much."""
@@ -25,6 +25,10 @@ PROGRESS: dict[str, Callable[[float, float], float]] = {
 """Per shape: how far the scale has moved from `scale_from` (0) to `scale_to` (1) at the fraction u of the window."""
 
 
+SMALLEST_BETA = 1e-9
+"""A KL coefficient has to be above 0."""
+
+
 class ScaleSchedule(Protocol):
     """A scale as a function of the schedule's percent (0 noise, 1 picture)."""
 
@@ -37,7 +41,8 @@ class Schedule:
     """A scale that moves from `scale_from` before the window to `scale_to` after it, along the path of `shape`.
 
     `constant` is `scale_from` throughout. `interval` is `scale_from` inside the window, both ends included, and
-    `scale_to` outside. Raises `RLGError` for an unknown shape or a window that ends before it starts.
+    `scale_to` outside. Raises `RLGError` for an unknown shape, for what is no finite number or percent, and for a
+    window that ends before it starts.
     """
 
     shape: str = "constant"
@@ -50,6 +55,14 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.shape not in PROGRESS:
             raise RLGError(f"Schedule shape {self.shape!r}: expected one of {', '.join(PROGRESS)}.")
+        for name, low, high in (
+            ("scale_from", -LARGEST, LARGEST),
+            ("scale_to", -LARGEST, LARGEST),
+            ("start_percent", 0.0, 1.0),
+            ("end_percent", 0.0, 1.0),
+            ("power", 0.0, LARGEST),
+        ):
+            require_number(name, getattr(self, name), low, high)
         if self.start_percent > self.end_percent:
             raise RLGError(
                 f"start_percent is {self.start_percent} and end_percent {self.end_percent}: "
@@ -75,6 +88,10 @@ class PerItem:
 
     scales: tuple[float, ...]
     shape: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        for number, scale in enumerate(self.scales):
+            require_number(f"scale {number + 1}", scale)
 
     def scale_at(self, percent: float) -> Tensor:
         """[items], float32."""
@@ -108,10 +125,8 @@ def scale_from_kl(trained_beta: float, target_beta: float) -> float:
     """`w = trained_beta / target_beta`: RLG at w aims at what training with `target_beta` aims at (arXiv 2508.21016).
 
     Exact for the densities of the models only. Along the sampling path it is nearly exact for w between 0 and 1; above
-    1 it has the right direction and too large a dose. Raises `RLGError` unless both coefficients are positive.
+    1 it has the right direction and too large a dose. Raises `RLGError` unless both coefficients are positive numbers.
     """
-    if trained_beta <= 0 or target_beta <= 0:
-        raise RLGError(
-            f"KL coefficients must be positive, got trained_beta {trained_beta} and target_beta {target_beta}."
-        )
+    for name, beta in (("trained_beta", trained_beta), ("target_beta", target_beta)):
+        require_number(name, beta, SMALLEST_BETA)
     return trained_beta / target_beta

@@ -13,7 +13,7 @@ from functools import partial
 
 from scipy.optimize import minimize_scalar
 
-from .errors import RLGError
+from .errors import RLGError, require_number
 from .schedule import Stages
 from .statistics import mean_and_error
 
@@ -68,6 +68,9 @@ class Bounds:
     max_shift: float = 0.0
 
     def __post_init__(self) -> None:
+        require_number("scale_min", self.low)
+        require_number("scale_max", self.high)
+        require_number("max_shift", self.max_shift, 0.0)
         if self.low >= self.high:
             raise RLGError(f"scale_min is {self.low}, scale_max {self.high}: expected scale_min to be the smaller.")
 

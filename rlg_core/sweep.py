@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import RLGError
+from .errors import LARGEST, RLGError, shortened
 from .statistics import mean_and_error
 
 DEFAULT_SCALES = "0, 0.5, 1, 1.5, 2, 3"
@@ -19,7 +19,7 @@ DEFAULT_SCALES = "0, 0.5, 1, 1.5, 2, 3"
 def parse_scales(text: str) -> list[float]:
     """`"0, 0.5, 1"` -> [0.0, 0.5, 1.0]. Commas, semicolons, spaces and line breaks separate the numbers.
 
-    Raises `RLGError` if there are none, or if one is not a finite number.
+    Raises `RLGError` if there are none, or if one is no number or too large for a scale.
     """
     words = text.replace(",", " ").replace(";", " ").split()
     if not words:
@@ -32,8 +32,8 @@ def _number(word: str) -> float:
         value = float(word)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise RLGError(f"scales has {word!r}: expected numbers such as {DEFAULT_SCALES!r}.")
+    if not -LARGEST <= value <= LARGEST:
+        raise RLGError(f"scales has {shortened(word)}: expected numbers such as {DEFAULT_SCALES!r}.")
     return value
 
 

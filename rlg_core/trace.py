@@ -18,6 +18,7 @@ class TraceEntry:
     """One image at one step.
 
     - `difference`: root mean square of v_rl - v_base; v is the velocity (x - denoised) / sigma.
+    - `norm_ratio`: |v_rl| / |v_base|; RL training tends to inflate it by 5 to 15 % (arXiv 2606.27771).
     - `share`: the part of the guided velocity that guidance made, as a ratio of root mean squares.
     - `angle`: degrees between guidance and the CFG direction; None without CFG.
     - `path_kl`: KL divergence, in nats, between the guided and the base path over this step.
@@ -25,7 +26,7 @@ class TraceEntry:
     - `linearised_error`: how far one evaluation of the base with the RL terms at strength `scale` (a LoRA strength
       slider) is from the guided velocity, relative to it. Only one step is checked; None at the others.
 
-    The first four are None if the step needed only one of the two models: then there is nothing to compare.
+    What compares the two models is None if the step needed only one of them.
     """
 
     step: int
@@ -39,6 +40,7 @@ class TraceEntry:
     path_kl: float | None
     evaluated: tuple[str, ...]
     linearised_error: float | None = None
+    norm_ratio: float | None = None
 
 
 @dataclass

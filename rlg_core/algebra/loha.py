@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .full import Delta
 from .lora import LowRank, factors
-from .term import ADAPTER, AdditiveTerm, Algebra, Conv, Parts, Shape, Term, linear_or_conv, plain_conv, require
+from .term import ADAPTER, AdditiveTerm, Algebra, Conv, Options, Parts, Shape, Term, linear_or_conv, plain_conv, require
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Hadamard(AdditiveTerm):
         }
 
 
-def _build(parts: Parts, scale: float) -> dict[str, Term]:
+def _build(parts: Parts, scale: float, options: Options) -> dict[str, Term]:
     left = factors(parts, "hada_w1_a", "hada_w1_b", "hada_t1", transposed=True)
     right = factors(parts, "hada_w2_a", "hada_w2_b", "hada_t2", transposed=True)
     require(left.shape == right.shape, parts)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from .full import Delta
 from .lora import factors
-from .term import ADAPTER, AdditiveTerm, Algebra, Conv, Parts, Shape, Term, linear_or_conv, plain_conv, require
+from .term import ADAPTER, AdditiveTerm, Algebra, Conv, Options, Parts, Shape, Term, linear_or_conv, plain_conv, require
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _factor(parts: Parts, name: str, core: str) -> Tensor:
     return parts[name] if name in parts else factors(parts, f"{name}_a", f"{name}_b", core, transposed=True).delta()
 
 
-def _build(parts: Parts, scale: float) -> dict[str, Term]:
+def _build(parts: Parts, scale: float, options: Options) -> dict[str, Term]:
     left, right = _factor(parts, "lokr_w1", ""), _factor(parts, "lokr_w2", "lokr_t2")
     require(left.ndim == 2 and right.ndim >= 2 and left.numel() > 0 and right.numel() > 0, parts)
     return {"weight": Kronecker(left, right, scale)}

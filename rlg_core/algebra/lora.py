@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .full import Delta
-from .term import ADAPTER, AdditiveTerm, Algebra, Conv, Parts, Shape, Term, halves_swapped, plain_conv, require
+from .term import ADAPTER, AdditiveTerm, Algebra, Conv, Options, Parts, Shape, Term, halves_swapped, plain_conv, require
 
 
 def low_rank_product(x: Tensor, down: Tensor, up: Tensor, conv: Conv) -> Tensor:
@@ -95,7 +95,7 @@ def factors(parts: Parts, up: str, down: str, mid: str, transposed: bool) -> Low
     return LowRank(a.flatten(1), b, mid=core)
 
 
-def _build(parts: Parts, scale: float) -> dict[str, Term]:
+def _build(parts: Parts, scale: float, options: Options) -> dict[str, Term]:
     terms: dict[str, Term] = {"weight": factors(parts, "up", "down", "mid", transposed=False).scaled(scale)}
     if "up_bias" in parts:
         terms["bias"] = Delta(parts["up_bias"], scale)

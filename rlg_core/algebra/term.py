@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -71,8 +71,15 @@ class Term(ABC):
     def reshaped(self, shape: Shape) -> Term:
         """The same change for a weight whose `shape` differs from this one only in how the kernel is written."""
 
+    def additive(self, weight: Tensor) -> AdditiveTerm | None:
+        """The same change of this one `weight` as an additive term smaller than it, or None if there is none."""
+        return None
+
     def fitted(self, shape: Shape) -> Term | None:
-        """The same change for a weight of `shape`, or None if this change does not fit such a weight."""
+        """The same change for a weight of `shape`, or None if this change does not fit such a weight.
+
+        Raises `AdapterError`, saying why, for a weight that no trainer changes in this way.
+        """
         if self.shape == shape:
             return self
         if not _differ_by_kernel_only(self.shape, shape):
@@ -112,22 +119,28 @@ ADAPTER = r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?"
 """PEFT puts the adapter's name (`default`, `old`) into the keys of raw state dicts."""
 
 
+Options = Mapping[str, Any]
+"""What a file's header and its PEFT config say, by name."""
+
+
 @dataclass(frozen=True)
 class Algebra:
     """How adapter files hold one kind of change.
 
     `endings` maps patterns of key endings to the part that the tensor is. `build` makes the terms of one module from
     its parts, by parameter name, at a given scale. `rank_parts` are the parts whose first dimension is the rank.
-    `peft_type` is PEFT's name for this kind, and `peft_alpha` what PEFT's config calls alpha.
+    `peft_type` is PEFT's name for this kind, and `peft_alpha` what PEFT's config calls alpha, if anything: nothing
+    scales what is not `scaled`.
     """
 
     kind: str
     label: str
     endings: tuple[tuple[str, str], ...]
-    build: Callable[[Parts, float], dict[str, Term]]
+    build: Callable[[Parts, float, Options], dict[str, Term]]
     rank_parts: tuple[str, ...] = ()
     peft_type: str = ""
     peft_alpha: str = "alpha"
+    scaled: bool = True
 
     @property
     def parts(self) -> frozenset[str]:

@@ -1,21 +1,19 @@
-"""The config of an adapter, which is kept beside its tensors: alpha, rank, and how the adapter was made.
+"""What the configs of adapters say: alpha, rank, and how the adapter was made.
 
-Three kinds are read: PEFT's `adapter_config.json`, diffusers' header entry `lora_adapter_metadata`, and the
-`lora_config.json` of the FLUX and Wan GRPO trainers.
+Three kinds are read: PEFT's (`adapter_config.json`, and diffusers' header entry `lora_adapter_metadata`), those of the
+FLUX and Wan GRPO trainers (`lora_config.json`), and kohya's header entries.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..algebra import ALGEBRAS, Algebra
-from ..errors import AdapterError
+from ..errors import LARGEST, AdapterError, shortened
+from .recipe import Recipe
 
 PEFT_TYPES: dict[str, Algebra] = {algebra.peft_type: algebra for algebra in ALGEBRAS if algebra.peft_type}
 """The adapter types of PEFT that can be loaded."""
@@ -45,96 +43,49 @@ REFUSED_OPTIONS = {
 TRAINER_FIELDS = (("lora_alpha", "alpha"), ("lora_rank", "r", "rank"))
 """The names that trainers give alpha and rank in `lora_config.json`."""
 
-NESTED_QUANTIFIERS = re.compile(r"\([^)]*[+*}][^)]*\)\s*[+*{]")
+KOHYA_ALPHA, KOHYA_RANK = ("ss_network_alpha", "network_alpha"), ("ss_network_dim", "network_dim")
+KOHYA_OPTIONS = ("conv_alpha", "rs_lora")
+"""Options of kohya's and LyCORIS' networks by which alpha or its meaning differs from layer to layer."""
 
+Number = TypeVar("Number", int, float)
 
-@dataclass(frozen=True)
-class Recipe:
-    """How an adapter's factors are scaled: `scale = alpha / rank`, or `alpha / sqrt(rank)` for rsLoRA.
-
-    `source` says where this was read. `kind` and `targets` tell which adapters it fits, as far as they are known.
-    """
-
-    source: str
-    alpha: float
-    rank: int | None = None
-    kind: str | None = None
-    targets: str | tuple[str, ...] | None = None
-    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
-    rslora: bool = False
-    given: bool = False
-    """Whether the user gave it, which overrides what the files say."""
-
-    def alpha_of(self, module: str) -> float:
-        return self.alpha_pattern.get(_pattern(self.alpha_pattern, module), self.alpha)
-
-    def rank_of(self, module: str) -> int | None:
-        return self.rank_pattern.get(_pattern(self.rank_pattern, module), self.rank)
-
-    def scale(self, module: str, rank: int) -> float:
-        return self.alpha_of(module) / (math.sqrt(rank) if self.rslora else rank)
-
-    def misfit(self, kind: str, modules: Mapping[str, int | None]) -> str | None:
-        """Why this recipe does not fit an adapter with these modules and ranks, or None if it fits."""
-        if self.kind is not None and self.kind != kind:
-            return f"it describes a {self.kind} adapter, the file holds {kind}"
-        for module, rank in modules.items():
-            expected = self.rank_of(module)
-            if rank is not None and expected is not None and rank != expected:
-                return f"it says rank {expected}, but {module} has rank {rank}"
-            if not self._targets(module):
-                return f"its target_modules do not name {module}"
-        return None
-
-    def _targets(self, module: str) -> bool:
-        if self.targets is None or self.targets == "all-linear":
-            return True
-        if isinstance(self.targets, str):
-            return _compiled(self.targets).fullmatch(module) is not None
-        ends = tuple(ending for target in self.targets for ending in ("." + target, "_" + target.replace(".", "_")))
-        return module in self.targets or module.endswith(ends)
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """Compiles one of PEFT's module patterns. Raises `AdapterError` for one that could run forever or is invalid."""
-    if len(pattern) > 4096 or NESTED_QUANTIFIERS.search(pattern):
-        raise AdapterError(
-            f"adapter_config.json: the module pattern {pattern[:80]!r} nests quantifiers. List the modules instead."
-        )
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise AdapterError(f"adapter_config.json: {pattern[:80]!r} is not a regular expression ({error}).") from error
-
-
-def _pattern(patterns: Iterable[str], module: str) -> str | None:
-    """The first of `patterns` that names `module`. PEFT's rule: a regular expression for the last parts of the name."""
-    return next((key for key in patterns if _compiled(rf"(?:.*\.)?(?:{key})").fullmatch(module)), None)
+MEBIBYTES = 16
+"""How large a config may be."""
 
 
 def _number(source: str, config: Mapping[str, Any], name: str) -> float:
     value = config.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise AdapterError(f"{source}: expected a number for {name}, got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -LARGEST <= value <= LARGEST:
+        raise AdapterError(f"{source}: expected a number for {name}, got {shortened(value)}.")
     return float(value)
 
 
-def _numbers(source: str, config: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _rank(source: str, config: Mapping[str, Any], name: str) -> int:
+    value = _number(source, config, name)
+    if value < 1 or value != int(value):
+        raise AdapterError(f"{source}: expected a whole number of at least 1 for {name}, got {shortened(value)}.")
+    return int(value)
+
+
+def _by_module(read: Callable[..., Number], source: str, config: Mapping[str, Any], name: str) -> dict[str, Number]:
     values = config.get(name) or {}
     if not isinstance(values, dict):
-        raise AdapterError(f"{source}: expected modules and numbers for {name}, got {values!r}.")
-    return {key: _number(f"{source}, {name}", values, key) for key in values}
+        raise AdapterError(f"{source}: expected modules and numbers for {name}, got {shortened(values)}.")
+    return {key: read(f"{source}, {name}", {shortened(key): value}, shortened(key)) for key, value in values.items()}
+
+
+def _names(source: str, config: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    values = config.get(name) or []
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise AdapterError(f"{source}: expected a list of names for {name}, got {shortened(values)}.")
+    return tuple(values)
 
 
 def _targets(source: str, config: Mapping[str, Any]) -> str | tuple[str, ...] | None:
-    targets = config.get("target_modules")
+    saved, targets = _names(source, config, "modules_to_save"), config.get("target_modules")
     if targets is None or isinstance(targets, str):
         return targets
-    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        raise AdapterError(f"{source}: expected a list of names for target_modules, got {targets!r}.")
-    extra = config.get("modules_to_save") or []
-    return (*targets, *(name for name in extra if isinstance(name, str)))
+    return _names(source, config, "target_modules") + saved
 
 
 def _supported_algebra(source: str, config: Mapping[str, Any]) -> Algebra:
@@ -142,13 +93,13 @@ def _supported_algebra(source: str, config: Mapping[str, Any]) -> Algebra:
     peft_type = str(config.get("peft_type") or "LORA").upper()
     if peft_type not in PEFT_TYPES:
         raise AdapterError(
-            f"{source}: PEFT type {peft_type} cannot be loaded ({', '.join(PEFT_TYPES)} can). Merge it into the model "
-            "with PEFT's merge_and_unload, save the model, and use Load RLG Checkpoint Pair."
+            f"{source}: PEFT type {peft_type[:80]} cannot be loaded ({', '.join(PEFT_TYPES)} can). Merge it into the "
+            "model with PEFT's merge_and_unload, save the model, and use Load RLG Checkpoint Pair."
         )
     init = str(config.get("init_lora_weights", True)).lower()
     if peft_type == "LORA" and init not in PLAIN_INITS:
         raise AdapterError(
-            f"{source}: init_lora_weights is {init!r}: such an adapter assumes base weights that were changed "
+            f"{source}: init_lora_weights is {shortened(init)}: such an adapter assumes base weights that were changed "
             f"when it was made, so it cannot be added to the original ones. {CONVERT}"
         )
     for option, why in REFUSED_OPTIONS.items():
@@ -160,14 +111,16 @@ def _supported_algebra(source: str, config: Mapping[str, Any]) -> Algebra:
 def peft_recipe(source: str, config: Mapping[str, Any]) -> Recipe:
     """The recipe in a PEFT config. diffusers' header entry has the same form."""
     algebra = _supported_algebra(source, config)
+    if not algebra.scaled:
+        return Recipe(source, 1.0, None, algebra.kind, _targets(source, config), options=config)
     return Recipe(
         source,
         _number(source, config, algebra.peft_alpha),
-        int(_number(source, config, "r")),
+        _rank(source, config, "r"),
         algebra.kind,
         _targets(source, config),
-        _numbers(source, config, "alpha_pattern"),
-        _numbers(source, config, "rank_pattern"),
+        _by_module(_number, source, config, "alpha_pattern"),
+        _by_module(_rank, source, config, "rank_pattern"),
         bool(config.get("use_rslora")),
     )
 
@@ -178,21 +131,62 @@ def trainer_recipe(source: str, config: Mapping[str, Any], component: str) -> Re
     if isinstance(params, dict) and isinstance(params.get(component), dict):
         params = params[component]
     if not isinstance(params, dict):
-        raise AdapterError(f"{source}: expected lora_params with lora_rank and lora_alpha, got {params!r}.")
+        raise AdapterError(f"{source}: expected lora_params with lora_rank and lora_alpha, got {shortened(params)}.")
     alpha, rank = (next((name for name in names if name in params), names[0]) for names in TRAINER_FIELDS)
+    return Recipe(source, _number(source, params, alpha), _rank(source, params, rank), "lora", _targets(source, params))
+
+
+def kohya_recipe(source: str, header: Mapping[str, str]) -> Recipe | None:
+    """The recipe in the header entries of kohya's trainers (`ss_network_alpha`), or None if there is no alpha.
+
+    Their files hold `.alpha` tensors too, which count first; converters often drop those and keep the header.
+    """
+    name = next((name for name in KOHYA_ALPHA if name in header), None)
+    if name is None:
+        return None
+    if any(option in header.get("ss_network_args", "") for option in KOHYA_OPTIONS):
+        raise AdapterError(
+            f"{source}: ss_network_args gives some layers a scale of their own, and the file's .alpha tensors, which "
+            "would say it, are gone. Use the file as its trainer wrote it, or set the `alpha` input."
+        )
+    numbers = {entry: _parsed(header[entry]) for entry in (name, *KOHYA_RANK) if entry in header}
+    if numbers[name] is None:
+        raise AdapterError(f"{source}: {name} is {shortened(header[name])}, which is no number. Set the `alpha` input.")
+    rank = next((entry for entry in KOHYA_RANK if numbers.get(entry) is not None), None)
     return Recipe(
-        source, _number(source, params, alpha), int(_number(source, params, rank)), "lora", _targets(source, params)
+        f"{source}, {name}",
+        _number(source, numbers, name),
+        None if rank is None else _rank(source, numbers, rank),
     )
+
+
+def _parsed(text: str) -> float | None:
+    """The number in a header entry, or None for a word such as `Dynamic`."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def described(source: str, config: Mapping[str, Any], component: str) -> Recipe | None:
+    """The recipe in a config of any kind, or None if it says nothing about an adapter."""
+    if "peft_type" in config or {"r", "lora_alpha"} <= config.keys():
+        return peft_recipe(source, config)
+    if "lora_params" in config or all(any(name in config for name in names) for names in TRAINER_FIELDS):
+        return trainer_recipe(source, config, component)
+    return None
 
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        return _object(str(path), path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MEBIBYTES * 2**20:
+            raise AdapterError(f"{path}: expected a config of at most {MEBIBYTES} MiB.")
+        return parse_object(str(path), path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise AdapterError(f"{path}: cannot be read ({error}).") from error
 
 
-def _object(source: str, text: str) -> dict[str, Any]:
+def parse_object(source: str, text: str) -> dict[str, Any]:
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -200,26 +194,3 @@ def _object(source: str, text: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise AdapterError(f"{source}: expected a JSON object, got {type(config).__name__}.")
     return config
-
-
-def header_config(path: Path, metadata: Mapping[str, str], component: str) -> dict[str, Any] | None:
-    """diffusers' `lora_adapter_metadata` for one component (`transformer`, `unet`), or None if there is none."""
-    text = metadata.get("lora_adapter_metadata")
-    if text is None:
-        return None
-    config = _object(f"{path}, lora_adapter_metadata", text)
-    own = {name.split(".", 1)[1]: value for name, value in config.items() if name.startswith(component + ".")}
-    return own or (config if "r" in config else None)
-
-
-def recipe_beside(path: Path, metadata: Mapping[str, str], component: str) -> Recipe | None:
-    """The first recipe found in the header, `adapter_config.json` and `lora_config.json`, or None if there is none."""
-    header = header_config(path, metadata, component)
-    if header is not None:
-        return peft_recipe(f"{path.name}, lora_adapter_metadata", header)
-    peft, trainer = path.parent / "adapter_config.json", path.parent / "lora_config.json"
-    if peft.is_file():
-        return peft_recipe(str(peft), read_json(peft))
-    if trainer.is_file():
-        return trainer_recipe(str(trainer), read_json(trainer), component)
-    return None

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from ..algebra import Term, algebra_of, is_dora, rank_of, terms_of
-from ..errors import AdapterError
-from . import config
+from ..algebra import Term, rank_of, terms_of
+from ..errors import AdapterError, require_number
 from .container import TensorFile, check_values, open_tensors
-from .files import DEFAULT, STEM, find_file
-from .keys import UNCHANGED, Key, read_key, spellings
+from .files import DEFAULT, find_file
+from .keys import FIRST_COMPONENT, FUSED, SECOND_COMPONENT, UNCHANGED, Key, read_key
+from .recipe import Recipe
+from .scaling import Modules, chosen_recipe, ranks_of, scale_of
+from .summary import alpha_source, alphas_of, format_of
 
 IGNORE_TEXT_ENCODER = "ignore text encoder"
-FIRST_COMPONENT, SECOND = "transformer", "transformer_2"
-
-Modules = dict[str, dict[str, Tensor]]
+FROZEN = ".pos_embed.pos_embed"
+"""How the name of a table ends that the base has beside its weights. Raw state dicts of PEFT hold it unchanged."""
 
 
 @dataclass(frozen=True)
@@ -69,32 +70,35 @@ class Choice:
 def read_adapter(path: Path, adapter: str = "", alpha: float = 0.0) -> Adapter:
     """The adapter in the file or PEFT folder `path`, at `alpha`, or at what the files say if that is 0.
 
-    Raises `AdapterError` for anything that cannot be loaded whole and at its true strength.
+    Its tensors are in memory. Raises `AdapterError` for anything that cannot be loaded whole and at its true strength.
     """
+    require_number("alpha", alpha, 0.0)
     choice = Choice.parse(adapter)
     path, chosen_by_folder = find_file(path, choice.name)
-    file = open_tensors(path)
-    keys = {name: read_key(name) for name in file.tensors}
-    keys, name = _chosen_adapter(path, keys, "" if chosen_by_folder else choice.name)
-    keys, ignored = _without_text_encoder(path, keys, choice.ignore_text_encoder)
+    with open_tensors(path) as opened:
+        keys = {name: read_key(name) for name in opened.entries}
+        keys, name = _chosen_adapter(path, keys, "" if chosen_by_folder else choice.name)
+        keys, ignored = _without_text_encoder(path, keys, choice.ignore_text_encoder)
+        keys = _changing(path, keys)
+        file = TensorFile(path, {name: opened.read(name) for name in keys}, opened.metadata)
     modules = _modules(file, keys)
-    recipe = _recipe(file, modules, keys, alpha, name)
+    recipe = chosen_recipe(file, modules, keys, alpha, name)
     changes = tuple(change for module in modules for change in _changes(file, module, modules[module], recipe))
     return Adapter(
         file,
         choice.name or name,
-        _format(keys, modules),
+        format_of(keys, modules),
         changes,
-        _ranks(modules),
-        _alphas(modules, recipe),
-        _alpha_source(modules, recipe),
+        ranks_of(modules),
+        alphas_of(modules, recipe),
+        alpha_source(modules, recipe),
         ignored,
     )
 
 
 def _chosen_adapter(path: Path, keys: dict[str, Key], wanted: str) -> tuple[dict[str, Key], str]:
     """The keys of one adapter in the file, including those that all its adapters share, and the adapter's name."""
-    if any(key.adapter == SECOND for key in keys.values()):
+    if any(key.adapter == SECOND_COMPONENT for key in keys.values()):
         keys = {name: key if key.adapter else replace(key, adapter=FIRST_COMPONENT) for name, key in keys.items()}
     names = sorted({key.adapter for key in keys.values() if key.adapter})
     chosen = wanted or next(
@@ -122,12 +126,22 @@ def _without_text_encoder(path: Path, keys: dict[str, Key], ignore: bool) -> tup
     return rest, tuple(found)
 
 
+def _changing(path: Path, keys: dict[str, Key]) -> dict[str, Key]:
+    """The keys of what the adapter changes. Raises `AdapterError` for a full checkpoint."""
+    is_raw = any(key.part == UNCHANGED for key in keys.values())
+    frozen = [name for name, key in keys.items() if key.part == UNCHANGED or is_raw and name.endswith(FROZEN)]
+    if not any(key.part not in (UNCHANGED, "weight", "bias", "parameter") for key in keys.values()):
+        raise AdapterError(
+            f"{path}: it holds full weights ({', '.join(list(keys)[:3])}), not an adapter. "
+            "Load a fine-tuned checkpoint with Load RLG Checkpoint Pair."
+        )
+    return {name: key for name, key in keys.items() if name not in frozen}
+
+
 def _modules(file: TensorFile, keys: Mapping[str, Key]) -> Modules:
-    """The tensors by module and part. Raises `AdapterError` for full checkpoints, duplicate parts and bad values."""
+    """The tensors by module and part. Raises `AdapterError` for duplicate parts and bad values."""
     modules: Modules = {}
     for name, key in keys.items():
-        if key.part == UNCHANGED:
-            continue
         parts = modules.setdefault(key.module, {})
         if key.part in parts:
             raise AdapterError(f"{file.path}: two keys are the {key.part} of {key.module}; one is {name}.")
@@ -135,132 +149,28 @@ def _modules(file: TensorFile, keys: Mapping[str, Key]) -> Modules:
         tensor = file.tensors[name].float() if key.part == "alpha" else file.tensors[name]
         check_values(file.path, name, tensor)
         parts[key.part] = tensor
-    if not any(part not in ("weight", "bias", "parameter") for parts in modules.values() for part in parts):
-        raise AdapterError(
-            f"{file.path}: it holds full weights ({', '.join(list(keys)[:3])}), not an adapter. "
-            "Load a fine-tuned checkpoint with Load RLG Checkpoint Pair."
-        )
-    return modules
+    return dict(separate for module, parts in modules.items() for separate in _separated(file.path, module, parts))
 
 
-def _bare(module: str) -> str:
-    return list(spellings(module))[-1]
+def _separated(path: Path, module: str, parts: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """A module and its parts; or the three that it stands for, which share `down` and have a third of `up` each."""
+    if not module.endswith(FUSED):
+        yield module, parts
+    elif parts.keys() != {"up", "down"} or parts["up"].ndim == 0 or parts["up"].shape[0] % 3:
+        raise AdapterError(f"{path}: {module}: expected up and down weights for query, key and value.")
+    else:
+        for name, up in zip(FUSED.split("+"), parts["up"].chunk(3)):
+            yield module.removesuffix(FUSED) + name, parts | {"up": up}
 
 
-def _recipe(
-    file: TensorFile, modules: Modules, keys: Mapping[str, Key], alpha: float, name: str
-) -> config.Recipe | None:
-    """Where the scale comes from: the alpha input, `.alpha` tensors (None), a config, or an assumption (None)."""
-    factored = {module: parts for module, parts in modules.items() if algebra_of(parts)}
-    if alpha == 0 and all("alpha" in parts for parts in factored.values()):
-        return None
-    component = (
-        SECOND if name == SECOND else "unet" if any(key.startswith("unet.") for key in keys) else FIRST_COMPONENT
-    )
-    found = config.recipe_beside(file.path, file.metadata, component)
-    if found is not None:
-        misfit = _misfit(found, factored)
-        if misfit is not None and alpha == 0:
-            raise AdapterError(
-                f"{file.path}: {found.source} is not of this file: {misfit}. Put the right one there, keep one "
-                "adapter per folder, or set the `alpha` input."
-            )
-        found = None if misfit is not None else found
-    if alpha != 0:
-        return config.Recipe("the alpha input", alpha, rslora=found is not None and found.rslora, given=True)
-    if found is None and _is_peft(file.path, keys):
-        ranks = ", ".join(map(str, _ranks(modules)))
-        raise AdapterError(
-            f"{file.path}: a PEFT adapter keeps its alpha in adapter_config.json, and there is none (nor a "
-            f"lora_config.json) in {file.path.parent}. Put it there, or set the `alpha` input (the rank is "
-            f"{ranks}; alpha is usually 1x or 2x the rank)."
-        )
-    return found
-
-
-def _misfit(recipe: config.Recipe, factored: Modules) -> str | None:
-    ranks: dict[str, dict[str, int | None]] = {}
-    for module, parts in factored.items():
-        ranks.setdefault(algebra_of(parts).kind, {})[_bare(module)] = rank_of(parts)
-    return next((reason for kind, own in ranks.items() if (reason := recipe.misfit(kind, own))), None)
-
-
-def _is_peft(path: Path, keys: Mapping[str, Key]) -> bool:
-    return path.stem == STEM or any(
-        name.startswith("base_model.model.") or key.adapter not in (None, FIRST_COMPONENT, SECOND)
-        for name, key in keys.items()
-    )
-
-
-def _scale(module: str, parts: Mapping[str, Tensor], recipe: config.Recipe | None) -> float:
-    rank = rank_of(parts)
-    if recipe is not None and (recipe.given or "alpha" not in parts):
-        rank = rank or recipe.rank
-        return recipe.scale(_bare(module), rank) if rank else 1.0
-    # LyCORIS does not scale a LoKr with two full factors.
-    return float(parts["alpha"]) / rank if "alpha" in parts and rank else 1.0
-
-
-def _changes(file: TensorFile, module: str, parts: Mapping[str, Tensor], recipe: config.Recipe | None) -> list[Change]:
+def _changes(file: TensorFile, module: str, parts: Mapping[str, Tensor], recipe: Recipe | None) -> list[Change]:
     if "alpha" in parts and parts["alpha"].numel() != 1:
         raise AdapterError(f"{file.path}: {module}.alpha has {parts['alpha'].numel()} values, expected one.")
+    if rank_of(parts) == 0:
+        raise AdapterError(f"{file.path}: {module} has rank 0, expected at least 1.")
     try:
-        scale = _scale(module, parts, recipe)
-        return [Change(module, parameter, term, scale) for parameter, term in terms_of(parts, scale).items()]
+        scale = scale_of(module, parts, recipe)
+        terms = terms_of(parts, scale, {**file.metadata, **(recipe.options if recipe else {})})
+        return [Change(module, parameter, term, scale) for parameter, term in terms.items()]
     except AdapterError as error:
         raise AdapterError(f"{file.path}: {module}: {error}") from error
-
-
-def _ranks(modules: Modules) -> tuple[int, ...]:
-    return tuple(sorted({rank for parts in modules.values() if (rank := rank_of(parts)) is not None}))
-
-
-def _alphas(modules: Modules, recipe: config.Recipe | None) -> tuple[float, ...]:
-    factored = {module: parts for module, parts in modules.items() if algebra_of(parts)}
-    return tuple(
-        sorted(
-            {
-                _scale(module, parts, recipe) * (rank_of(parts) or 1)
-                if recipe is None or not recipe.rslora
-                else recipe.alpha_of(_bare(module))
-                for module, parts in factored.items()
-            }
-        )
-    )
-
-
-def _alpha_source(modules: Modules, recipe: config.Recipe | None) -> str:
-    if recipe is not None:
-        return recipe.source + (" (rsLoRA: alpha / sqrt(rank))" if recipe.rslora else "")
-    factored = [parts for parts in modules.values() if algebra_of(parts)]
-    if not factored:
-        return "nowhere: full tensors have no alpha"
-    with_alpha = sum("alpha" in parts for parts in factored)
-    without = len(factored) - with_alpha
-    if with_alpha and without:
-        return f"the file's .alpha tensors; {without} modules have none, and scale 1 is assumed for them"
-    return "the file's .alpha tensors" if with_alpha else "nowhere: no file gives it, so scale 1 is assumed"
-
-
-FORMATS = (
-    ("base_model.model.", "PEFT"),
-    ("unet.base_model.model.", "PEFT"),
-    ("lora_unet_", "kohya"),
-    ("lora_transformer_", "OneTrainer"),
-    ("lycoris_", "LyCORIS"),
-    ("transformer.", "diffusers"),
-    ("transformer_2.", "diffusers"),
-    ("unet.", "diffusers"),
-    ("diffusion_model.", "ComfyUI"),
-)
-
-
-def _format(keys: Mapping[str, Key], modules: Modules) -> str:
-    """For the report: which tool writes such names, and which algebras the file holds."""
-    writer = next((label for prefix, label in FORMATS for name in keys if name.startswith(prefix)), "bare names")
-    if any(key.adapter not in (None, FIRST_COMPONENT, SECOND) for key in keys.values()):
-        writer = "PEFT, raw state dict"
-    labels = {algebra.label if (algebra := algebra_of(parts)) else "full tensors" for parts in modules.values()}
-    if any(map(is_dora, modules.values())):
-        labels.add("DoRA")
-    return f"{writer} ({', '.join(sorted(labels))})"

@@ -35,6 +35,11 @@ def whole(*names: str) -> Leaf:
     return dict.fromkeys(names)
 
 
+def same(*names: str) -> dict[str, Leaf]:
+    """Modules that have the same names on the host."""
+    return {name: whole(name) for name in names}
+
+
 def qkv(query: str, key: str, value: str) -> Leaf:
     return {query: QUERY, key: KEY, value: VALUE}
 

@@ -1,6 +1,6 @@
-"""The double- and single-stream transformers: FLUX (and Chroma), FLUX.2, HunyuanVideo."""
+"""Black Forest Labs' double- and single-stream transformers, and those made of them: FLUX, Chroma, LongCat, FLUX.2."""
 
-from .cuts import FIRST, REST, SECOND, THIRD, qkv, swapped, whole
+from .cuts import FIRST, REST, SECOND, THIRD, qkv, same, swapped, whole
 from .rule import Architecture, Block
 
 DOUBLE = {
@@ -48,6 +48,28 @@ FLUX = Architecture(
     {**INPUTS, **EMBEDDERS, **ENDS},
 )
 
+LONGCAT = Architecture(
+    "LongCat-Image",
+    FLUX.marks,
+    FLUX.blocks,
+    {
+        **INPUTS,
+        **ENDS,
+        "time_in.in_layer": whole("time_embed.timestep_embedder.linear_1"),
+        "time_in.out_layer": whole("time_embed.timestep_embedder.linear_2"),
+    },
+    lacks=("vector_in.in_layer",),
+)
+
+GUIDANCE_LAYER = {"in_layer": whole("linear_1"), "out_layer": whole("linear_2")}
+CHROMA = Architecture(
+    "Chroma",
+    (*FLUX.marks, "distilled_guidance_layer.in_proj"),
+    (*FLUX.blocks, Block("distilled_guidance_layer.layers.#", "distilled_guidance_layer.layers.#", GUIDANCE_LAYER)),
+    {**INPUTS, **ENDS, **same("distilled_guidance_layer.in_proj", "distilled_guidance_layer.out_proj")},
+    unchanged=(r"distilled_guidance_layer\.norms\.\d+",),
+)
+
 FLUX2_SINGLE = {
     "linear1": whole("attn.to_qkv_mlp_proj"),
     "linear2": whole("attn.to_out"),
@@ -80,49 +102,5 @@ FLUX2 = Architecture(
         "double_stream_modulation_img.lin": whole("double_stream_modulation_img.linear"),
         "double_stream_modulation_txt.lin": whole("double_stream_modulation_txt.linear"),
         "single_stream_modulation.lin": whole("single_stream_modulation.linear"),
-    },
-)
-
-REFINER = {
-    "self_attn.qkv": qkv("attn.to_q", "attn.to_k", "attn.to_v"),
-    "self_attn.proj": whole("attn.to_out.0"),
-    "mlp.0": whole("ff.net.0.proj"),
-    "mlp.2": whole("ff.net.2"),
-    "norm1": whole("norm1"),
-    "norm2": whole("norm2"),
-    "adaLN_modulation.1": whole("norm_out.linear"),
-}
-HUNYUAN_ORIGINAL = {
-    f"{stream}_{host}": whole(f"{stream}_{source}")
-    for stream in ("img", "txt")
-    for host, source in (
-        ("attn.qkv", "attn_qkv"),
-        ("attn.proj", "attn_proj"),
-        ("mlp.0", "mlp.fc1"),
-        ("mlp.2", "mlp.fc2"),
-        ("mod.lin", "mod.linear"),
-    )
-}
-"""HunyuanVideo's original names, which its trainers write."""
-
-HUNYUAN_VIDEO = Architecture(
-    "HunyuanVideo",
-    ("double_blocks.0.img_attn.qkv", "txt_in.individual_token_refiner.blocks.0.self_attn.qkv"),
-    (
-        Block("double_blocks.#", "transformer_blocks.#", DOUBLE),
-        Block("single_blocks.#", "single_transformer_blocks.#", SINGLE),
-        Block("double_blocks.#", "double_blocks.#", HUNYUAN_ORIGINAL),
-        Block("single_blocks.#", "single_blocks.#", {"modulation.lin": whole("modulation.linear")}),
-        Block("txt_in.individual_token_refiner.blocks.#", "context_embedder.token_refiner.refiner_blocks.#", REFINER),
-    ),
-    {
-        **EMBEDDERS,
-        **ENDS,
-        "img_in.proj": whole("x_embedder.proj"),
-        "txt_in.input_embedder": whole("context_embedder.proj_in"),
-        "txt_in.t_embedder.in_layer": whole("context_embedder.time_text_embed.timestep_embedder.linear_1"),
-        "txt_in.t_embedder.out_layer": whole("context_embedder.time_text_embed.timestep_embedder.linear_2"),
-        "txt_in.c_embedder.in_layer": whole("context_embedder.time_text_embed.text_embedder.linear_1"),
-        "txt_in.c_embedder.out_layer": whole("context_embedder.time_text_embed.text_embedder.linear_2"),
     },
 )

@@ -48,7 +48,10 @@ def _unmatched(adapter: Adapter, missing: list[Change], names: NameMap) -> str:
 
 def _fitted(adapter: Adapter, change: Change, target: Target) -> Term:
     shape = target.shape if target.cut is None else (target.cut[1], *target.shape[1:])
-    term = change.term.fitted(shape)
+    try:
+        term = change.term.fitted(shape)
+    except AdapterError as error:
+        raise AdapterError(f"{adapter.file.path}: {change.module}: {error}.") from error
     if term is None:
         raise AdapterError(
             f"{adapter.file.path}: {change.module}: its change has shape {list(change.term.shape)}, but "

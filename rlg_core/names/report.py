@@ -11,18 +11,22 @@ from ..formats import STEM, Adapter
 from .match import Match
 from .resolve import NameMap
 
+OTHERWISE = "otherwise"
+"""In place of the stock loader's scale: it does not compute what the trainer does."""
+
 
 def describe(
     adapter: Adapter,
     matches: Sequence[Match],
     names: NameMap,
-    stock: Mapping[Any, float | None],
+    stock: Mapping[Any, float | str | None],
     sizes: Sequence[float],
     strength: float,
 ) -> str:
     """The report: name, format, rank, alpha and its source, scale, coverage, stock loading, and size of the change.
 
-    `stock` maps (key, cut) to the scale that the stock loader would use. `sizes` are `|dW| / |W|` of some changes.
+    `stock` maps (key, cut) to the scale that the stock loader would use, None or `OTHERWISE`. `sizes` are `|dW| / |W|`
+    of some changes.
     """
     architecture = names.architecture.name if names.architecture else "by the host's own names"
     path = adapter.file.path
@@ -47,7 +51,7 @@ def _listed(values: Sequence[float]) -> str:
     return (shown or "none") + (f", ... ({len(values)} values)" if len(values) > 4 else "")
 
 
-def _stock(matches: Sequence[Match], stock: Mapping[Any, float | None]) -> str:
+def _stock(matches: Sequence[Match], stock: Mapping[Any, float | str | None]) -> str:
     """What the stock loader would make of the adapter, against its true scale: `at 0.5x ...`, `not at all`, ..."""
     placed = [(match, (match.target.key, match.target.cut)) for match in matches]
     found = [(match, stock[place]) for match, place in placed if place in stock]
@@ -56,6 +60,8 @@ def _stock(matches: Sequence[Match], stock: Mapping[Any, float | None]) -> str:
     part = "" if len(found) == len(matches) else f", but only {len(found)} of {len(matches)} changes"
     if any(isinstance(match.term, Decomposed) for match, _ in found):
         return f"with other arithmetic (DoRA){part}"
+    if any(scale == OTHERWISE for _, scale in found):
+        return f"with other arithmetic than the trainer's{part}"
     ratios = sorted(
         {
             round(scale / match.change.scale, 6) if scale is not None and match.change.scale else 1.0

@@ -40,7 +40,8 @@ class NameMap:
 
     `shapes` are those of the model's parameters, whose keys start with `prefix`. `host_names` are the host's own names
     for adapters, for models without rules here. They map to a key, to (key, (dimension, first row, rows)), or to these
-    two and a function that swaps halves.
+    two and a function that swaps halves. `diffusers_names` map diffusers' parameters to the host's, without the prefix,
+    where the host has such a map (UNets).
     """
 
     def __init__(
@@ -49,18 +50,21 @@ class NameMap:
         prefix: str = "",
         host_names: Mapping[str, Any] | None = None,
         weight_names: Sequence[str] = ("weight",),
+        diffusers_names: Mapping[str, str] | None = None,
     ):
         self.prefix, self.weight_names = prefix, weight_names
         self.shapes = {key[len(prefix) :]: shape for key, shape in shapes.items() if key.startswith(prefix)}
         hosts = dict.fromkeys(module for key in self.shapes for module in (key.rpartition(".")[0], key) if module)
-        self.architecture = next((known for known in ARCHITECTURES if all(mark in hosts for mark in known.marks)), None)
-        self.modules: dict[str, _Module] = {}
-        for name, module in (
-            *_host_names(host_names or {}, prefix),
-            *((host, _Module(host)) for host in hosts),
-            *_rule_names(self.architecture, hosts),
-        ):
-            self.modules[name] = module
+        self.architecture = next((known for known in ARCHITECTURES if known.is_of(hosts)), None)
+        self.sources = {
+            **dict(_rule_names(self.architecture, hosts)),
+            **{_owner(name): _Module(_owner(key)) for name, key in sorted((diffusers_names or {}).items())},
+        }
+        self.modules: dict[str, _Module] = {
+            **dict(_host_names(host_names or {}, prefix)),
+            **{host: _Module(host) for host in hosts},
+            **self.sources,
+        }
         self.flat = {name.replace(".", "_"): name for name in self.modules}
 
     def find(self, module: str, parameter: str) -> Target | None:
@@ -73,9 +77,8 @@ class NameMap:
         return None
 
     def source_names(self) -> Iterator[tuple[str, Target]]:
-        """Every name that a rule gives, with the weight it stands for: for writing adapters."""
-        hosts = dict.fromkeys(key.rpartition(".")[0] for key in self.shapes)
-        for name, module in _rule_names(self.architecture, hosts):
+        """Every name that diffusers gives, with the weight it stands for: for writing adapters."""
+        for name, module in self.sources.items():
             target = self._target(module, "weight")
             if target is not None:
                 yield name, target
@@ -97,6 +100,10 @@ class NameMap:
         if cut is SWAPPED:
             return Target(self.prefix + key, shape, swapped=shape[0] == 2 * width)
         return Target(self.prefix + key, shape, cut(shape[0], width) if callable(cut) else cut)
+
+
+def _owner(parameter: str) -> str:
+    return parameter.removesuffix(".weight").removesuffix(".bias")
 
 
 def _otherwise(name: str) -> Iterator[str]:
@@ -122,7 +129,10 @@ def _rule_names(architecture: Architecture | None, hosts: Iterable[str]) -> Iter
     blocks = [
         (block, re.compile(re.escape(block.host).replace(r"\#", r"(\d+)") + r"\.(.+)")) for block in architecture.blocks
     ]
+    unchanged = re.compile("|".join(architecture.unchanged) or r"(?!)")
     for host in hosts:
+        if unchanged.fullmatch(host):
+            yield host, _Module(host)
         for source, cut in architecture.top.get(host, {}).items():
             yield source, _Module(host, cut)
         for block, pattern in blocks:
@@ -136,6 +146,5 @@ def _block_names(block: Block, match: re.Match[str], host: str) -> Iterator[tupl
     source = block.source
     for number in numbers:
         source = source.replace("#", number, 1)
-    leaves = {leaf: None} if block.leaves is None else block.leaves.get(leaf, {})
-    for name, cut in leaves.items():
+    for name, cut in block.leaves.get(leaf, {}).items():
         yield f"{source}.{name}", _Module(host, cut)

@@ -1,6 +1,6 @@
 """Transformers with one stream of tokens (Lumina2, Z-Image, Wan, PixArt), and Qwen-Image and AuraFlow."""
 
-from .cuts import kv, qkv, swapped, whole
+from .cuts import kv, qkv, same, swapped, whole
 from .rule import Architecture, Block
 
 LUMINA_PARTS = ("layers", "noise_refiner", "context_refiner")
@@ -37,19 +37,16 @@ Z_IMAGE_BLOCK = {
     "attention.out": whole("attention.to_out.0"),
     "attention.q_norm": whole("attention.norm_q"),
     "attention.k_norm": whole("attention.norm_k"),
-    **{
-        name: whole(name)
-        for name in (
-            "feed_forward.w1",
-            "feed_forward.w2",
-            "feed_forward.w3",
-            "adaLN_modulation.0",
-            "attention_norm1",
-            "attention_norm2",
-            "ffn_norm1",
-            "ffn_norm2",
-        )
-    },
+    **same(
+        "feed_forward.w1",
+        "feed_forward.w2",
+        "feed_forward.w3",
+        "adaLN_modulation.0",
+        "attention_norm1",
+        "attention_norm2",
+        "ffn_norm1",
+        "ffn_norm2",
+    ),
 }
 Z_IMAGE = Architecture(
     "Z-Image",
@@ -59,7 +56,7 @@ Z_IMAGE = Architecture(
         "x_embedder": whole("all_x_embedder.2-1"),
         "final_layer.linear": whole("all_final_layer.2-1.linear"),
         "final_layer.adaLN_modulation.1": whole("all_final_layer.2-1.adaLN_modulation.1"),
-        **{name: whole(name) for name in ("cap_embedder.0", "cap_embedder.1", "t_embedder.mlp.0", "t_embedder.mlp.2")},
+        **same("cap_embedder.0", "cap_embedder.1", "t_embedder.mlp.0", "t_embedder.mlp.2"),
     },
 )
 
@@ -138,22 +135,25 @@ PIXART = Architecture(
     },
 )
 
+QWEN_IMAGE_BLOCK = same(
+    *(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "norm_q", "norm_k")),
+    *(f"attn.{name}" for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")),
+    *(f"attn.{name}" for name in ("norm_added_q", "norm_added_k")),
+    *(f"{stream}_{name}" for stream in ("img", "txt") for name in ("mod.1", "mlp.net.0.proj", "mlp.net.2")),
+)
 QWEN_IMAGE = Architecture(
     "Qwen-Image",
     ("transformer_blocks.0.img_mod.1", "transformer_blocks.0.txt_mod.1"),
-    (Block("transformer_blocks.#", "transformer_blocks.#", None),),
-    {
-        name: whole(name)
-        for name in (
-            "img_in",
-            "txt_in",
-            "txt_norm",
-            "proj_out",
-            "norm_out.linear",
-            "time_text_embed.timestep_embedder.linear_1",
-            "time_text_embed.timestep_embedder.linear_2",
-        )
-    },
+    (Block("transformer_blocks.#", "transformer_blocks.#", QWEN_IMAGE_BLOCK),),
+    same(
+        "img_in",
+        "txt_in",
+        "txt_norm",
+        "proj_out",
+        "norm_out.linear",
+        "time_text_embed.timestep_embedder.linear_1",
+        "time_text_embed.timestep_embedder.linear_2",
+    ),
 )
 
 AURAFLOW_DOUBLE = {

@@ -10,6 +10,7 @@ from .plot import Curve, Panel
 PANELS = {
     "scale": "effective scale w",
     "difference": "|v_rl - v_base|, root mean square",
+    "norm_ratio": "|v_rl| / |v_base|",
     "share": "guidance's share of the prediction",
     "angle": "degrees between guidance and CFG",
     "path_kl": "KL of this step, nats",

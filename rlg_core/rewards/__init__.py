@@ -8,16 +8,18 @@ from pathlib import Path
 
 from torch import nn
 
+from ..errors import RLGError
 from .brightness import brightness
 from .cache import Score, ScoreCache, batches
 from .clip import aesthetic, clip_score, pick_score
+from .files import check_downloaded
 from .hps import hps
 from .image_reward import image_reward
 from .jpeg import compressibility, incompressibility
 from .ocr import TextReward, rapidocr_reader
 from .scenes import scene_score
 
-__all__ = ["KINDS", "Kind", "Score", "ScoreCache", "batches"]
+__all__ = ["KINDS", "Kind", "Loaded", "Score", "ScoreCache", "batches", "load_reward"]
 
 Loaded = nn.Module | Score
 """Called with pictures [n, h, w, 3] in [0, 1] and n prompts, it returns n scores. A module if it has weights."""
@@ -49,3 +51,23 @@ KINDS: dict[str, Kind] = {
     "scene judge (demo)": Kind(lambda *_: scene_score, "right number, colour and shape in the demo's scenes", False),
     "brightness (demo)": Kind(lambda *_: brightness, "mean luma, which a demo adapter was trained for", False, False),
 }
+
+
+def load_reward(name: str, folder: Path, clip_tokenizer: Path) -> Loaded:
+    """The reward of that name, with its model from `folder` if it has one.
+
+    Raises `RLGError` for a model that cannot be loaded.
+    """
+    kind = KINDS[name]
+    if kind.needs_folder:
+        check_downloaded(folder)
+    try:
+        return kind.load(folder, clip_tokenizer)
+    except RLGError:
+        raise
+    except Exception as error:  # unpicklers and `transformers` raise whatever the bytes lead them to
+        where = folder if kind.needs_folder else "its package"
+        raise RLGError(
+            f"{where}: {name} cannot be loaded from it ({type(error).__name__}: {str(error)[:200]}). "
+            "The node's help lists the files it needs; download them again if they are these."
+        ) from error

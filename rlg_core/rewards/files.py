@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..errors import RLGError
 
-WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
+POINTER = b"version https://git-lfs"
+"""How the files begin that Git leaves in place of large ones it has not downloaded."""
 
 
 def weights_file(folder: Path, names: Sequence[str]) -> Path:
@@ -21,6 +22,16 @@ def weights_file(folder: Path, names: Sequence[str]) -> Path:
             return folder / name
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     raise RLGError(f"{folder}: expected a file named {' or '.join(names)}, found {', '.join(found) or 'nothing'}.")
+
+
+def check_downloaded(folder: Path) -> None:
+    """Raises `RLGError` if a file in `folder` is a pointer that Git leaves in place of a large file."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(POINTER):
+            raise RLGError(
+                f"{path}: this is a Git LFS pointer of {path.stat().st_size} bytes, not the file itself. Download the "
+                "file from the model's page, or run `git lfs pull` in its repository."
+            )
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
 import torch
 from torch.nn import functional
 
-from rlg_core.algebra import Decomposed, Delta, Hadamard, Kronecker, LowRank, Placed, Replace, total_delta
+from rlg_core.algebra import (
+    Decomposed,
+    Delta,
+    Generalized,
+    Hadamard,
+    Kronecker,
+    LowRank,
+    Placed,
+    Replace,
+    Rotated,
+    total_delta,
+)
 from support import tensors
 
 LAYERS = {
@@ -135,7 +147,23 @@ def replaced(shape):
     return Replace(random(*shape))
 
 
-EVERY_KIND = [*KINDS, decomposed, replaced]
+def rotated(shape):
+    blocks = random(1, shape[0] // 4, 4, 4)
+    return Rotated(torch.linalg.matrix_exp(blocks - blocks.mT), on_input=False, magnitude=random(shape[0])).fitted(
+        shape
+    )
+
+
+def rotated_inputs(shape):
+    blocks = random(1, math.prod(shape[1:]) // 4, 4, 4)
+    return Rotated(torch.linalg.matrix_exp(blocks - blocks.mT), on_input=True).fitted(shape)
+
+
+def generalized(shape):
+    return Generalized(low_rank((shape[1], shape[1])), low_rank(shape), 0.5)
+
+
+EVERY_KIND = [*KINDS, decomposed, replaced, rotated, rotated_inputs, generalized]
 SHAPES = [(12, 8), (12, 8, 3, 3)]
 KERNELS = [((12, 8, 1, 1), (12, 8)), ((12, 8), (12, 8, 1, 1)), ((12, 72), (12, 8, 3, 3))]
 SLICES = [((0, 2, 6), (6, 8)), ((1, 4, 4), (12, 4))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,12 +140,13 @@ CONFIG = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "target_modules":
 
 
 def file(tmp_path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None, **configs: Any) -> Path:
-    save_file(
-        {name: tensor.contiguous().clone() for name, tensor in tensors.items()}, tmp_path / "rl.safetensors", metadata
-    )
+    """An adapter file with configs beside it, under the name that the tools that write such configs give it."""
+    names = {"adapter_config": "adapter_model", "lora_config": "pytorch_lora_weights"}
+    path = tmp_path / (next((name for config, name in names.items() if config in configs), "rl") + ".safetensors")
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path, metadata)
     for name, config in configs.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(config))
-    return tmp_path / "rl.safetensors"
+    return path
 
 
 def scale(path: Path, alpha: float = 0.0) -> float:
@@ -227,15 +227,10 @@ def test_inits_that_keep_the_base_load(tmp_path, init):
     assert scale(file(tmp_path, LORA, adapter_config=CONFIG | {"init_lora_weights": init})) == ALPHA / RANK
 
 
-@pytest.mark.parametrize("peft_type", ["VERA", "OFT", "IA3", "ADALORA", "HRA", "NEW_ONE"])
+@pytest.mark.parametrize("peft_type", ["VERA", "IA3", "ADALORA", "HRA", "NEW_ONE"])
 def test_other_peft_types_are_refused_by_name(tmp_path, peft_type):
     with pytest.raises(AdapterError, match=f"{peft_type}.*merge_and_unload"):
         read_adapter(file(tmp_path, LORA, adapter_config=CONFIG | {"peft_type": peft_type}))
-
-
-def test_patterns_that_could_hang_are_refused(tmp_path):
-    with pytest.raises(AdapterError, match="nests quantifiers"):
-        read_adapter(file(tmp_path, LORA, adapter_config=CONFIG | {"target_modules": "(a+)+$"}))
 
 
 def test_named_adapters_of_one_file(tmp_path):
@@ -349,17 +344,6 @@ def test_large_half_precision_values_are_finite(tmp_path):
     assert (
         scale(file(tmp_path, {name: torch.full_like(tensor, 60000.0).half() for name, tensor in LORA.items()})) == 1.0
     )
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")
-def test_tensors_are_views_of_the_file(tmp_path):
-    """No copy in memory: each tensor lies inside a mapping of the file."""
-    path = file(tmp_path, LORA)
-    term = read_adapter(path).changes[0].term
-    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
-    mapped = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
-    for tensor in (term.up, term.down):
-        assert any(start <= tensor.data_ptr() < end for start, end in mapped)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Thousands of damaged adapters: each loads whole and right, or raises `AdapterError`; none hangs or loads partly.
+"""Thousands of damaged adapters: each loads whole and right, or raises an `RLGError`; none hangs or loads partly.
 
 Cases are numbered, and each is made from its number. The normal run has the first 3,000; `--fuzz-cases 30000` has more,
 `--fuzz-seed 30000` goes on from there, and `--fuzz-seed 1234 --fuzz-cases 1` makes case 1234 alone.
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from rlg_core.algebra import Replace
-from rlg_core.errors import AdapterError
+from rlg_core.errors import RLGError
 from rlg_core.formats import read_adapter
 from rlg_core.names import NameMap, match
 
@@ -45,6 +45,13 @@ MODULES = {
     "x_embedder": (8, 4),
 }
 RANK, ALPHA = 2, 6
+XLABS = {
+    "double_blocks.0.processor.qkv_lora1": (24, 8),
+    "double_blocks.1.processor.proj_lora1": (8, 8),
+    "single_blocks.0.processor.qkv_lora": (24, 8),
+    "single_blocks.0.processor.proj_lora": (8, 40),
+}
+CONFIGS = ("adapter_config.json", "lora_config.json", "rl_config.json", "rl.json")
 
 
 @dataclass
@@ -59,7 +66,7 @@ class File:
     adapter: str = ""
 
     def write(self, folder: Path) -> Path:
-        for name in ("adapter_config.json", "lora_config.json"):
+        for name in CONFIGS:
             if name in self.configs:
                 (folder / name).write_bytes(self.configs[name].encode("utf-8", "surrogatepass"))
             else:
@@ -71,8 +78,8 @@ class File:
 
 
 def random_file(draw: random.Random) -> File:
-    """A good file: PEFT, diffusers, kohya or LoHa, on some of the modules."""
-    kind = draw.choice(("peft", "diffusers", "kohya", "loha"))
+    """A good file: PEFT, diffusers, kohya with alphas or a header, LoHa or XLabs, on some of the modules."""
+    kind = draw.choice(("peft", "diffusers", "kohya", "header", "loha", "xlabs"))
     header: dict[str, Any] = {}
     data = bytearray()
 
@@ -82,8 +89,9 @@ def random_file(draw: random.Random) -> File:
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [len(data), len(data) + len(values)]}
         data.extend(values)
 
-    for module in draw.sample(list(MODULES), draw.randint(1, 3)):
-        rows, columns = MODULES[module]
+    modules = XLABS if kind == "xlabs" else MODULES
+    for module in draw.sample(list(modules), draw.randint(1, 3)):
+        rows, columns = modules[module]
         flat = "lora_unet_" + module.replace(".", "_")
         if kind == "loha":
             for part, shape in (
@@ -94,8 +102,9 @@ def random_file(draw: random.Random) -> File:
             ):
                 add(f"{flat}.hada_{part}", *shape)
         else:
-            name = {"peft": f"base_model.model.{module}", "diffusers": f"transformer.{module}", "kohya": flat}[kind]
-            down, up = ("lora_down", "lora_up") if kind == "kohya" else ("lora_A", "lora_B")
+            prefixed = {"peft": f"base_model.model.{module}", "diffusers": f"transformer.{module}", "xlabs": module}
+            name = prefixed.get(kind, flat)
+            down, up = {"kohya": ("lora_down", "lora_up"), "xlabs": ("down", "up")}.get(kind, ("lora_A", "lora_B"))
             add(f"{name}.{down}.weight", RANK, columns)
             add(f"{name}.{up}.weight", rows, RANK)
         if kind in ("kohya", "loha"):
@@ -105,9 +114,13 @@ def random_file(draw: random.Random) -> File:
         header["__metadata__"] = {
             "lora_adapter_metadata": json.dumps({"transformer.r": RANK, "transformer.lora_alpha": ALPHA})
         }
+    if kind == "header":
+        header["__metadata__"] = {"ss_network_dim": str(RANK), "ss_network_alpha": str(ALPHA)}
     configs = (
         {"adapter_config.json": json.dumps({"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA})}
         if kind == "peft"
+        else {"rl_config.json": json.dumps({"rank": RANK, "alpha": ALPHA})}
+        if kind == "xlabs"
         else {}
     )
     return File(header, data, configs)
@@ -125,7 +138,9 @@ def rename(draw: random.Random, file: File) -> None:
     change = draw.choice(
         (
             lambda: parts.__delitem__(at),
-            lambda: parts.insert(at, draw.choice(("default", "old", "weight", "", "lora_A", "0", "\u00e9"))),
+            lambda: parts.insert(
+                at, draw.choice(("default", "old", "weight", "", "lora_A", "0", "\u00e9", "_orig_mod"))
+            ),
             lambda: parts.__setitem__(at, parts[at][1:] + draw.choice("aA0_./\\ ")),
             lambda: parts.insert(
                 0,
@@ -139,6 +154,10 @@ def rename(draw: random.Random, file: File) -> None:
                         "transformer_2",
                         "." * 50,
                         "transformer." * 100,
+                        "module",
+                        "_orig_mod",
+                        "pipe.dit",
+                        "\ud800",
                     )
                 ),
             ),
@@ -218,6 +237,16 @@ VALUES = (
     "\ud800",
     [[]],
     2**70,
+    10**400,
+    "z" * 100_000,
+    "(?:(?:.|.)*X)",
+    "a{99999999999999}",
+    {"((.+))+X": 2},
+    {"(" * 2000 + ")" * 2000: 2},
+    {".*" * 12 + "X": 2, "\ud800": 3},
+    {"^transformer_blocks\\.0\\.attn\\.to_q": 2},
+    {"to_q": 10**400},
+    {f"x{k}": 0 for k in range(200)},
 )
 FIELDS = (
     "r",
@@ -238,9 +267,9 @@ FIELDS = (
 
 def configure(draw: random.Random, file: File) -> None:
     """A config with an odd value, no valid JSON, of another kind, or missing."""
-    name = draw.choice(("adapter_config.json", "lora_config.json"))
+    name = draw.choice(CONFIGS)
     config: dict[str, Any] = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA}
-    if name == "lora_config.json":
+    if name == "lora_config.json" or draw.random() < 0.1:
         config = {"lora_params": {"lora_rank": RANK, "lora_alpha": ALPHA}}
     config[draw.choice(FIELDS)] = draw.choice(VALUES)
     text = json.dumps(config)
@@ -256,13 +285,28 @@ def configure(draw: random.Random, file: File) -> None:
     )
     if draw.random() < 0.3:
         file.header["__metadata__"] = {
-            "lora_adapter_metadata": draw.choice((text, "{}", "x", json.dumps({"transformer.r": 7})))
+            draw.choice(("lora_adapter_metadata", "ss_network_alpha", "network_dim", "ss_network_args")): draw.choice(
+                (text, "{}", "x", "1e999", "nan", "0", "3", json.dumps({"transformer.r": 7}))
+            )
         }
+
+
+def wrap(draw: random.Random, file: File) -> None:
+    """What training leaves in names, which changes nothing: at the head, or before any part of every key."""
+    head = draw.choice(("module.", "_orig_mod.", "pipe.", "module._orig_mod."))
+    mark = draw.choice(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+    at = draw.randrange(4)
+
+    def wrapped(name: str) -> str:
+        parts = name.split(".")
+        return head + ".".join([*parts[:at], mark, *parts[at:]] if at < len(parts) - 2 else parts)
+
+    file.header = {name if name == "__metadata__" else wrapped(name): value for name, value in file.header.items()}
 
 
 def ask(draw: random.Random, file: File) -> None:
     """Odd inputs of the loader."""
-    file.alpha = draw.choice((0.0, 1.0, 3.5, 1e-9))
+    file.alpha = draw.choice((0.0, 1.0, 3.5, 1e-9, -1.0, 1e300, math.nan, math.inf))
     file.adapter = draw.choice(
         ("", "default", "old", "ignore text encoder", "old, ignore text encoder", "a, b", ",", "transformer_2")
     )
@@ -278,6 +322,7 @@ MUTATIONS: tuple[Callable[[random.Random, File], None], ...] = (
     poison,
     cut,
     configure,
+    wrap,
     ask,
 )
 
@@ -313,6 +358,18 @@ def test_good_files_load(tmp_path):
         assert {change.scale for change in adapter.changes} == {ALPHA / RANK}
 
 
+def test_wrapped_names_load_the_same(tmp_path):
+    for number in range(300):
+        draw = random.Random(number)
+        file = random_file(draw)
+        plain = [(one.target, one.term.delta()) for one in match(read_adapter(file.write(tmp_path)), NAMES)]
+        if not any(name.startswith("lora_unet_") for name in tensors(file)):
+            wrap(draw, file)
+        found = [(one.target, one.term.delta()) for one in match(read_adapter(file.write(tmp_path)), NAMES)]
+        assert [target for target, _ in plain] == [target for target, _ in found]
+        assert all(torch.equal(before, after) for (_, before), (_, after) in zip(plain, found))
+
+
 def one_case(number: int, folder: Path) -> str:
     """`loaded` or `refused`; any other end of the case is an error."""
     draw = random.Random(number)
@@ -327,8 +384,8 @@ def one_case(number: int, folder: Path) -> str:
     try:
         assert_whole(file, path, bytes_changed)
         return "loaded"
-    except AdapterError as error:
-        assert len(str(error)) < 8000, "a message nobody reads"
+    except RLGError as error:
+        assert len(str(error).encode()) < 3000, "a message nobody reads"
         return "refused"
     finally:
         path.unlink()

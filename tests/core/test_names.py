@@ -13,14 +13,14 @@ from rlg_core.formats import read_adapter
 from rlg_core.names import NameMap, match
 from rlg_core.names.cuts import KEY, QUERY, REST, VALUE
 from rlg_core.names.table import ARCHITECTURES as RULES
-from support.architectures import ARCHITECTURES
+from support.architectures import ARCHITECTURES, UNETS
 from support.diffusers_models import adaptable, diffusers_model
 from support.host_keys import recorded
 
 HOST_KEYS = recorded()
 
 
-@pytest.fixture(scope="module", params=list(ARCHITECTURES))
+@pytest.fixture(scope="module", params=[name for name in ARCHITECTURES if name not in UNETS])
 def arch(request) -> tuple[torch.nn.Module, NameMap]:
     shapes = {f"diffusion_model.{key}": tuple(shape) for key, shape in HOST_KEYS[request.param].items()}
     return diffusers_model(ARCHITECTURES[request.param]), NameMap(shapes, "diffusion_model.")

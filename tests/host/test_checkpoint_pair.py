@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import struct
 from pathlib import Path
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from support import tiny
 from support.guiding import guide, run_node
@@ -208,11 +209,25 @@ def tiny_vae(host):
     return {f"first_stage_model.{name}": value.detach().clone() for name, value in weights.items()}
 
 
+def clip_shapes() -> dict[str, tuple[int, ...]]:
+    """The weights of the smallest text encoder that a checkpoint of SD3 may hold."""
+    from comfy import ops
+    from comfy.sd1_clip import SDClipModel
+
+    model = SDClipModel(
+        device="meta", dtype=torch.float16, model_options={"custom_operations": ops.disable_weight_init}
+    )
+    return {f"text_encoders.clip_l.{name}": tuple(value.shape) for name, value in model.state_dict().items()}
+
+
 def test_clip_and_vae_come_from_the_base_alone(host, folders, base_weights):
     text_encoder = "text_encoders.clip_l.transformer.text_model.final_layer_norm.weight"
     parts = tiny_vae(host) | {text_encoder: torch.ones(768)}
     garbage = {"first_stage_model.decoder.conv_in.weight": torch.full((3,), float("nan")), text_encoder: torch.zeros(1)}
-    _, rl_model, clip, vae, _ = load(host, *checkpoint_files(host, folders, base_weights, parts, garbage))
+    names = checkpoint_files(host, folders, base_weights, parts, garbage)
+    rest = {name: shape for name, shape in clip_shapes().items() if name != text_encoder}
+    with_holes(folders.checkpoints / "ckpt_base.safetensors", rest)
+    _, rl_model, clip, vae, _ = load(host, *names)
     assert vae.decode(Sampling(steps=1).run(host, rl_model)).shape == (1, 64, 64, 3)
     assert "l" in clip.tokenize("a cat")
     assert torch.equal(
@@ -220,11 +235,42 @@ def test_clip_and_vae_come_from_the_base_alone(host, folders, base_weights):
     )
 
 
+@pytest.mark.parametrize(
+    "broken, part, message",
+    [
+        (
+            {"text_encoders.clip_l.transformer.text_model.final_layer_norm.weight": torch.ones(768)},
+            "clip",
+            "not whole, 1",
+        ),
+        (
+            {"text_encoders.clip_l.transformer.text_model.final_layer_norm.weight": torch.ones(3)},
+            "clip",
+            "cannot be load",
+        ),
+        ({"first_stage_model.decoder.conv_in.weight": torch.ones(3)}, "vae", "cannot be loaded"),
+        ("first_stage_model.decoder", "vae", "not whole, "),
+    ],
+)
+def test_a_broken_part_says_so_on_use_and_not_before(host, folders, base_weights, broken, part, message):
+    """A base whose VAE or CLIP nobody uses is usable."""
+    if isinstance(broken, str):
+        vae = tiny_vae(host)
+        broken = {name: value for name, value in vae.items() if name != next(one for one in vae if ".3." in one)}
+    _, rl_model, clip, vae, _ = load(host, *checkpoint_files(host, folders, base_weights, broken))
+    Sampling(steps=1).run(host, rl_model)
+    with pytest.raises(ValueError, match=rf"ckpt_base.safetensors: its .*{message}.*Load one with"):
+        if part == "vae":
+            host.nodes.VAEDecode().decode(vae, {"samples": torch.zeros(1, 16, 8, 8)})
+        else:
+            host.nodes.CLIPTextEncode().encode(clip, "a cat")
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident memory off /proc")
 def test_other_parts_of_the_rl_file_are_never_read(host, folders, base_weights):
-    names = checkpoint_files(host, folders, base_weights, None, {"text_encoders.t5xxl.big": torch.zeros(1)})
+    names = checkpoint_files(host, folders, base_weights)
     path = folders.checkpoints / "ckpt_rl.safetensors"
-    with_hole_in_place_of(path, "text_encoders.t5xxl.big", 2 << 30)
+    with_holes(path, {"text_encoders.t5xxl.big": (1 << 30,)})
 
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -235,19 +281,19 @@ def test_other_parts_of_the_rl_file_are_never_read(host, folders, base_weights):
     path.unlink()
 
 
-def with_hole_in_place_of(path: Path, name: str, size: int) -> None:
-    """Makes the tensor `name` the last of the file, `size` bytes long, as a hole that takes no disk."""
-    tensors = load_file(path)
-    del tensors[name]
-    save_file(tensors, path)
+def with_holes(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Appends tensors of zeros to a file, in float16, as a hole that takes no disk."""
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
-    header[name] = {"dtype": "F32", "shape": [size // 4], "data_offsets": [len(body), len(body) + size]}
+    end = len(body)
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
     path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + body)
-    os.truncate(path, 8 + len(encoded) + len(body) + size)
+    os.truncate(path, 8 + len(encoded) + end)
 
 
 def test_absent_parts_say_so_on_use_and_not_before(host, folders, pair_files):

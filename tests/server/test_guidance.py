@@ -72,18 +72,19 @@ def edited(scale, denoise, half=False):
     With `half` it paints the right half alone. Where `denoise` is 0 the picture saved went through the VAE alone.
     """
     graph = changed(load(), "RLGApply", scale=scale)
-    sampler, first = graph["9"], {**graph["9"]["inputs"], "model": ["1", 0]}
-    graph["20"] = {"class_type": "KSampler", "inputs": first}
-    graph["21"] = {"class_type": "VAEDecode", "inputs": {"samples": ["20", 0], "vae": ["3", 0]}}
-    graph["22"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["21", 0], "vae": ["3", 0]}}
-    graph["23"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 96, "height": 96}}
-    graph["24"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 48, "height": 96}}
-    where = {"destination": ["23", 0], "source": ["24", 0], "x": 48, "y": 0, "operation": "add"}
-    graph["25"] = {"class_type": "MaskComposite", "inputs": where}
-    graph["26"] = {"class_type": "SetLatentNoiseMask", "inputs": {"samples": ["22", 0], "mask": ["25", 0]}}
-    sampler["inputs"] |= {"latent_image": ["26" if half else "22", 0], "denoise": denoise, "seed": 8}
+    sampler = graph["sampler"]
+    first = {**sampler["inputs"], "model": ["base", 0]}
+    graph["first_sampler"] = {"class_type": "KSampler", "inputs": first}
+    graph["picture"] = {"class_type": "VAEDecode", "inputs": {"samples": ["first_sampler", 0], "vae": ["vae", 0]}}
+    graph["encoded"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["picture", 0], "vae": ["vae", 0]}}
+    graph["all"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 96, "height": 96}}
+    graph["half"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 48, "height": 96}}
+    where = {"destination": ["all", 0], "source": ["half", 0], "x": 48, "y": 0, "operation": "add"}
+    graph["mask"] = {"class_type": "MaskComposite", "inputs": where}
+    graph["masked"] = {"class_type": "SetLatentNoiseMask", "inputs": {"samples": ["encoded", 0], "mask": ["mask", 0]}}
+    sampler["inputs"] |= {"latent_image": ["masked" if half else "encoded", 0], "denoise": denoise, "seed": 8}
     if denoise == 0:
-        graph["10"]["inputs"]["samples"] = ["22", 0]
+        graph["decode"]["inputs"]["samples"] = ["encoded", 0]
     return graph
 
 

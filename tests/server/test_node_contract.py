@@ -20,12 +20,14 @@ CONTRACT = {
     "RLGAdapterLoader": Node("model lora_name strength alpha adapter", "", "MODEL STRING"),
     "RLGCheckpointPairLoader": Node("base_name rl_name weight_dtype compress rank", "", "MODEL MODEL CLIP VAE STRING"),
     "RLGApply": Node(
-        "model rl_model scale start_percent end_percent outside_scale rescale", "schedule mask branch", "MODEL"
+        "model rl_model scale start_percent end_percent outside_scale rescale",
+        "schedule mask branch max_ratio",
+        "MODEL",
     ),
     "RLGSchedule": Node("shape scale_from scale_to start_percent end_percent power", "", "RLG_SCHEDULE"),
     "RLGScaleFromKL": Node("trained_beta target_beta", "", "FLOAT"),
     "RLGBranch": Node("rl_cfg positive_scale negative_scale", "", "RLG_BRANCH"),
-    "RLGBudget": Node("model evaluate refresh_every tolerance batching", "", "MODEL"),
+    "RLGBudget": Node("model evaluate refresh_every tolerance batching", "experts", "MODEL"),
     "RLGTrace": Node("model", "", "MODEL RLG_TRACE"),
     "RLGTracePlot": Node("trace after", "", "IMAGE STRING LATENT"),
     "RLGBatchSweep": Node("latent scales", "schedule", "LATENT RLG_SCHEDULE FLOAT[]"),

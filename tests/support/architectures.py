@@ -33,6 +33,17 @@ UNET = dict(
     use_temporal_resblock=False,
 )
 
+SDXL_SHAPE = dict(
+    block_out_channels=(320, 640, 1280),
+    cross_attention_dim=2048,
+    use_linear_projection=True,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,
+)
+
 ARCHITECTURES: dict[str, Tiny] = {
     "SD1.5": Tiny(
         "UNet2DConditionModel",
@@ -56,18 +67,8 @@ ARCHITECTURES: dict[str, Tiny] = {
     ),
     "SDXL": Tiny(
         "UNet2DConditionModel",
-        dict(
-            block_out_channels=(320,) * 3,
-            cross_attention_dim=2048,
-            attention_head_dim=(5, 5, 5),
-            use_linear_projection=True,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 2, 10),
-            addition_embed_type="text_time",
-            addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=2816,
-        ),
+        SDXL_SHAPE
+        | dict(block_out_channels=(320,) * 3, attention_head_dim=(5, 5, 5), transformer_layers_per_block=(1, 2, 10)),
         "convert_ldm_unet_checkpoint",
         (
             "modules.diffusionmodules.openaimodel.UNetModel",
@@ -83,6 +84,48 @@ ARCHITECTURES: dict[str, Tiny] = {
                 use_linear_in_transformer=True,
                 num_classes="sequential",
                 adm_in_channels=2816,
+            ),
+        ),
+        prefix="unet",
+    ),
+    "SSD-1B": Tiny(
+        "UNet2DConditionModel",
+        dict(
+            **SDXL_SHAPE,
+            attention_head_dim=(5, 10, 20),
+            transformer_layers_per_block=[1, [2, 2], [4, 4]],
+            reverse_transformer_layers_per_block=[[4, 4, 10], [2, 1, 1], 1],
+            mid_block_type="UNetMidBlock2D",
+        ),
+        prefix="unet",
+    ),
+    "KOALA-700M": Tiny(
+        "UNet2DConditionModel",
+        dict(
+            **SDXL_SHAPE,
+            attention_head_dim=(5, 10, 20),
+            layers_per_block=1,
+            transformer_layers_per_block=[1, 2, 5],
+            mid_block_type=None,
+        ),
+        prefix="unet",
+    ),
+    "BK-SDM": Tiny(
+        "UNet2DConditionModel",
+        dict(block_out_channels=(320,) * 4, cross_attention_dim=768, attention_head_dim=8, layers_per_block=1),
+        "convert_ldm_unet_checkpoint",
+        (
+            "modules.diffusionmodules.openaimodel.UNetModel",
+            dict(
+                **UNET,
+                num_res_blocks=[1] * 4,
+                channel_mult=[1] * 4,
+                transformer_depth=[1] * 3 + [0],
+                transformer_depth_middle=1,
+                transformer_depth_output=[1] * 6 + [0] * 2,
+                context_dim=768,
+                num_heads=8,
+                use_linear_in_transformer=False,
             ),
         ),
         prefix="unet",
@@ -250,3 +293,6 @@ ARCHITECTURES: dict[str, Tiny] = {
     ),
     "AuraFlow": Tiny("AuraFlowTransformer2DModel", dict(num_mmdit_layers=1, num_single_dit_layers=1)),
 }
+
+UNETS = frozenset(name for name, tiny in ARCHITECTURES.items() if tiny.prefix == "unet")
+"""The architectures whose names the host maps itself."""

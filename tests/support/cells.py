@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .architectures import ARCHITECTURES
+from .architectures import ARCHITECTURES, UNETS
 
 FORMATS = {
     "PEFT folder": "`adapter_model.safetensors` beside `adapter_config.json`, as PEFT saves an adapter",
@@ -25,7 +25,7 @@ FORMATS = {
 }
 """The table's columns, and what each of them is."""
 
-EXISTS_FOR = {"old diffusers": {name for name, tiny in ARCHITECTURES.items() if tiny.prefix == "unet"}}
+EXISTS_FOR = {"old diffusers": UNETS}
 """The architectures of the formats that do not exist for all of them."""
 
 EVERY = "every format"

@@ -46,7 +46,12 @@ class Case:
 def in_host_layout(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """A diffusers checkpoint as the host converts it on load."""
     import comfy.model_detection
+    import comfy.utils
 
+    unet = comfy.model_detection.unet_config_from_diffusers_unet(weights)
+    if unet is not None:
+        names = comfy.utils.unet_to_diffusers(unet)
+        return {names[name]: weight for name, weight in weights.items()}
     if comfy.model_detection.detect_unet_config(weights, "") is not None:
         return weights
     # the conversion swaps the halves of some norms' weights in place

@@ -11,11 +11,11 @@ from devtools.server import Server
 
 
 @contextmanager
-def running_server(tmp_path_factory):
-    """The server, in a folder of its own that is gone afterwards; skips where no ComfyUI is named."""
+def running_server(tmp_path_factory, folder=None):
+    """The server, in a folder (one of its own) that is gone afterwards; skips where no ComfyUI is named."""
     if not os.environ.get("RLG_HOST_PATH"):
         pytest.skip("RLG_HOST_PATH names no ComfyUI: run `python dev.py test`")
-    folder = tmp_path_factory.mktemp("server")
+    folder = folder or tmp_path_factory.mktemp("server")
     with Server(hosts.from_environment(), folder) as server:
         yield server
     shutil.rmtree(folder, ignore_errors=True)

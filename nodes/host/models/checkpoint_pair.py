@@ -11,7 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....rlg_core.errors import PairError
-from ..compat import is_streamed
+from ..compat import is_streamed, stored_tensors
 from . import extraction
 from .checkpoints import load_model
 from .relation import relate
@@ -70,10 +70,14 @@ def share_identical(base: ModelPatcher, rl: ModelPatcher) -> tuple[int, int]:
     weights = dict(base.model.diffusion_model.named_parameters())
     shared = total = 0
     for name, weight in rl.model.diffusion_model.named_parameters():
-        total += weight.nbytes
-        if not is_streamed(rl) and name in weights and _same_bits(weight.data, weights[name].data):
-            weight.data = weights[name].data
-            shared += weight.nbytes
+        theirs = stored_tensors(weight)
+        total += sum(tensor.nbytes for tensor in theirs)
+        if is_streamed(rl) or name not in weights:
+            continue
+        for our, their in zip(stored_tensors(weights[name]), theirs):
+            if _same_bits(our.data, their.data):
+                their.data = our.data
+                shared += their.nbytes
     return shared, total
 
 

@@ -18,7 +18,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....rlg_core.errors import AdapterError
-from ....rlg_core.formats.container import check_values, open_tensors
+from ....rlg_core.formats import map_model, model_files
+from ....rlg_core.formats.container import SHARD, check_values, shard_advice
+from ....rlg_core.formats.keys import plain_names
 from ..compat import MissingWeights, is_quantisation_key, without_dynamic
 
 WEIGHT_DTYPES: Mapping[str, Mapping[str, Any]] = {
@@ -40,14 +42,20 @@ OTHER_PARTS = (
 )
 """Prefixes of VAE and text encoders in a checkpoint. Any other entry may say how the model samples (`v_pred`)."""
 
+QUANTISED = "_quantization_metadata"
+"""The header entry in which newer files list their quantised layers."""
+
+LOAD_ERRORS = (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError)
+"""What a host raises on tensors that are no model, or not a whole one."""
+
 
 def load_model(path: Path, options: Mapping[str, Any]) -> ModelPatcher:
     """The diffusion model in `path`, checked: whole, finite, and of an architecture the host knows.
 
     Raises `AdapterError`, naming file and key, if it is not.
     """
-    file = open_tensors(path)
-    for name, tensor in _of_diffusion_model(file.tensors).items():
+    file = map_model(path)
+    for name, tensor in of_diffusion_model(path, file.tensors).items():
         if tensor.dtype.is_floating_point:
             check_values(path, name, tensor)
     return reload_model(str(path), dict(options))
@@ -55,24 +63,46 @@ def load_model(path: Path, options: Mapping[str, Any]) -> ModelPatcher:
 
 def reload_model(path: str, options: dict[str, Any], disable_dynamic: bool = False) -> ModelPatcher:
     """The diffusion model in `path` alone. Also the factory in the host's `cached_patcher_init`, to load it again."""
-    tensors, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
-    tensors = _of_diffusion_model(tensors)
+    tensors, metadata = _state_dict(Path(path))
     names = ", ".join(list(tensors)[:3])
     load = _checkpoint_model if _is_checkpoint(tensors) else _plain_model
     with _whole_weights(path):
         model = load(tensors, dict(options), metadata=metadata, **without_dynamic(disable_dynamic))
     if model is None:
+        is_part = SHARD.search(Path(path).stem) is not None
+        expected = "Expected a checkpoint or diffusion model; load LoRA files with Load RL Adapter."
         raise AdapterError(
-            f"{path}: ComfyUI knows no diffusion model with these weights, first {names}. Expected a checkpoint or "
-            "diffusion model; load LoRA files with Load RL Adapter."
+            f"{path}: ComfyUI knows no diffusion model with these weights, first {names}. "
+            + (shard_advice(Path(path)) if is_part else expected)
         )
     model.cached_patcher_init = (reload_model, (path, options))
     return model
 
 
-def _of_diffusion_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` without VAE and text encoders, which are never read since the file is memory-mapped."""
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHER_PARTS)}
+def _state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """The tensors of the diffusion model in a file, or in the parts that a folder holds, as the host reads them."""
+    read = [comfy.utils.load_torch_file(str(file), return_metadata=True) for file in model_files(path)]
+    tensors = {name: tensor for tensors, _ in read for name, tensor in tensors.items()}
+    metadata = read[0][1]
+    plain = of_diffusion_model(path, tensors)
+    if QUANTISED in (metadata or {}) and not plain.keys() <= tensors.keys():
+        raise AdapterError(
+            f"{path}: its header names quantised layers, but under names that training left around them."
+        )
+    return plain, metadata
+
+
+def of_diffusion_model(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The diffusion model's tensors under its own names, without what training and pipelines put around them.
+
+    VAE and text encoders are left out; they are never read, since the file is mapped into memory.
+    """
+    kept = {name: new for name, new in plain_names(tensors).items() if not new.startswith(OTHER_PARTS)}
+    inner = plain_names(kept.values())
+    plain = {inner[new]: tensors[name] for name, new in kept.items()}
+    if len(plain) < len(kept):
+        raise AdapterError(f"{path}: several of its tensors have one name, apart from what training left around it.")
+    return plain
 
 
 def _is_checkpoint(tensors: Mapping[str, Tensor]) -> bool:
@@ -98,25 +128,44 @@ def _checkpoint_model(tensors: dict[str, Tensor], options: dict[str, Any], **res
 
 
 @contextmanager
-def _whole_weights(path: str) -> Iterator[None]:
-    """Raises `AdapterError` if the host fails to load a model inside, or loads one with weights missing."""
-    ear, root = MissingWeights(), logging.getLogger()
+def listening(part: str) -> Iterator[MissingWeights]:
+    """What the host logs about weights while it loads `part` (unet, clip or vae) inside."""
+    ear, root = MissingWeights(part), logging.getLogger()
     level = root.level
     root.addHandler(ear)
     root.setLevel(min(level, logging.WARNING))
     try:
-        yield
-    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, comfy.model_management.OOM_EXCEPTION):
-            raise
-        reason = str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
-        raise AdapterError(f"{path}: ComfyUI cannot load this file as a diffusion model ({reason}).") from error
+        yield ear
     finally:
         root.setLevel(level)
         root.removeHandler(ear)
-    if ear.names:
-        names = ", ".join(ear.names[:5])
+
+
+def reason_of(error: Exception) -> str:
+    """Why the host could not load a model, from what it raised; running out of memory is raised again."""
+    if isinstance(error, comfy.model_management.OOM_EXCEPTION):
+        raise error
+    reason = str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
+    return " ".join(reason.split())[:500]
+
+
+@contextmanager
+def _whole_weights(path: str) -> Iterator[None]:
+    """Raises `AdapterError` if the host fails to load a model inside, or loads one with weights missing."""
+    try:
+        with listening("unet") as heard:
+            yield
+    except LOAD_ERRORS as error:
+        reason = reason_of(error)
+        raise AdapterError(f"{path}: ComfyUI cannot load this file as a diffusion model ({reason}).") from error
+    if heard.names:
         raise AdapterError(
-            f"{path}: {len(ear.names)} weights are missing, first {names}. "
-            "The file is not whole; download it or save it again."
+            f"{path}: {len(heard.names)} weights are missing, first {', '.join(heard.names[:5])}. "
+            f"The file is not whole. {shard_advice(Path(path))}"
+        )
+    if heard.unknown_scales:
+        raise AdapterError(
+            f"{path}: this ComfyUI does not know {len(heard.unknown_scales)} scales of its quantised weights, first "
+            f"{heard.unknown_scales[0]}, and would sample with other weights. Update ComfyUI, or take another "
+            "quantisation of the file."
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,20 @@ from torch import Tensor, nn
 
 from ....rlg_core.algebra import Delta, LowRank, Placed
 from ....rlg_core.errors import PairError
+from ....rlg_core.formats.container import SAFETENSORS, open_tensors
 from ....rlg_core.lowrank import truncate
 from ....rlg_core.rows import is_linear_or_conv
 from ....rlg_core.save import comfyui_tensors, write
-from ..compat import UNUSED_WEIGHTS, compute_dtype, unpatched_weight
+from ..compat import (
+    UNUSED_WEIGHTS,
+    compute_dtype,
+    is_quantisation_key,
+    is_rounded_when_patched,
+    refuse_opaque_layers,
+    source_file,
+    unpatched_weight,
+    weight_shape,
+)
 from .adapters import PREFIX, name_map
 from .relation import KEY, relate
 from .stock import as_patch
@@ -54,7 +65,7 @@ def extract(model: ModelPatcher, rl_model: ModelPatcher, rank: int, energy: floa
     version, or are identical.
     """
     keys = _comparable(model, rl_model)
-    sizes = [comfy.utils.get_attr(model.model, key).numel() for key in keys]
+    sizes = [math.prod(weight_shape(model, key)) for key in keys]
     comfy.model_management.free_memory(WORKING_COPIES * 4 * max(sizes, default=0), model.load_device)
     terms, kept, norms, fused = {}, {}, {}, _fused_layers(model)
     progress = comfy.utils.ProgressBar(len(keys))
@@ -78,22 +89,47 @@ def _comparable(model: ModelPatcher, rl_model: ModelPatcher) -> list[str]:
     if model.model is rl_model.model:
         return [key for key in dict.fromkeys([*model.patches, *rl_model.patches]) if key.startswith(PREFIX)]
     relate(model, rl_model)
-    buffers = dict(rl_model.model.diffusion_model.named_buffers())
-    named = model.model.diffusion_model.named_buffers()
-    differing = [name for name, ours in named if name not in UNUSED_WEIGHTS and not _same(ours, buffers[name])]
+    differing = _differing_buffers(model, rl_model)
     if differing:
         names = ", ".join(differing[:3])
-        raise PairError(f"The RL model changes buffers, which no adapter can hold: {names}. Use both checkpoints.")
-    return [PREFIX + name for name, _ in model.model.diffusion_model.named_parameters() if name not in UNUSED_WEIGHTS]
+        known = all(source_file(patcher) is not None for patcher in (model, rl_model))
+        hint = "" if known else " If the files only differ in precision, load them with Load RLG Checkpoint Pair."
+        raise PairError(
+            f"The RL model changes buffers, which no adapter can hold: {names}. Use both checkpoints.{hint}"
+        )
+    refuse_opaque_layers(model)
+    names = (name for name, _ in model.model.diffusion_model.named_parameters())
+    return [PREFIX + name for name in names if name not in UNUSED_WEIGHTS and not is_quantisation_key(name)]
 
 
-def _same(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether the two are equal up to the coarser of their dtypes; they may be on different devices."""
-    coarsest = max(
-        (t.dtype for t in (ours, theirs)), key=lambda dtype: torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+def _differing_buffers(model: ModelPatcher, rl_model: ModelPatcher) -> list[str]:
+    """The buffers in which the two differ by more than rounding."""
+    (ours, our_file), (theirs, their_file) = (
+        (dict(patcher.model.diffusion_model.named_buffers()), _file_of(patcher)) for patcher in (model, rl_model)
     )
-    a, b = (t.detach().to("cpu", coarsest).double() for t in (ours, theirs))
-    return torch.allclose(a, b, rtol=torch.finfo(coarsest).eps if coarsest.is_floating_point else 0.0, atol=0.0)
+    dtypes = {name: [*_dtypes(name, ours[name], our_file), *_dtypes(name, theirs[name], their_file)] for name in ours}
+    return [name for name in ours if name not in UNUSED_WEIGHTS and not _same(ours[name], theirs[name], dtypes[name])]
+
+
+def _file_of(model: ModelPatcher) -> Mapping[str, Tensor]:
+    """The tensors of the file that `model` was loaded from; empty if that is not known."""
+    path = source_file(model)
+    known = path is not None and path.suffix.lower() in SAFETENSORS and path.is_file()
+    return open_tensors(path).tensors if known else {}
+
+
+def _dtypes(name: str, buffer: Tensor, file: Mapping[str, Tensor]) -> list[torch.dtype]:
+    """The dtypes that rounded a buffer: in memory, and in its file, where the host may find a narrower one."""
+    return [buffer.dtype, *(tensor.dtype for key, tensor in file.items() if f".{key}".endswith(f".{name}"))]
+
+
+def _same(ours: Tensor, theirs: Tensor, dtypes: Sequence[torch.dtype]) -> bool:
+    """Whether the two are equal up to rounding to any of `dtypes`. They may be on different devices."""
+    a, b = (tensor.detach().cpu().double() for tensor in (ours, theirs))
+    rounding = [torch.finfo(dtype) for dtype in dtypes if dtype.is_floating_point]
+    relative = max((dtype.eps for dtype in rounding), default=0.0)
+    smallest = max((dtype.tiny * dtype.eps for dtype in rounding), default=0.0)
+    return torch.allclose(a, b, rtol=relative, atol=smallest)
 
 
 def _fused_layers(model: ModelPatcher) -> dict[str, int]:
@@ -173,6 +209,11 @@ def report(model: ModelPatcher, found: Extraction) -> str:
         lines.append(
             f"Kept exactly, of modules that are no layers: {', '.join(raw)}. With these, guidance runs one pass per "
             "model; without guidance, ComfyUI ignores patches on them."
+        )
+    if any(is_rounded_when_patched(model, key) for key in found.terms):
+        lines.append(
+            "The base is quantised: by itself, rl_model is further off than under guidance, since ComfyUI rounds a "
+            "quantised weight again once it is patched."
         )
     lines += [f"{key}: rank {found.terms[key].rank}, kept {found.kept[key]:.4%}" for key in low_rank]
     return "\n".join(lines)

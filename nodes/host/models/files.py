@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePath
+from types import ModuleType
 
 import folder_paths
 
-from ....rlg_core.errors import AdapterError, RLGError
-from ....rlg_core.formats import STEM, adapter_file, named_adapters
-from ....rlg_core.formats.container import SAFETENSORS
+from ....rlg_core.errors import AdapterError, RLGError, shortened
+from ....rlg_core.formats import STEM, adapter_file, index_files, named_adapters
+from ....rlg_core.formats.container import SAFETENSORS, SHARD
 
 ADAPTERS = "loras"
 MODELS = ("checkpoints", "diffusion_models")
@@ -26,6 +28,43 @@ for _folder in sorted(OWN_MODELS.glob("*")):
 def _posix(name: str) -> str:
     """A name from the host's lists, with `/` on every system."""
     return PurePath(name.replace("\\", "/")).as_posix()
+
+
+def below(root: str, name: str, system: ModuleType = os.path) -> str | None:
+    """The path `name` below the folder `root`, or None if it names another place. Links in the folder are followed.
+
+    `system` holds the operating system's rules for paths: on Windows `C:a` and `/a` leave the folder too.
+    """
+    root = system.abspath(root)
+    path = system.abspath(system.join(root, name))
+    try:
+        inside = system.commonpath([root, path]) == root and path != root
+    except ValueError:  # another drive
+        return None
+    return path if inside else None
+
+
+def _candidates(folder: str, name: object) -> list[Path]:
+    """What there is of that `name` below the host's folders of that kind; nothing for a name that leaves them."""
+    if not isinstance(name, str):
+        return []
+    found = (below(root, name.replace("\\", "/")) for root in folder_paths.get_folder_paths(folder))
+    return [Path(path) for path in found if path is not None and _exists(path)]
+
+
+def _exists(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (OSError, ValueError):  # also a name that is too long, or has characters that the system's names have not
+        return False
+    return True
+
+
+def folder_files(folder: str) -> list[Path]:
+    """Every file in the host's list of that folder, and the configs beside them."""
+    names = folder_paths.get_filename_list(folder)
+    files = [Path(path) for name in names if (path := folder_paths.get_full_path(folder, name)) is not None]
+    return files + [config for parent in sorted({file.parent for file in files}) for config in parent.glob("*.json")]
 
 
 # Adapters
@@ -52,26 +91,11 @@ def _has_parent(folder: str, folders: set[str]) -> bool:
 
 def adapter_path(name: str) -> Path:
     """The file or PEFT folder behind a name in the list. Raises `AdapterError` if there is none."""
-    relative = PurePath(name.replace("\\", "/"))
-    if relative.is_absolute() or ".." in relative.parts or not relative.parts:
-        raise AdapterError(f"{name!r}: expected a name below models/{ADAPTERS}.")
-    for root in folder_paths.get_folder_paths(ADAPTERS):
-        path = Path(root, *relative.parts)
+    for path in _candidates(ADAPTERS, name):
         if path.is_file() or path.is_dir() and (adapter_file(path) is not None or named_adapters(path)):
-            return path.parent if path.stem == STEM and len(relative.parts) > 1 else path
-    raise AdapterError(f"{name!r}: no adapter of that name in {', '.join(folder_paths.get_folder_paths(ADAPTERS))}.")
-
-
-def adapter_fingerprint(name: str) -> str:
-    """Changes when the adapter or a config beside it changes: names, sizes and modification times."""
-    try:
-        path = adapter_path(name)
-    except AdapterError as error:
-        return str(error)
-    folder = path if path.is_dir() else path.parent
-    files = [path] if path.is_file() else list(named_adapters(path).values())
-    files += [config for file in files for config in sorted(file.parent.glob("*_config.json"))]
-    return " ".join(f"{file.relative_to(folder)}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)
+            return path.parent if path.stem == STEM and _is_in_peft_folder(_posix(name)) else path
+    roots = ", ".join(folder_paths.get_folder_paths(ADAPTERS))
+    raise AdapterError(f"{shortened(name)}: no adapter of that name below models/{ADAPTERS} ({roots}).")
 
 
 # Checkpoints and diffusion models
@@ -80,14 +104,24 @@ def adapter_fingerprint(name: str) -> str:
 def model_names() -> list[str]:
     """`folder/name` of every safetensors file in both folders, with `/` on every system.
 
-    The folder is always named: a plain name would mean another file once both folders hold one of that name.
+    The folder is always named: a plain name would mean another file once both folders hold one of that name. A model
+    that was saved in parts, in a folder with an `.index.json`, is listed once, by that folder.
     """
-    return sorted(
-        f"{folder}/{_posix(name)}"
-        for folder in MODELS
-        for name in folder_paths.get_filename_list(folder)
-        if PurePath(name).suffix.lower() in SAFETENSORS
-    )
+    return sorted({_listed(folder, _posix(name)) for folder in MODELS for name in _safetensors(folder)})
+
+
+def _safetensors(folder: str) -> list[str]:
+    names = folder_paths.get_filename_list(folder)
+    return [name for name in names if PurePath(name).suffix.lower() in SAFETENSORS]
+
+
+def _listed(folder: str, name: str) -> str:
+    parent = PurePath(name).parent
+    if SHARD.search(PurePath(name).stem) and parent.parts:
+        path = folder_paths.get_full_path(folder, name)
+        if path is not None and index_files(Path(path).parent):
+            return f"{folder}/{parent.as_posix()}"
+    return f"{folder}/{name}"
 
 
 def model_path(name: str) -> Path:
@@ -95,30 +129,22 @@ def model_path(name: str) -> Path:
 
     Raises `AdapterError` if there is none, or if a plain name is in both folders.
     """
-    name = name.replace("\\", "/")
-    folder, _, rest = name.partition("/")
-    found = folder_paths.get_full_path(folder, rest) if folder in MODELS and rest else None
-    if found is not None:
-        return Path(found)
-    plain = {folder: path for folder in MODELS if (path := folder_paths.get_full_path(folder, name)) is not None}
+    folder, _, rest = _posix(name).partition("/") if isinstance(name, str) else ("", "", "")
+    found = _models(folder, rest) if folder in MODELS and rest else []
+    if found:
+        return found[0]
+    plain = {folder: paths[0] for folder in MODELS if (paths := _models(folder, name))}
     if len(plain) == 1:
-        return Path(*plain.values())
+        return next(iter(plain.values()))
     if plain:
         choices = " or ".join(f"{folder}/{name}" for folder in plain)
-        raise AdapterError(f"{name!r} is in both folders. Choose {choices}.")
-    raise AdapterError(f"{name!r}: no model of that name. Expected a file below models/{' or models/'.join(MODELS)}.")
+        raise AdapterError(f"{shortened(name)} is in both folders. Choose {choices}.")
+    expected = f"models/{' or models/'.join(MODELS)}"
+    raise AdapterError(f"{shortened(name)}: no model of that name. Expected a file below {expected}.")
 
 
-def model_fingerprint(*names: str) -> str:
-    """Changes when one of the files changes: sizes and modification times."""
-    facts = []
-    for name in names:
-        try:
-            stat = model_path(name).stat()
-            facts.append(f"{name}:{stat.st_size}:{stat.st_mtime_ns}")
-        except AdapterError as error:
-            facts.append(str(error))
-    return " ".join(facts)
+def _models(folder: str, name: str) -> list[Path]:
+    return [path for path in _candidates(folder, name) if path.is_file() or index_files(path)]
 
 
 # Reward models
@@ -131,14 +157,6 @@ def reward_folders() -> list[str]:
     return [NO_FOLDER, *sorted(names)]
 
 
-def reward_fingerprint(name: str) -> str:
-    """Changes when a file in the model folder changes, so that the host loads it again."""
-    if name not in reward_folders() or name == NO_FOLDER:
-        return name
-    files = sorted(path for path in reward_folder(name).rglob("*") if path.is_file())
-    return repr([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files])
-
-
 def reward_folder(name: str) -> Path:
     """The path of the folder of that name. Raises `RLGError` if there is none."""
     roots = folder_paths.get_folder_paths(REWARDS)
@@ -147,6 +165,6 @@ def reward_folder(name: str) -> Path:
         if name in reward_folders() and path.is_dir():
             return path
     raise RLGError(
-        f"This reward needs a model folder, and {name!r} is none in {', '.join(roots)}. "
+        f"This reward needs a model folder, and {shortened(name)} is none in {', '.join(roots)}. "
         "The node's help lists the files it needs."
     )

@@ -11,7 +11,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ....rlg_core.algebra import Delta, Placed
+from ....rlg_core.algebra import Delta, Placed, Slice
 from ....rlg_core.errors import PairError
 from ..compat import unpatched_weight, weight_shape
 from .stock import TermAdapter, additive_value, is_idle, kind_of, tensors_in
@@ -107,6 +107,8 @@ def changed_parameters(model: ModelPatcher, rl: ModelPatcher) -> dict[str, list[
         removed, added = difference(base_patches, rl_patches)
         if removed or added:
             placed = _additive_change(model, key, base_patches, removed, added)
+            if placed is None and not base_patches:
+                placed = _change_of_this_weight(model, key, added)
             if placed is None:
                 placed = _dense_change(model, key, base_patches, rl_patches)
             changes.setdefault(key.rsplit(".", 1)[0], []).extend(placed)
@@ -123,6 +125,32 @@ def _additive_change(
     signed = [(-1.0, patch) for patch in removed] + [(1.0, patch) for patch in added]
     placed = [(sign, additive_term(patch, key, shape)) for sign, patch in signed]
     return [replace(change, term=change.term.scaled(sign)) for sign, change in placed]
+
+
+def _change_of_this_weight(model: ModelPatcher, key: str, added: Sequence[Patch]) -> list[Placed] | None:
+    """Terms that depend on the weight as additive ones for this weight (GLoRA); None where one has no such form.
+
+    Each must have the unpatched weight before it: a single patch, or several on rows of their own.
+    """
+    if not all(isinstance(value, TermAdapter) and whole == 1.0 and not f for _, value, whole, _, f in added):
+        return None
+    if len(added) > 1 and not _are_apart([offset for _, _, _, offset, _ in added]):
+        return None
+    weight, placed = unpatched_weight(model, key), []
+    for strength, value, _, offset, _ in added:
+        term = value.term.additive(weight if offset is None else weight.narrow(*offset))
+        if term is None:
+            return None
+        placed.append(Placed(key.rsplit(".", 1)[1], term.scaled(strength), offset))
+    return placed
+
+
+def _are_apart(offsets: Sequence[Slice | None]) -> bool:
+    """Whether these are slices of the rows of a weight without overlap."""
+    if any(offset is None or offset[0] != 0 for offset in offsets):
+        return False
+    spans = sorted((start, start + length) for _, start, length in offsets)
+    return all(end <= start for (_, end), (start, _) in zip(spans, spans[1:]))
 
 
 def _dense_change(model: ModelPatcher, key: str, base: Sequence[Patch], rl: Sequence[Patch]) -> list[Placed]:

@@ -11,7 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ....rlg_core.errors import PairError
-from ..compat import is_quantisation_key
+from ..compat import refuse_opaque_layers, weight_shapes
 from .patches import Patch, copied
 from .term_bank import TermBank, term_bank
 
@@ -139,21 +139,17 @@ def _refuse_strangers(model: ModelPatcher, rl_model: ModelPatcher) -> None:
         "architecture": lambda m: type(m.model).__name__,
         "latent format": lambda m: type(m.model.latent_format).__name__,
         "way of adding noise": lambda m: type(m.get_model_object("model_sampling")).noise_scaling.__qualname__,
-        "weights": _weight_shapes,
+        "weights": lambda m: weight_shapes(m.model.diffusion_model),
     }
     for fact, of in facts.items():
         ours, theirs = of(model), of(rl_model)
         if ours != theirs:
+            for patcher in (model, rl_model):
+                refuse_opaque_layers(patcher)
             raise PairError(
                 f"model and rl_model differ in {fact}: {_differing(ours, theirs)}. "
                 "Expected one base and its RL-tuned version."
             )
-
-
-def _weight_shapes(model: ModelPatcher) -> dict[str, tuple[int, ...]]:
-    """The shapes of weights and biases, without the scales that a quantised checkpoint has beside them."""
-    state = model.model.diffusion_model.state_dict()
-    return {name: tuple(value.shape) for name, value in state.items() if not is_quantisation_key(name)}
 
 
 def _differing(ours: Any, theirs: Any) -> str:

@@ -10,10 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter, WeightAdapterBase
+from comfy.weight_adapter import (
+    BOFTAdapter,
+    GLoRAAdapter,
+    LoHaAdapter,
+    LoKrAdapter,
+    LoRAAdapter,
+    OFTAdapter,
+    WeightAdapterBase,
+)
 from torch import Tensor
 
 from ....rlg_core.algebra import AdditiveTerm, Delta, Hadamard, Kronecker, LowRank, Term
+from ....rlg_core.names import OTHERWISE
 
 
 class TermAdapter(WeightAdapterBase):
@@ -158,8 +167,19 @@ def kind_of(value: Any) -> str:
     return getattr(value, "name", type(value).__name__)
 
 
-def stock_scale(value: Any) -> float | None:
-    """The scale at which the stock LoRA loader applies a patch that it read from a file, or None if it has no scale."""
+def stock_scale(value: Any, strength: float) -> float | str | None:
+    """The scale at which the stock LoRA loader applies a patch that it read from a file, or None if it has no scale.
+
+    `OTHERWISE` if it does not compute what the trainer does at this strength.
+    """
+    if isinstance(value, (OFTAdapter, BOFTAdapter)):
+        # It takes alpha for the limit of the norm, which is alpha times the rows, forgets the rescaling of OFT, and
+        # applies the strength twice.
+        _, rescale, alpha, *_ = value.weights
+        forgotten = rescale is not None and isinstance(value, OFTAdapter)
+        return OTHERWISE if alpha or forgotten or strength != 1.0 else None
+    if isinstance(value, GLoRAAdapter):
+        return 1.0 if value.weights[4] is None else value.weights[4] / value.weights[1].shape[0]
     if not isinstance(value, (LoRAAdapter, LoHaAdapter, LoKrAdapter)):
         return None
     alpha, factors = value.weights[2], value.weights[1:2]

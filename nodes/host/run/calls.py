@@ -20,6 +20,9 @@ from ..models.relation import KEY
 BASE = 0
 """The base's role in a call; expert k, counted from 1, has role k."""
 
+MERGED = -1
+"""The role of all experts' terms at once, each at its share of the total weight."""
+
 
 @dataclass(frozen=True)
 class Batch:

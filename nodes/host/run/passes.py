@@ -18,7 +18,7 @@ from ....rlg_core.errors import RowsNotSeparable, RunError
 from ....rlg_core.rows import Assignment, BlockWatch, RowTerms
 from ..compat import OUT_OF_MEMORY, compute_dtype, is_answered_by_uuid, is_norm
 from ..models.relation import Relation, SharedWeights
-from .calls import BASE, ModelCall
+from .calls import BASE, MERGED, ModelCall
 from .memory import missing_room
 from .randomness import SameStart, same_for_every_pass
 from .remembered import NetworkAttributes, Remembered
@@ -71,10 +71,10 @@ class Passes:
                 _last[self.model] = left
 
     @contextmanager
-    def turn(self, call: ModelCall) -> Iterator[Turn]:
-        """The passes of one call, each of which sees the same random numbers."""
+    def turn(self, call: ModelCall, shares: Mapping[int, Weight]) -> Iterator[Turn]:
+        """The passes of one call, each of which sees the same random numbers. `shares` are the `MERGED` experts'."""
         with same_for_every_pass(call.x.device) as randomness:
-            turn = Turn(self, call, randomness)
+            turn = Turn(self, call, shares, randomness)
             if self.last is not None and self.last.goes_on(turn.roots):
                 self.remembered = self.last
             self.last = None
@@ -110,8 +110,8 @@ _last: WeakKeyDictionary[BaseModel, Remembered] = WeakKeyDictionary()
 class Turn:
     """The passes of one call of the model, and which blocks ran in each."""
 
-    def __init__(self, passes: Passes, call: ModelCall, randomness: SameStart):
-        self.passes, self.call, self.randomness = passes, call, randomness
+    def __init__(self, passes: Passes, call: ModelCall, shares: Mapping[int, Weight], randomness: SameStart):
+        self.passes, self.call, self.shares, self.randomness = passes, call, shares, randomness
         # Where other nodes may keep state from one call to the next; nowhere in most graphs.
         self.roots = [*call.state_roots(), *passes.around]
         self.by_uuid = is_answered_by_uuid(call.transformer_options)
@@ -136,10 +136,7 @@ class Turn:
 
     def linearised(self, weights: Mapping[int, Weight]) -> Tensor:
         """One evaluation of the base with every expert's terms at its weight: the mean to first order in the terms."""
-        rows = self.call.rows
-        factors = {role: w.flatten() if isinstance(w, Tensor) else w for role, w in weights.items()}
-        assignments = [Assignment(role, 0, rows, factor) for role, factor in factors.items()]
-        return self._whole(self.call.for_role(min(weights), "linearised"), assignments, "linearised")
+        return self._whole(self.call.for_role(min(weights), "linearised"), self._at(weights, 0), "linearised")
 
     # One pass or several
 
@@ -199,9 +196,21 @@ class Turn:
 
     def _rows_of(self, roles: Sequence[int], purpose: str = "") -> tuple[Tensor, ...]:
         """One pass over `[rows of the first role | rows of the second | ...]`."""
-        rows, owner = self.call.rows, (purpose, *roles) if purpose else tuple(roles)
-        assignments = [Assignment(role, k * rows, (k + 1) * rows) for k, role in enumerate(roles) if role != BASE]
-        return self._run(self.call.for_roles(roles, purpose), assignments, owner).split(rows)
+        owner = (purpose, *roles) if purpose else tuple(roles)
+        assignments = [assignment for place, role in enumerate(roles) for assignment in self._terms(role, place)]
+        return self._run(self.call.for_roles(roles, purpose), assignments, owner).split(self.call.rows)
+
+    def _terms(self, role: int, place: int = 0) -> list[Assignment]:
+        """The terms of a role for the rows that stand at `place` in a batch."""
+        if role == BASE or role in self.passes.own:
+            return []
+        return self._at(self.shares if role == MERGED else {role: 1.0}, place)
+
+    def _at(self, strengths: Mapping[int, Weight], place: int) -> list[Assignment]:
+        """Experts' terms at the given strengths, one number or one per row."""
+        start, stop = place * self.call.rows, (place + 1) * self.call.rows
+        factors = {role: s.flatten() if isinstance(s, Tensor) else s for role, s in strengths.items()}
+        return [Assignment(role, start, stop, factor) for role, factor in factors.items()]
 
     def _separate(self, roles: Sequence[int], purpose: str = "") -> dict[int, Tensor]:
         """The base comes last: nodes that remember the latest call (SAG its attention) remember the base's, as they do
@@ -214,7 +223,7 @@ class Turn:
         call, owner = self.call.for_role(role, purpose), (purpose, role) if purpose else role
         if role in self.passes.own:
             return self._run(call.on(self.passes.own[role]), [], owner, role)
-        return self._whole(call, [Assignment(role, 0, call.rows)] if role != BASE else [], owner)
+        return self._whole(call, self._terms(role), owner)
 
     def _whole(self, call: ModelCall, assignments: Sequence[Assignment], owner: Hashable) -> Tensor:
         """A pass whose rows all have the same terms, so that there is nothing to tell apart."""

@@ -8,7 +8,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....rlg_core.budget import Budget
-from ....rlg_core.errors import RLGError, RunError
+from ....rlg_core.errors import RLGError, RunError, require_number
 from ....rlg_core.schedule import ScaleSchedule
 from ....rlg_core.trace import TraceLog
 from ..models.relation import KEY, Relation, TwoCheckpoints
@@ -19,7 +19,7 @@ class Branch:
     """How an expert guides the two prompts.
 
     `rl_cfg` above 0 applies CFG to the expert separately, at that scale; 0 means the sampler's. Raises `RLGError` for
-    `rl_cfg` together with scales per prompt.
+    `rl_cfg` together with scales per prompt, and for what is no finite number.
     """
 
     rl_cfg: float = 0.0
@@ -27,6 +27,9 @@ class Branch:
     negative_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        require_number("rl_cfg", self.rl_cfg, 0.0)
+        require_number("positive_scale", self.positive_scale)
+        require_number("negative_scale", self.negative_scale)
         if self.rl_cfg > 0 and self.by_prompt:
             raise RLGError(
                 f"rl_cfg is {self.rl_cfg}, positive_scale {self.positive_scale}, negative_scale {self.negative_scale}: "
@@ -46,7 +49,8 @@ class Branch:
 class Expert:
     """One RL-tuned version of the base and how strongly it guides: `w = o + mask (schedule(t) - o)`.
 
-    `mask` [masks, H, W] is in [0, 1], or None for everywhere; `outside_scale` o counts where it is 0.
+    `mask` [masks, H, W] is in [0, 1], or None for everywhere; `outside_scale` o counts where it is 0. Raises `RLGError`
+    for what is no finite number.
     """
 
     relation: Relation
@@ -54,6 +58,14 @@ class Expert:
     outside_scale: float = 1.0
     mask: Tensor | None = None
     branch: Branch = field(default_factory=Branch)
+    max_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_number("outside_scale", self.outside_scale)
+        require_number("max_ratio", self.max_ratio, 0.0)
+        if self.mask is not None and not bool(self.mask.isfinite().all()):
+            bad = int((~self.mask.isfinite()).sum())
+            raise RLGError(f"mask: {bad} of its {self.mask.numel()} values are NaN or infinite: expected 0 to 1.")
 
     @property
     def has_own_weights(self) -> bool:
@@ -70,8 +82,11 @@ class Record:
     trace: TraceLog | None = None
 
     def __post_init__(self) -> None:
-        if self.budget.is_linearised:
-            self._refuse_what_one_model_cannot_do()
+        require_number("rescale", self.rescale, 0.0, 1.0)
+        for budget, lost in self._lost().items():
+            found = [name for name, is_set in lost.items() if is_set]
+            if found:
+                raise RunError(f"RLG Budget {budget} cannot honour {', '.join(found)}. Remove one of the two.")
         if self.has_own_cfg:
             self._refuse_what_own_cfg_cannot_do()
 
@@ -80,26 +95,35 @@ class Record:
         """Whether any expert has its own CFG scale."""
         return any(expert.branch.rl_cfg > 0 for expert in self.experts)
 
-    def _refuse_what_one_model_cannot_do(self) -> None:
-        """A linearised budget makes one prediction, without separate ones of base and RL model."""
-        lost = {
-            "an RL checkpoint": any(expert.has_own_weights for expert in self.experts),
-            "a mask": any(expert.mask is not None for expert in self.experts),
-            "rescale": self.rescale > 0,
-            "RLG Trace": self.trace is not None,
-        }
-        found = [name for name, is_set in lost.items() if is_set]
-        if found:
-            raise RunError(
-                f"RLG Budget `linearised` runs one model, so it cannot honour {', '.join(found)}. "
-                "Set evaluate to exact."
-            )
+    def _lost(self) -> dict[str, dict[str, bool]]:
+        """What each budget that is set would lose without a word."""
+        experts, budget = self.experts, self.budget
+        checkpoint = {"an RL checkpoint": any(expert.has_own_weights for expert in experts)}
+        places = {"a mask": any(expert.mask is not None for expert in experts)}
+        bounds = {"max_ratio": any(expert.max_ratio > 0 for expert in experts)}
+        rescale = {"rescale": self.rescale > 0}
+        lost: dict[str, dict[str, bool]] = {}
+        if budget.is_linearised:  # one prediction, of which base and RL model are no parts
+            lost["`linearised`"] = checkpoint | places | bounds | rescale | {"RLG Trace": self.trace is not None}
+        if budget.is_segmented:
+            lost["`segmented`"] = places | {
+                "more than one RL model": len(experts) > 1,
+                "an outside_scale other than 1": any(expert.outside_scale != 1.0 for expert in experts),
+                "RLG Branch": any(expert.branch != Branch() for expert in experts),
+            }
+        if budget.merges_experts and len(experts) > 1:
+            lost["experts `merged`"] = checkpoint | places | bounds | rescale
+        return lost
 
     def _refuse_what_own_cfg_cannot_do(self) -> None:
         if self.budget.is_linearised or self.budget.refresh_every > 1:
             raise RunError(
                 "RLG Branch `rl_cfg` evaluates base and RL model separately, so RLG Budget has nothing to save. "
                 "Remove one of the two."
+            )
+        if any(expert.max_ratio > 0 for expert in self.experts):
+            raise RunError(
+                "RLG Branch `rl_cfg` combines after CFG, where max_ratio bounds nothing. Set one of them to 0."
             )
         if self.trace is not None:
             raise RunError(

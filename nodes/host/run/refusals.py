@@ -37,20 +37,26 @@ def refuse(guider: Any, record: Record, sampler: Any) -> None:
             "A LoRA or model hook on the conditioning reaches only the base of two checkpoints, not the RL model. "
             "Remove the hook, or use an RL adapter (Load RL Adapter) in place of the RL checkpoint."
         )
+    if record.budget.is_segmented:
+        _require_plain_cfg(guider, sampler, "RLG Budget `segmented`", "Set evaluate to exact.")
     if record.has_own_cfg:
-        _refuse_other_cfg(guider, record, sampler)
+        _require_plain_cfg(guider, sampler, "RLG Branch `rl_cfg`", "Set rl_cfg to 0.")
+        _require_negative_prompt(guider, record)
 
 
-def _refuse_other_cfg(guider: Any, record: Record, sampler: Any) -> None:
-    """Raises `RunError` unless `cfg` alone decides the guidance: an RL model with its own CFG needs such a guider."""
+def _require_plain_cfg(guider: Any, sampler: Any, setting: str, remedy: str) -> None:
+    """Raises `RunError` unless `cfg` is all there is to the guidance, so that it can be set for one call."""
     if type(guider).predict_noise is not CFGGuider.predict_noise:
-        raise RunError(f"RLG Branch `rl_cfg` needs a plain CFG guider, got {type(guider).__name__}. Set rl_cfg to 0.")
+        raise RunError(f"{setting} needs a plain CFG guider, got {type(guider).__name__}. {remedy}")
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     if name.endswith("_cfg_pp"):
         raise RunError(
-            f"The sampler {name} reads one unconditional prediction, and RLG Branch `rl_cfg` makes two. "
-            "Use another sampler."
+            f"The sampler {name} reads one unconditional prediction per step, and {setting} has another or none. Use "
+            "another sampler."
         )
+
+
+def _require_negative_prompt(guider: Any, record: Record) -> None:
     scales = [expert.branch.rl_cfg for expert in record.experts if expert.branch.rl_cfg > 0]
     if not guider.conds.get("negative") and any(scale != 1.0 for scale in scales):
         raise RunError(

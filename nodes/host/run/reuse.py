@@ -56,7 +56,7 @@ class BaseReuse:
         if not self.active or index is None:
             return
         first, sigma = step.experts[0], step.call.sigma
-        base, rl, weight = step.predictions[BASE], step.predictions[first], step.weight(first)
+        base, rl, weight = step.predictions[BASE], step.predictions[first], step.weights[first]
         difference, velocity = (base - rl) / sigma, (step.call.x - rl) / sigma
         largest = float(weight.abs().max()) if isinstance(weight, Tensor) else abs(weight)
         effect = abs(largest - 1.0) * float(difference.norm() / velocity.norm().clamp_min(1e-12))

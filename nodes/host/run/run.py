@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ....rlg_core.combine import Weight, geometric_mean, rescale
+from ....rlg_core.combine import Weight, capped, geometric_mean, rescale
 from ....rlg_core.errors import RunError
-from .calls import BASE, ModelCall
+from .calls import BASE, MERGED, ModelCall
 from .own_cfg import FOCUS, OwnCFG
 from .passes import Passes, Turn
 from .record import Record
 from .regions import Regions
 from .reuse import BaseReuse, read_off
 from .scales import Clock, Scales
+from .segmented import Segmented
 from .step import Step
 from .tracing import RunTrace
 
@@ -35,6 +37,7 @@ class Run:
         relations = {role: expert.relation for role, expert in enumerate(record.experts, 1)}
         function_wrapper = guider.model_options.get("model_function_wrapper")
         self.passes = Passes(self.patcher, relations, self.budget.batching, function_wrapper)
+        self.is_capped = any(expert.max_ratio > 0 for expert in record.experts)
         self.reuse = BaseReuse(self.budget, self.sigmas) if self.budget.refresh_every > 1 else None
         self.trace = None
         if record.trace is not None:
@@ -43,17 +46,28 @@ class Run:
 
     # Around the run
 
+    def wrappers(self) -> dict[str, Callable[..., Tensor]]:
+        """What the host is to call in this run, by kind: around each call of the model and, if need be, around CFG."""
+        around = {WrappersMP.APPLY_MODEL: self.apply_model}
+        if self.budget.is_segmented:
+            around[WrappersMP.PREDICT_NOISE] = Segmented(self.scales).predict_noise
+        if self.record.has_own_cfg:
+            around[WrappersMP.PREDICT_NOISE] = self.own_cfg.predict_noise
+        return around
+
     def most_rows(self) -> int:
         """The rows of this run's largest batched call, as a multiple of the rows that the host knows."""
         if self.budget.is_linearised or self.budget.batching == "sequential":
             return 1
         sharing = {BASE, *self.shared}
-        return max((len(sharing.intersection(self.scales.roles_at(s))) for s in self.sigmas[:-1]), default=1) or 1
+        most = max((len(sharing.intersection(self.scales.roles_at(s))) for s in self.sigmas[:-1]), default=1) or 1
+        return min(most, 2) if self.budget.merges_experts else most
 
     def _compared(self) -> list[float]:
         """The sigmas at which base and experts both run; none if no single linearised evaluation can stand for them."""
         shares_all = len(self.shared) == len(self.record.experts)
-        if not shares_all or self.record.rescale or any(e.mask is not None for e in self.record.experts):
+        masked = any(expert.mask is not None for expert in self.record.experts)
+        if not shares_all or self.record.rescale or masked or self.is_capped:
             return []
         return [sigma for sigma in self.sigmas[:-1] if len(self.scales.roles_at(sigma)) > 1]
 
@@ -77,13 +91,13 @@ class Run:
 
     def answer(self, call: ModelCall, weights: Sequence[Weight]) -> Tensor:
         """The geometric mean at `weights`, within the run's budget."""
-        step = Step(call, weights)
-        with self.passes.turn(call) as turn:
+        step = Step.of(call, weights, self.budget.merges_experts, self.is_capped)
+        with self.passes.turn(call, step.shares) as turn:
             if self.budget.is_linearised and step.is_mixed:
-                return turn.linearised(step.expert_weights())
+                return turn.linearised(step.terms())
             if self.trace is not None and self.trace.checks(step):
                 # Before the others: nodes that remember the latest call must remember the base's.
-                step.linearised = turn.linearised(step.expert_weights())
+                step.linearised = turn.linearised(step.terms())
             self._predict(step, turn)
         step.mean = self._combined(step)
         if self.trace is not None:
@@ -105,7 +119,15 @@ class Run:
 
     def _combined(self, step: Step) -> Tensor:
         base = step.predictions[BASE] if BASE in step.roles else None
-        mean = geometric_mean(base, [(step.weight(role), step.predictions[role]) for role in step.experts])
+        mean = geometric_mean(base, [(self._weight(step, role), step.predictions[role]) for role in step.experts])
         if not (self.record.rescale and step.is_mixed) or FOCUS in step.call.transformer_options:
             return mean
         return rescale(mean, step.predictions[step.experts[0]], self.record.rescale)
+
+    def _weight(self, step: Step, role: int) -> Weight:
+        """The weight of an expert, lowered where its `max_ratio` bounds what it adds to the velocity."""
+        max_ratio = 0.0 if role == MERGED else self.record.experts[role - 1].max_ratio
+        if max_ratio == 0.0:
+            return step.weights[role]
+        base = step.predictions[BASE]
+        return capped(step.weights[role], step.predictions[role] - base, step.call.x - base, max_ratio)

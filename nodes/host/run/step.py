@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ....rlg_core.combine import Weight, base_weight, is_zero
-from .calls import BASE, ModelCall
+from .calls import BASE, MERGED, ModelCall
+
+LEAST_TOTAL = 0.05
+"""Experts whose weights cancel to less than this are not merged: their shares of the total would be huge."""
 
 
 def needed_roles(weights: Sequence[Weight]) -> list[int]:
@@ -21,21 +24,39 @@ def needed_roles(weights: Sequence[Weight]) -> list[int]:
 class Step:
     """What one call is asked for, and its results so far.
 
-    `weights` are the experts' w_k, and `roles` those whose predictions count. `predictions` holds the denoised
-    prediction of each, [rows, ...]. `evaluated` are the roles that the model ran for, fewer than `roles` if a budget
-    read the base off the RL model. `linearised` is the check of a trace, and `mean` the result.
+    `weights` are the experts' w_k by role, and `roles` those whose predictions count. `shares` are the experts' parts
+    of the `MERGED` role, if there is one. `predictions` holds the denoised prediction of each role, [rows, ...].
+    `evaluated` are the roles that the model ran for, fewer than `roles` if a budget read the base off the RL model.
+    `linearised` is the check of a trace, and `mean` the result.
     """
 
     call: ModelCall
-    weights: Sequence[Weight]
-    roles: list[int] = field(init=False)
+    weights: dict[int, Weight]
+    roles: list[int]
+    shares: Mapping[int, Weight] = field(default_factory=dict)
     predictions: dict[int, Tensor] = field(default_factory=dict)
     evaluated: list[int] = field(default_factory=list)
     linearised: Tensor | None = None
     mean: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        self.roles = needed_roles(self.weights)
+    @classmethod
+    def of(cls, call: ModelCall, weights: Sequence[Weight], merges_experts: bool, needs_base: bool) -> Step:
+        """The step for the experts' `weights`. With `needs_base` no expert counts without the base beside it."""
+        roles = needed_roles(weights)
+        if needs_base and roles and BASE not in roles:
+            roles = [BASE, *roles]
+        step = cls(call, dict(enumerate(weights, 1)), roles)
+        return step.merged() if merges_experts else step
+
+    def merged(self) -> Step:
+        """This step with all its experts as one, where there are several and their weights do not cancel."""
+        total = sum(self.weights[role] for role in self.experts)
+        least = total.abs().min() if isinstance(total, Tensor) else abs(total)
+        if len(self.experts) < 2 or least < LEAST_TOTAL:
+            return self
+        shares = {role: self.weights[role] / total for role in self.experts}
+        base = [] if is_zero(1.0 - total) else [BASE]
+        return Step(self.call, {MERGED: total}, [*base, MERGED], shares)
 
     @property
     def experts(self) -> list[int]:
@@ -51,8 +72,8 @@ class Step:
         """Whether the base has a say beside an expert."""
         return BASE in self.roles and self.is_mixed
 
-    def weight(self, role: int) -> Weight:
-        return self.weights[role - 1]
-
-    def expert_weights(self) -> dict[int, Weight]:
-        return {role: self.weight(role) for role in self.experts}
+    def terms(self) -> dict[int, Weight]:
+        """The strength of each expert's terms that stands for this step to first order."""
+        if self.shares:
+            return {role: share * self.weights[MERGED] for role, share in self.shares.items()}
+        return {role: self.weights[role] for role in self.experts}

@@ -12,7 +12,7 @@ from torch import Tensor
 from ....rlg_core.combine import Weight
 from ....rlg_core.kl import flow_step_kl, noise_step_kl
 from ....rlg_core.trace import TraceEntry, TraceLog, angle, root_mean_square
-from .calls import BASE, Batch
+from .calls import BASE, MERGED, Batch
 from .regions import Regions
 from .scales import Clock
 from .step import Step
@@ -80,7 +80,7 @@ class RunTrace:
         """What the step showed, by prompt."""
         base = step.predictions.get(BASE, step.mean)
         rl = step.predictions[step.experts[0]] if step.experts else base
-        scales = _per_row(step.weight(step.experts[0]) if step.experts else 0.0, step.call.rows)
+        scales = _per_row(step.weights[step.experts[0]] if step.experts else 0.0, step.call.rows)
         errors: list[float | None] = [None] * step.call.rows
         if step.linearised is not None:
             off = root_mean_square(step.linearised - step.mean) / root_mean_square(batch.x - step.mean)
@@ -94,10 +94,12 @@ class RunTrace:
     def _write(self, step: Step) -> None:
         sigma, shown = step.call.sigma, self.pending.get("positive") or next(iter(self.pending.values()))
         items = len(shown.x)
-        values: dict[str, list] = dict.fromkeys(("difference", "share", "path_kl", "angle"), [None] * items)
+        values: dict[str, list] = dict.fromkeys(
+            ("difference", "norm_ratio", "share", "path_kl", "angle"), [None] * items
+        )
         if step.experts and BASE in step.predictions:
             values |= self._compared(shown, self.pending.get("negative"), sigma)
-        evaluated = tuple("base" if role == BASE else f"rl {role}" for role in sorted(step.evaluated))
+        evaluated = tuple(_name(role) for role in sorted(step.evaluated))
         # A second-order sampler's corrector comes at the next step's sigma, before that step: the step itself counts.
         self.log.entries[:] = [entry for entry in self.log.entries if entry.step != self.index]
         for image in range(items):
@@ -126,10 +128,15 @@ class RunTrace:
         step_kl = flow_step_kl if self.is_flow else noise_step_kl
         columns |= {
             "difference": root_mean_square((positive.base - positive.rl) / sigma),
+            "norm_ratio": root_mean_square(positive.x - positive.rl) / root_mean_square(positive.x - positive.base),
             "share": root_mean_square(positive.base - positive.mean) / root_mean_square(positive.x - positive.mean),
             "path_kl": step_kl(guided, sigma, self.sigmas[self.index + 1]),
         }
         return {name: column.tolist() for name, column in columns.items()}
+
+
+def _name(role: int) -> str:
+    return {BASE: "base", MERGED: "rl merged"}.get(role, f"rl {role}")
 
 
 def _per_row(weight: Weight, rows: int) -> list[float]:

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrapperExecutor, WrappersMP, add_wrapper_with_key
+from comfy.patcher_extension import WrapperExecutor, add_wrapper_with_key
 from torch import Tensor
 
 from ....rlg_core.errors import RunError
@@ -40,10 +40,7 @@ def outer_sample(
     refuse(guider, record, sampler)
     with brought_up_to_date(patcher, record) as current:
         run = Run(guider, current, noise.shape, sigmas)
-        wrappers = {WrappersMP.APPLY_MODEL: run.apply_model}
-        if record.has_own_cfg:
-            wrappers[WrappersMP.PREDICT_NOISE] = run.own_cfg.predict_noise
-        for kind, function in wrappers.items():
+        for kind, function in run.wrappers().items():
             add_wrapper_with_key(kind, KEY, function, guider.model_options, is_model_options=True)
         with _under_way(patcher.model, run), counted(patcher.model, run.most_rows()), run.passes.in_a_run():
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)

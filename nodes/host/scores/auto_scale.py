@@ -14,7 +14,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ....rlg_core.errors import RunError
+from ....rlg_core.errors import RunError, require_number
 from ....rlg_core.pictures import diversity, picture_distance
 from ....rlg_core.schedule import Stages
 from ....rlg_core.search import Trial
@@ -31,7 +31,10 @@ SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are made: the settings of a KSampler, and the number of pictures per prompt."""
+    """How pictures are made: the settings of a KSampler, and the number of pictures per prompt.
+
+    Raises `RLGError` for numbers that make no pictures.
+    """
 
     seed: int
     steps: int
@@ -39,6 +42,11 @@ class Sampling:
     sampler_name: str
     scheduler: str
     images: int
+
+    def __post_init__(self) -> None:
+        require_number("steps", self.steps, 1)
+        require_number("cfg", self.cfg)
+        require_number("images_per_scale", self.images, 1)
 
 
 @dataclass(frozen=True)

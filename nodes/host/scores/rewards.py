@@ -11,7 +11,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ....rlg_core.rewards import KINDS, ScoreCache, batches
+from ....rlg_core.rewards import KINDS, ScoreCache, batches, load_reward
 from ..models.files import NO_FOLDER, reward_folder
 
 BATCH = 16
@@ -38,7 +38,7 @@ class Reward:
     def __init__(self, name: str, folder: str = NO_FOLDER):
         kind = KINDS[name]
         path = reward_folder(folder) if kind.needs_folder else Path()
-        loaded = kind.load(path, CLIP_TOKENIZER)
+        loaded = load_reward(name, path, CLIP_TOKENIZER)
         self.name, self.kind, self.cache = name, kind, ScoreCache()
         self.network = loaded if isinstance(loaded, nn.Module) else None
         self.score = batches(loaded, BATCH)

@@ -1,0 +1,33 @@
+"""Segmented guidance (after arXiv 2603.20584): RLG without CFG while it counts, the RL model with CFG elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.patcher_extension import WrapperExecutor
+from torch import Tensor
+
+from ....rlg_core.combine import is_zero
+from .calls import Batch
+from .scales import Scales
+
+
+class Segmented:
+    """Evaluates two predictions per step: base and RL model on the positive prompt, or the RL model on both prompts."""
+
+    def __init__(self, scales: Scales):
+        self.scales = scales
+
+    def predict_noise(
+        self, executor: WrapperExecutor, x: Tensor, timestep: Tensor, model_options: dict, seed: Any
+    ) -> Tensor:
+        """`WrappersMP.PREDICT_NOISE`: denoised [items, ...]. A scale of 1 is the RL model."""
+        (weight,) = self.scales.of(Batch(x, float(timestep.flatten()[0]), conditionings=((None, 0),)))
+        guider = executor.class_obj
+        if is_zero(weight - 1.0):
+            return executor(x, timestep, model_options, seed)
+        sampler_cfg, guider.cfg = guider.cfg, 1.0
+        try:
+            return executor(x, timestep, model_options, seed)
+        finally:
+            guider.cfg = sampler_cfg

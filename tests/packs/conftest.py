@@ -1,0 +1,46 @@
+"""The host that RLG_HOST_PATH names, with packs out of the folder that RLG_PACKS names loaded beside this one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from support.host import leave_repository, start_host
+
+leave_repository()  # before the tests are imported
+
+
+@pytest.fixture(scope="session")
+def host() -> SimpleNamespace:
+    root = os.environ.get("RLG_HOST_PATH")
+    if not root:
+        pytest.skip("RLG_HOST_PATH names no ComfyUI")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    return start_host(Path(root))
+
+
+@pytest.fixture(scope="session")
+def load_pack(host) -> Callable[[str], None]:
+    """Has the host load a pack by its folder's name; skips where it is not there."""
+
+    def loaded(name: str) -> None:
+        path = Path(os.environ.get("RLG_PACKS", ""), name)
+        if not os.environ.get("RLG_PACKS") or not path.is_dir():
+            pytest.skip(f"RLG_PACKS names no folder with {name} in it")
+        node = host.nodes.load_custom_node(str(path), module_parent="custom_nodes")
+        assert asyncio.run(node), f"the host could not load {name}"
+
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def inference_mode() -> Iterator[None]:
+    """The host runs nodes in it; loaders must work there."""
+    with torch.inference_mode():
+        yield

@@ -1,0 +1,105 @@
+"""ComfyUI-GGUF: models that its loader reads from files of several types are read, guided and paired like any other."""
+
+from __future__ import annotations
+
+import pytest
+
+from support import reading, tiny
+from support.quantised import rl_version
+from support.tensors import largest
+
+gguf = pytest.importorskip("gguf", reason="ComfyUI-GGUF needs the package gguf")
+
+TYPES = ["Q8_0", "Q5_1", "Q4_0", "BF16"]
+PAIRS = [("Q8_0", "Q8_0"), ("Q8_0", "Q4_0"), ("Q4_0", "BF16"), ("Q8_0", "plain"), ("plain", "Q4_0")]
+
+pytestmark = pytest.mark.usefixtures("inference_mode")
+
+
+@pytest.fixture(scope="module")
+def weights(host):
+    return tiny.weights_of(tiny.load(host, tiny.sd3_transformer()))
+
+
+@pytest.fixture(scope="module")
+def rl_weights(weights):
+    return rl_version(weights)
+
+
+@pytest.fixture
+def folder(host, tmp_path):
+    """A folder of the host's for models, adapters and what is saved."""
+    for name in ("loras", "unet", "diffusion_models"):
+        host.folder_paths.add_model_folder_path(name, str(tmp_path), is_default=True)
+    before = host.folder_paths.get_output_directory()
+    host.folder_paths.set_output_directory(str(tmp_path))
+    yield tmp_path
+    host.folder_paths.set_output_directory(before)
+
+
+@pytest.fixture
+def load(host, load_pack, folder):
+    """Loads weights as a MODEL, by the pack's loader from a file of a type."""
+    load_pack("ComfyUI-GGUF")
+
+    def loaded(weights, kind):
+        if kind == "plain":
+            return tiny.load_weights(host, weights)
+        file = folder / f"{len(list(folder.iterdir()))}.gguf"  # a new one each time: the pack leaves weights in files
+        write(weights, file, gguf.GGMLQuantizationType[kind])
+        return host.classes["UnetLoaderGGUF"]().load_unet(file.name)[0]
+
+    return loaded
+
+
+def write(weights, path, kind):
+    """A GGUF file as the pack's converter makes it: linear layers quantised, the rest in float32."""
+    writer = gguf.GGUFWriter(str(path), "sd3")
+    for name, value in weights.items():
+        own = kind if value.ndim == 2 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(name, gguf.quants.quantize(value.float().numpy(), own), raw_dtype=own)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_weight_reads_as_its_layer_computes(host, weights, load, kind):
+    model = load(weights, kind)
+    reading.assert_read_as_computed(host, model)
+    assert largest(reading.unpatched(host, model), weights[reading.KEY.removeprefix("diffusion_model.")]) > 1e-4
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_weight_reads_without_the_patches_in_memory(host, weights, load, kind):
+    reading.assert_read_without_patches(host, load(weights, kind))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_report_tells_the_size_of_the_change(host, weights, load, folder, kind):
+    reading.assert_size_reported(host, load(weights, kind), folder)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_an_adapter_is_guided_exactly(host, weights, load, kind):
+    reading.assert_adapter_guided(host, load(weights, kind))
+    reading.assert_patched_model_met(host, load(weights, kind), load(weights, kind))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_dora_is_guided_and_saved_as_on_plain_weights(host, weights, load, folder, kind):
+    reading.assert_dora_guided(host, load(weights, kind), folder)
+    reading.assert_dora_saved(host, load(weights, kind), folder)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_an_adapter_is_extracted_as_on_plain_weights(host, weights, load, kind):
+    reading.assert_adapter_extracted(host, load(weights, kind))
+
+
+@pytest.mark.parametrize(("kind", "rl_kind"), PAIRS)
+def test_two_checkpoints_of_any_type(host, weights, rl_weights, load, kind, rl_kind):
+    model, rl_model = load(weights, kind), load(rl_weights, rl_kind)
+    reading.assert_two_guided(host, model, rl_model, load(rl_weights, rl_kind))
+    reading.assert_difference_extracted(host, model, rl_model)
