@@ -48,7 +48,9 @@ class Board:
     def show(self, driver: Driver) -> None:
         """Show how a sweep stands."""
         if self.live:
-            self.live.update(Group(Text(self.line(driver), style="bold"), table(driver), Text(means(driver))), refresh=True)
+            self.live.update(
+                Group(Text(self.line(driver), style="bold"), table(driver), Text(means(driver))), refresh=True
+            )
         elif time.monotonic() - self.last > INTERVAL:
             self.last = time.monotonic()
             self.tell("; ".join(filter(None, (self.line(driver), states(driver), means(driver)))))
@@ -59,7 +61,7 @@ class Board:
         ended = tally.done + tally.failed
         left = f", {lasting(seconds / ended * (tally.total - ended))} left" if ended else ""
         failed = f", {tally.failed} failed" if tally.failed else ""
-        return f"{ended} of {tally.total} units{failed}, {tally.pictures} pictures{left}"
+        return f"{ended} of {counted(tally.total, 'unit')}{failed}, {counted(tally.pictures, 'picture')}{left}"
 
 
 def table(driver: Driver) -> Table:
@@ -83,6 +85,11 @@ def means(driver: Driver) -> str:
     scores = sorted(driver.tally.scores.items())
     told = ", ".join(f"w {scale:g}: {sum(values) / len(values):.4g}" for scale, values in scores)
     return f"{driver.reward} so far: {told}" if told else ""
+
+
+def counted(count: int, what: str) -> str:
+    """Return a count with its noun: 1 unit, 2 units."""
+    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def lasting(seconds: float) -> str:

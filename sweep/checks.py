@@ -73,7 +73,9 @@ def _schema(worker: Facts) -> str:
 
 def _declared(nodes: Mapping[str, Any], kind: str) -> dict[str, list]:
     """Return {input: its declaration} of a node's class."""
-    return {name: told for part in ("required", "optional") for name, told in nodes[kind]["input"].get(part, {}).items()}
+    return {
+        name: told for part in ("required", "optional") for name, told in nodes[kind]["input"].get(part, {}).items()
+    }
 
 
 def missing(graphs: Iterable[Graph], nodes: Mapping[str, Any]) -> list[str]:

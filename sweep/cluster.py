@@ -15,9 +15,14 @@ from devtools.paths import ROOT
 
 from .worker import Job, Worker
 
-NOT_SHIPPED = [".git", ".rlg", ".venv", "docs", "bench", "tests", "**/__pycache__"]
+SHIPPED = ("__init__.py", "pyproject.toml", "nodes", "rlg_core", "web", "devtools", "sweep", "demo")
+"""What goes to the machines of a cluster: the pack, this program, and the demo's models."""
+
 OBJECTS = 256 * 2**20
 """Bytes of a local Ray's object store; what workers tell of a unit is all that goes through it."""
+
+LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+"""Settings of a local Ray: it reports to nobody, and the servers of its workers do not step back for other programs."""
 
 SHARE = 4
 """Processors for each worker, where there is no GPU and no number of workers is asked for."""
@@ -25,7 +30,7 @@ SHARE = 4
 
 @dataclass(frozen=True)
 class Shape:
-    """What a sweep runs on: a cluster's address ("": this machine), workers (0: as many as fit), addresses of servers."""
+    """What a sweep runs on: a cluster's address ("": this machine), workers (0: as many as fit), servers that run."""
 
     address: str = ""
     workers: int = 0
@@ -38,11 +43,12 @@ def cluster(shape: Shape, job: Job) -> Iterator[list[Any]]:
     address = shape.address or os.environ.get("RAY_ADDRESS", "")
     if address:
         # a copy of this clone goes to every machine, so that all run one version of it
-        shipped = {"working_dir": str(ROOT), "excludes": NOT_SHIPPED}
+        shipped = {"working_dir": str(ROOT), "excludes": ["/*", *(f"!/{name}" for name in SHIPPED), "__pycache__"]}
         ray.init(address=address, runtime_env=shipped, log_to_driver=False)
     else:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(address="local", include_dashboard=False, object_store_memory=OBJECTS, log_to_driver=False)
+        os.environ.update({name: os.environ.get(name, value) for name, value in LOCAL.items()})
+        quietly = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        ray.init(address="local", object_store_memory=OBJECTS, **quietly)
     try:
         yield workers(shape, job)
     finally:

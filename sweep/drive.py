@@ -56,7 +56,10 @@ class Queue:
 
 @dataclass
 class Hand:
-    """A worker as the driver sees it: what it is at, since when, what it has loaded, and how it did so far."""
+    """A worker as the driver sees it: what it is at, since when, what it has loaded, and how it did so far.
+
+    One that is `away` has ended and Ray starts it again, or it does not answer.
+    """
 
     handle: Any
     name: str
@@ -64,13 +67,16 @@ class Hand:
     unit: Unit | None = None
     since: float = 0.0
     loaded: tuple | None = None
+    away: bool = False
     done: int = 0
     faults: int = 0
 
     @property
     def state(self) -> str:
         """What it is at, in a few words."""
-        return str(self.unit or ("gets no more units" if self.faults >= TRIES else "idle"))
+        if self.unit:
+            return str(self.unit)
+        return "away" if self.away else "gets no more units" if self.faults >= TRIES else "idle"
 
 
 @dataclass
@@ -97,13 +103,16 @@ class Driver:
         """Run units until each is done or has failed. Raises Failure where no worker is left to run them."""
         self.queue = Queue(units)
         self.tally.total += len(units)
-        while self.queue or any(hand.unit for hand in self.busy.values()):
+        while self.queue or self._at_work():
             self._hand_out()
             ready, _ = ray.wait(list(self.busy), timeout=1)
             for reference in ready:
                 self._take(reference)
             self._look_for_lost()
             self.board.show(self)
+
+    def _at_work(self) -> list[Hand]:
+        return [hand for hand in self.busy.values() if hand.unit]
 
     def _hand_out(self) -> None:
         """Give every idle worker a unit."""
@@ -116,20 +125,23 @@ class Driver:
                 return
             hand.unit, hand.since, hand.loaded = unit, time.monotonic(), unit.loads
             self.busy[hand.handle.run.remote(unit, hand.keeps)] = hand
-        if self.queue and not any(hand.unit for hand in self.busy.values()):
+        if self.queue and not self._at_work() and all(map(self._is_lost, self.busy.values())):
             raise Failure("No worker is left: each has been lost, or its ComfyUI does not start.")
 
     def _take(self, reference: Any) -> None:
         """Take what a worker hands back."""
         hand = self.busy.pop(reference)
-        unit, hand.unit = hand.unit, None
+        unit, was_away = hand.unit, hand.away
+        hand.unit, hand.away = None, False
         try:
             result = ray.get(reference)
         except ray.exceptions.RayError as error:
-            hand.loaded = None
-            result = Result(error={"message": _first_line(error)})
-        if unit is None:  # it was lost and is back; its unit has gone to another
-            self.board.tell(f"{hand.name} is back")
+            result = Result(error={"message": f"the worker ended while it ran this ({type(error).__name__})"})
+            hand.faults += was_away  # Ray has given it up
+            if hand.faults < TRIES:
+                self._await(hand)
+        if unit is None:
+            self.board.tell(f"{hand.name} is {'away' if hand.away else 'gone' if hand.faults >= TRIES else 'back'}")
         elif result.error is None:
             self._finish(hand, unit, result)
         else:
@@ -162,14 +174,21 @@ class Driver:
         self.tally.failed += 1
         self.store.blame(unit.key, failure(unit, result.error, hand.name))
 
+    def _await(self, hand: Hand) -> None:
+        """Give a worker that ended no unit until it answers again."""
+        hand.loaded, hand.away, hand.since = None, True, time.monotonic()
+        self.busy[hand.handle.answer.options(max_task_retries=-1).remote()] = hand
+
+    def _is_lost(self, hand: Hand) -> bool:
+        """Tell whether a worker should have answered long ago."""
+        return time.monotonic() - hand.since > self.timeout + START + MARGIN
+
     def _look_for_lost(self) -> None:
-        """Take the units of workers that should have answered long ago; a worker that still answers is used again."""
-        limit = self.timeout + START + MARGIN
-        for hand in self.busy.values():
-            if hand.unit and time.monotonic() - hand.since > limit:
-                self.board.tell(f"{hand.name} has not answered for {limit:.0f} s: its unit goes to another")
-                unit, hand.unit = hand.unit, None
-                self._again(hand, unit, Result(error={"message": f"{hand.name} did not answer for {limit:.0f} s"}))
+        """Take the units of workers that are lost; one that answers after all is used again."""
+        for hand in filter(self._is_lost, self._at_work()):
+            unit, hand.unit, hand.away = hand.unit, None, True
+            message = f"{hand.name} has not answered for {time.monotonic() - hand.since:.0f} s"
+            self._again(hand, unit, Result(error={"message": message}))
 
 
 def failure(unit: Unit, error: Mapping[str, Any], where: str) -> dict[str, Any]:

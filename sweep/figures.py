@@ -54,7 +54,7 @@ def section(setting: Setting, spec: Spec, store: Store) -> Section:
     if spec.rewards:
         made["reward"] = encoded(to_picture(plot([_over_scale(n, found, chosen) for n, found in rewards.items()])))
     if points:
-        made["pareto"] = encoded(to_picture(plot([_pareto(spec.rewards[0].name, points)])))
+        made["pareto"] = encoded(to_picture(plot([_pareto(spec.rewards[0].name, points, chosen)])))
     ending = "-" + re.sub(r"[^A-Za-z0-9.]+", "-", setting.name).strip("-") if setting.name else ""
     return Section(setting.name, chosen, rewards, spread, front(points), {n + ending: data for n, data in made.items()})
 
@@ -99,12 +99,15 @@ def _over_scale(name: str, groups: Mapping[str, Mapping[float, Interval]], chose
     return Panel(curves, title, "scale w", name, {chosen.scale: f"chosen: {number(chosen.scale)}"})
 
 
-def _pareto(name: str, points: Mapping[float, tuple[float, float]]) -> Panel:
-    """A reward against diversity: a line through the scales in their order, and dots on those of the front."""
+def _pareto(name: str, points: Mapping[float, tuple[float, float]], chosen: Choice) -> Panel:
+    """A reward against diversity: a line through the scales in their order, and dots on those of the front.
+
+    The ends of the front and the chosen scale are named; the names of all would cover each other.
+    """
     best = front(points)
     path = Curve(*zip(*(points[scale] for scale in sorted(points))), "all scales")
     dots = Curve(*zip(*(points[scale] for scale in best)), "Pareto front", joined=False)
-    marks = {points[scale][0]: f"w {number(scale)}" for scale in best}
+    marks = {points[scale][0]: f"w {number(scale)}" for scale in (best[0], best[-1], chosen.scale)}
     return Panel([path, dots], "Reward against diversity", "diversity: mean distance of two pictures", name, marks)
 
 
@@ -117,7 +120,9 @@ def sheet(setting: Setting, spec: Spec, store: Store) -> Image.Image:
     cell = max(96, min(256, WIDTH // len(scales)))
     blank = Image.new("RGB", (cell, cell), "#eeeeee")
     rows = [[_picture(store, at[p, s]) if (p, s) in at else blank for s in scales] for p in prompts]
-    return contact_sheet(rows, [(f"w {number(s)}", _mean(setting, spec, s)) for s in scales], setting.name, prompts, cell)
+    return contact_sheet(
+        rows, [(f"w {number(s)}", _mean(setting, spec, s)) for s in scales], setting.name, prompts, cell
+    )
 
 
 def _shown(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

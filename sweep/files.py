@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from devtools.server import Server
@@ -22,7 +22,8 @@ def identities(server: Server, names: Iterable[str], inputs: Path | None) -> dic
     """
     if inputs is None:
         sizes = {entry["name"].replace("\\", "/"): f"{entry['size']} bytes" for entry in listed(server)}
-        return {name: sizes[plain(name, sizes)] for name in names if plain(name, sizes)}
+        found = {name: told(name, sizes) for name in names}
+        return {name: size for name, size in found.items() if size}
     folders = [Path(folder) for paths in model_folders(server).values() for folder in paths]
     found = {name: existing(name, [*folders, inputs]) for name in names}
     return {name: digest(path) for name, path in found.items() if path}
@@ -40,9 +41,13 @@ def listed(server: Server) -> Iterator[dict]:
         yield from server.get(f"/experiment/models/{kind['name']}")
 
 
-def plain(name: str, known: Iterable[str]) -> str:
-    """Return a name, or what follows its first folder (`checkpoints/x`: one loader of this pack), if known, else ""."""
-    return next((n for n in (name, "/".join(PurePosixPath(name).parts[1:])) if n in known), "")
+def told(name: str, sizes: Mapping[str, str]) -> str:
+    """Return the size of a file, or of each file in a folder, with its first part or without it; "" for neither."""
+    for known in (name, "/".join(PurePosixPath(name).parts[1:])):
+        inside = [f"{file} {size}" for file, size in sorted(sizes.items()) if known and file.startswith(f"{known}/")]
+        if known in sizes or inside:
+            return sizes.get(known) or ", ".join(inside)
+    return ""
 
 
 def existing(name: str, folders: Iterable[Path]) -> Path | None:

@@ -25,7 +25,10 @@ def read(path: Path) -> Graph:
         raise Failure(f"{path} is no JSON: {error}.") from error
     if not isinstance(content, dict) or not content or not all(map(_is_node, content.values())):
         raise Failure(f"{path} is no workflow in the API format: export it with Workflow > Export (API).")
-    return {key: {"class_type": node["class_type"], **_title(node), "inputs": node["inputs"]} for key, node in content.items()}
+    return {
+        key: {"class_type": node["class_type"], **_title(node), "inputs": node["inputs"]}
+        for key, node in content.items()
+    }
 
 
 def _is_node(value: Any) -> bool:
@@ -53,7 +56,9 @@ def find(graph: Graph, target: str) -> Target:
         if len(found) == 1:
             return found[0], target[cut + 1 :]
         if found:
-            raise Failure(f"{target!r}: {len(found)} nodes are called {target[:cut]!r}; name one by its id: {', '.join(found)}.")
+            raise Failure(
+                f"{target!r}: {len(found)} nodes are called {target[:cut]!r}; name one by its id: {', '.join(found)}."
+            )
     names = [*graph, *(name for node in graph.values() for name in (node["class_type"], _called(node)) if name)]
     raise Failure(f"{target!r}: the workflow has no such node{nearest(target.partition('.')[0], names)}.")
 
@@ -95,7 +100,7 @@ def readers(graph: Graph, source: str) -> list[Target]:
 
 
 def pictures(graph: Graph, chosen: str) -> list:
-    """Return the link that carries the pictures: the input `images` of the node `chosen`, or of the only one that saves.
+    """Return the link that carries the pictures: the input `images` of the node `chosen`, or of the only saver.
 
     Raises Failure where that is not one.
     """
@@ -103,10 +108,14 @@ def pictures(graph: Graph, chosen: str) -> list:
     if chosen and chosen not in graph:
         raise Failure(f"[run] pictures = {chosen!r}: the workflow has no such node.")
     if len(savers) != 1:
-        raise Failure(f"The workflow has {len(savers)} nodes that save pictures: name one as [run] pictures = <its id>.")
+        raise Failure(
+            f"The workflow has {len(savers)} nodes that save pictures: name one as [run] pictures = <its id>."
+        )
     link = graph[savers[0]]["inputs"].get("images")
     if not is_link(link):
-        raise Failure(f"Node {savers[0]} ({graph[savers[0]]['class_type']}) has no wired input 'images' to take pictures from.")
+        raise Failure(
+            f"Node {savers[0]} ({graph[savers[0]]['class_type']}) has no wired input 'images' to take pictures from."
+        )
     return link
 
 

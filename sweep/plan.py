@@ -54,9 +54,22 @@ class Plan:
         for values in product(*(axis.values for axis in axes)):
             yield dict(zip((axis.name for axis in axes), values))
 
+    def by_setting(self) -> list[list[dict[str, Any]]]:
+        """Return the values of every unit, a list for each setting."""
+        found: dict[tuple, list[dict[str, Any]]] = {}
+        for values in self.combinations():
+            found.setdefault(tuple(values[axis.name] for axis in self.spec.settings), []).append(values)
+        return list(found.values())
+
     def unit(self, values: Mapping[str, Any], scales: Sequence[float]) -> Unit:
         graphs = [graph for graph, _ in self.recipe.graphs(values, scales)]
-        named = {value for graph in graphs for node in graph.values() for value in node["inputs"].values() if isinstance(value, str)}
+        named = {
+            value
+            for graph in graphs
+            for node in graph.values()
+            for value in node["inputs"].values()
+            if isinstance(value, str)
+        }
         files = {name: self.files[name] for name in named & self.files.keys()}
         key = hashlib.sha256(canonical([graphs, files]).encode()).hexdigest()
         return Unit(key, dict(values), tuple(scales), tuple(sorted(files)))

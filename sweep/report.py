@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 from devtools.console import Failure, say
 
 from . import figures, page
-from .spec import PROMPT, Spec
+from .spec import PROMPT, SCALE, SEED, Spec
 from .store import Store
+from .worker import short
 
 HTML = "report.html"
 
@@ -38,13 +38,15 @@ def write(store: Store) -> str:
     rows = store.rows()
     if not rows:
         raise Failure(f"{store.place} has no finished unit yet.")
+    order = {prompt: k for k, prompt in enumerate(spec.axis(PROMPT).values)}
+    rows.sort(key=lambda row: (order[row[PROMPT]], row[SEED], row[SCALE], row["item"]))
     for row in rows:
         row["group"] = spec.groups[row[PROMPT]]
     sections = [figures.section(setting, spec, store) for setting in settings(rows, spec)]
     for section in sections:
         for name, picture in section.pictures.items():
             store.write_file(f"report/{name}.png", picture)
-    store.write_table("results.parquet", [{n: v for n, v in row.items() if n != "thumbnail"} for row in rows])
+    store.write_table("results.parquet", short(rows))
     store.write_file(HTML, page.html(manifest, spec, sections, rows, store.failures()).encode("utf-8"))
     return store.path(HTML)
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from devtools import hosts
 from devtools.console import Failure
-from devtools.paths import PACK, ROOT
-from devtools.server import Server, extra_model_paths, has_no_gpu
+from devtools.paths import ROOT
+from devtools.server import Server, has_no_gpu
 
 from .graph import Graph
+from .leash import Leash
 
-LEASH = Path(__file__).with_name("leash.py")
 START = 300  # seconds
 
 
@@ -26,10 +26,21 @@ class Headless(Server):
     def __init__(self, host: hosts.Host, is_own: bool, folder: Path):
         super().__init__(host, folder, seconds_to_start=START)
         self.is_own = is_own
+        self.leash: Leash | None = None
 
     def command(self) -> list[str]:
-        command = self.own_command() if self.is_own else super().command()
-        return [sys.executable, str(LEASH), str(os.getpid()), str(self.folder), *command]
+        return self.own_command() if self.is_own else super().command()
+
+    def wait_until_up(self) -> None:
+        self.leash = Leash(self.process.pid, self.folder)
+        super().wait_until_up()
+
+    def stop(self) -> None:
+        """End the server and remove its folder."""
+        super().stop()
+        if self.leash is not None:
+            self.leash.release()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def own_command(self) -> list[str]:
         """Return the command line for a user's own ComfyUI, which keeps nothing of what it makes."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,16 @@ import ray
 from devtools import hosts, lock
 from devtools.console import Failure, say
 
-from . import choose, graph, report
+from . import choose, graph
 from . import spec as sweep_file
-from .board import Board, lasting
+from .board import Board, counted, lasting
 from .checks import graphs_of, literals, problems
 from .cluster import Shape, cluster
 from .drive import Driver, Hand
 from .plan import Plan, Unit
-from .recipe import recipe
-from .server import Running
-from .spec import PROMPT, SEED
+from .recipe import Recipe, recipe
+from .search import Search
+from .spec import Spec
 from .store import Store
 from .worker import Facts, Job
 
@@ -75,7 +74,7 @@ class Session:
             for units in self.batches():
                 missing = [unit for unit in units if unit.key not in there]
                 if len(missing) < len(units):
-                    board.tell(f"{len(units) - len(missing)} of {len(units)} units are done already")
+                    board.tell(f"{len(units) - len(missing)} of {counted(len(units), 'unit')} done already")
                 driver.run(missing)
         return driver.tally.failed
 
@@ -98,8 +97,10 @@ class Session:
     def dry_run(self) -> None:
         """Say what the sweep will do, with times from units that are run for it and thrown away."""
         units, workers = self.plan.units(), len(self.hands)
-        say(f"{len(units)} units, {self.evaluations()} pictures, {workers} workers")
-        say(f"scales of a unit: {'one after the other, since ' + self.plan.recipe.apart if self.plan.recipe.apart else 'in one sampling run'}")
+        amounts = {"unit": len(units), "picture": self.evaluations(), "worker": workers}
+        say(", ".join(counted(count, what) for what, count in amounts.items()))
+        apart = self.plan.recipe.apart
+        say(f"the scales of a unit: {f'one after the other, since {apart}' if apart else 'in one sampling run'}")
         for facts in self.facts:
             say(f"{facts.where}: ComfyUI {facts.host}, {facts.device}")
         first, size = probe(self.hands, units[:workers])
@@ -108,52 +109,7 @@ class Session:
         seconds = first + later * max(0, math.ceil(len(units) * share / workers) - 1)
         say(f"a unit takes {first:.1f} s with loading, then {later:.1f} s; all of them {lasting(seconds)}")
         say(f"disk: {size * len(units) * share / 2**20:.0f} MB in {self.store.place}")
-        say(f"{len(self.store.done())} units are there already")
-
-
-@dataclass
-class Search:
-    """Successive halving in one setting: its combinations, and the scales that are left."""
-
-    plan: Plan
-    store: Store
-    combinations: list[dict[str, Any]]
-    keys: list[str] = field(default_factory=list)
-
-    def __post_init__(self):
-        self.scales = list(self.plan.spec.scale.values)
-        self.rounds = list(choose.rounds(len(self.scales), len(self.combinations)))
-        self.combinations = shuffled(self.combinations)
-
-    def units(self, turn: int) -> list[Unit]:
-        """Return the units of a round, at the scales that the rounds before have left."""
-        if turn >= len(self.rounds):
-            return []
-        now = self.rounds[turn]
-        if turn:
-            self.scales = choose.best(self.scores(), now.keep)
-        units = [self.plan.unit(values, self.scales) for values in self.combinations[now.start : now.end]]
-        self.keys += [unit.key for unit in units]
-        return units
-
-    def scores(self) -> dict[float, list[float]]:
-        """Return the scores of the scales that are left, on the units so far."""
-        reward, there = self.plan.spec.rewards[0].name, self.store.done()
-        found: dict[float, list[float]] = {scale: [] for scale in self.scales}
-        for row in self.store.rows([key for key in self.keys if key in there], ["scale", reward]):
-            if row["scale"] in found:
-                found[row["scale"]].append(row[reward])
-        if not all(found.values()):
-            raise Failure("No unit of a round of --choose-w succeeded: there is nothing to choose by.")
-        return found
-
-
-def shuffled(combinations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return combinations in an order in which the first few stand for all: any prompts, each once before any twice."""
-    prompts = sorted({values[PROMPT] for values in combinations})
-    random.Random(0).shuffle(prompts)
-    seeds = list(dict.fromkeys(values[SEED] for values in combinations))
-    return sorted(combinations, key=lambda values: (seeds.index(values[SEED]), prompts.index(values[PROMPT])))
+        say(f"{counted(len(self.store.done()), 'unit')} done already")
 
 
 def probe(hands: Sequence[Hand], units: Sequence[Unit]) -> tuple[float, float]:
@@ -163,7 +119,9 @@ def probe(hands: Sequence[Hand], units: Sequence[Unit]) -> tuple[float, float]:
     for result in results:
         if result.error:
             raise Failure(f"the first units fail: {result.error['message']}")
-    size = [sum(map(len, result.pictures.values())) + sum(len(r["thumbnail"]) for r in result.rows) for result in results]
+    size = [
+        sum(map(len, result.pictures.values())) + sum(len(r["thumbnail"]) for r in result.rows) for result in results
+    ]
     return time.monotonic() - started, sum(size) / len(size)
 
 
@@ -173,13 +131,60 @@ def start(order: Order) -> int:
     if order.choose_w and not spec.rewards:
         raise Failure(f"{order.sweep} has no [rewards]: --choose-w chooses by the first of them.")
     how, store = recipe(workflow, spec), Store(order.results)
-    # the ComfyUI of the development environment, for machines that name none of their own
     job = Job(how, order.results, spec.run.timeout, {} if order.shape.servers else started_with())
-    with alone(store, order.dry_run):
-        failed = at_work(order, Plan(how, spec, {}), store, job)
-        return failed
+    with alone(store, order.dry_run), cluster(order.shape, job) as workers:
+        session = checked(order, how, spec, store, workers)
+        if order.dry_run:
+            session.dry_run()
+            return 0
+        failed = session.run()
+    if store.done():
+        from . import report  # here: PyTorch and SciPy take their time, and a sweep starts without them
+
+        say(f"the report: {report.write(store)}")
+    return failed
 
 
 def started_with() -> dict[str, str]:
     """Return the environment variables of the ComfyUI that dev.py set up; none where COMFYUI_PATH names another."""
     return {} if hosts.own_host() else hosts.to_environment(hosts.from_environment())
+
+
+def checked(order: Order, how: Recipe, spec: Spec, store: Store, workers: Sequence[Any]) -> Session:
+    """Return the sweep on workers that have all it needs. Raises Failure with everything that is wrong."""
+    say(f"starting {counted(len(workers), 'worker')}")
+    graphs = list(graphs_of(how, spec))
+    kinds = sorted({node["class_type"] for graph in graphs for node in graph.values()})
+    facts = told([worker.facts.remote(kinds, literals(graphs)) for worker in workers])
+    found = problems(how, spec, facts)
+    if found:
+        raise Failure("\n".join(["this sweep cannot run:", *found]))
+    files = {name: identity for worker in facts for name, identity in worker.files.items()}
+    hands = [Hand(worker, known.where, keeps=True) for worker, known in zip(workers, facts)]
+    return Session(order, Plan(how, spec, files), store, hands, facts)
+
+
+def told(references: Sequence[Any]) -> list[Any]:
+    """Return what workers answer. Raises Failure with what the first of those that cannot says."""
+    try:
+        return ray.get(list(references))
+    except ray.exceptions.RayTaskError as error:
+        raise Failure(str(error.cause)) from error
+    except ray.exceptions.RayError as error:
+        raise Failure(f"a worker ended while it started: {error}") from error
+
+
+@contextmanager
+def alone(store: Store, only_looks: bool) -> Iterator[None]:
+    """Keep a second sweep from writing to the same folder, where that is one of this machine."""
+    if only_looks or not store.is_local:
+        yield
+        return
+    folder = Path(store.root)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "running.lock").open("a") as file:
+        try:
+            lock.lock(file)
+        except OSError as error:
+            raise Failure(f"another sweep is writing to {folder}: let it end, or name another folder.") from error
+        yield

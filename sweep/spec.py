@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import tomllib
 import yaml
 
 from devtools.console import Failure, nearest
@@ -68,8 +68,10 @@ class Spec:
         return next(axis for axis in (self.scale, *self.axes) if axis.name == name)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the sweep as JSON holds it."""
-        return json.loads(json.dumps(asdict(self)))
+        """Return the sweep as JSON holds it: all that its pictures and scores depend on."""
+        content = json.loads(json.dumps(asdict(self)))
+        del content["run"]["timeout"]
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Spec:
@@ -139,7 +141,9 @@ def _targets(name: str, at: Any) -> tuple[str, ...]:
     """Return the inputs that an axis goes into: one "node.input", or a list of them."""
     targets = (at,) if isinstance(at, str) else at
     if not targets or not all(isinstance(target, str) and "." in target for target in targets):
-        raise Failure(f'[inputs.{name}] at = {at!r}: expected "node.input", such as "KSampler.seed", or a list of them.')
+        raise Failure(
+            f'[inputs.{name}] at = {at!r}: expected "node.input", such as "KSampler.seed", or a list of them.'
+        )
     return tuple(targets)
 
 
@@ -155,7 +159,7 @@ def _values(name: str, values: Any) -> tuple:
 
 
 def _prompts(table: dict, folder: Path) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return {prompt: group} and the prompts, from lists or files of lines, with groups (a table of them) or without."""
+    """Return {prompt: group} and the prompts, of lists or of files of lines; a table of those has groups."""
     if ("values" in table) == ("file" in table):
         raise Failure(f"[inputs.{PROMPT}]: expected either values or file.")
     given = table.get("values", table.get("file"))

@@ -34,7 +34,9 @@ class Store:
 
     def __init__(self, place: str):
         self.place = place if "://" in place else str(Path(place).expanduser().absolute())
-        self.fs, self.root = fs.FileSystem.from_uri(self.place) if "://" in place else (fs.LocalFileSystem(), self.place)
+        self.fs, self.root = (
+            fs.FileSystem.from_uri(self.place) if "://" in place else (fs.LocalFileSystem(), self.place)
+        )
 
     def __reduce__(self):
         return Store, (self.place,)

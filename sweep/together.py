@@ -10,7 +10,7 @@ APPLY, BATCH = "RLGApply", "RLGBatchSweep"
 NODE = "rlg-sweep-scales"
 WHOLE = {"start_percent": 0.0, "end_percent": 1.0}
 
-DETERMINISTIC = "euler heun dpm_2 lms dpmpp_2m ddim deis ipndm res_multistep".split()
+DETERMINISTIC = ["euler", "heun", "dpm_2", "lms", "dpmpp_2m", "ddim", "deis", "ipndm", "res_multistep"]
 """Samplers that draw no noise of their own, so that an item comes out the same whatever shares its batch."""
 
 

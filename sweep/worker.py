@@ -21,7 +21,7 @@ from devtools.paths import ROOT
 from devtools.server import RunFailed
 
 from . import files, png, server
-from .checks import is_choice
+from .checks import Literal, is_choice
 from .graph import canonical
 from .plan import Unit
 from .recipe import PICTURES, SCORES, Recipe
@@ -98,11 +98,11 @@ class Worker:
             self.server.stop()
             self.server = None
 
-    def facts(self, literals: Iterable[tuple[str, str, Any]]) -> Facts:
-        """Return what this worker has for `literals`: (class, input, value) of all that is written into the graphs."""
+    def facts(self, kinds: Iterable[str], literals: Iterable[Literal]) -> Facts:
+        """Return what this worker has for graphs: `kinds` are the classes of their nodes."""
         running, literals = self.up(), list(literals)
         nodes = {}
-        for kind in {kind for kind, _, _ in literals}:
+        for kind in kinds:
             nodes |= running.get(f"/object_info/{kind}")
         stats = running.get("/system_stats")
         chosen = {value for kind, name, value in literals if isinstance(value, str) and is_choice(nodes, kind, name)}
@@ -121,10 +121,13 @@ class Worker:
         there = self.store.manifest()
         return there is not None and canonical(there) == canonical(manifest)
 
+    def answer(self) -> None:
+        """Do nothing: an answer says that this worker is there."""
+
     def run(self, unit: Unit, keeps: bool) -> Result:
         """Run a unit that is not done yet. `keeps`: this worker writes the results, else it hands them back."""
         if keeps and self.store.has(unit.key):
-            return Result(self.store.rows([unit.key]))
+            return Result(short(self.store.rows([unit.key])))
         try:
             running = self.up()
         except GONE as error:
@@ -142,7 +145,7 @@ class Worker:
             return Result(error={"message": str(error) or repr(error)})
         if keeps:
             self.store.write(unit.key, rows, pictures)
-            pictures = {}
+            rows, pictures = short(rows), {}
         running.forget_pictures()
         return Result(rows, pictures)
 
@@ -186,6 +189,11 @@ def _scores(output: Mapping[str, Any], count: int) -> list[float]:
     if len(scores) != count:
         raise RunFailed(f"{len(scores)} scores for {count} pictures", {})
     return scores
+
+
+def short(rows: Iterable[Mapping[str, Any]]) -> list[dict]:
+    """Return rows without their thumbnails: what the driver has no use for."""
+    return [{name: value for name, value in row.items() if name != "thumbnail"} for row in rows]
 
 
 def thumbnail(data: bytes) -> bytes:
