@@ -28,10 +28,8 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Command("devtools.demo", "sample the demo pair at several scales, leave a labelled contact sheet", ()),
-    "test": Command(
-        "devtools.test", "run every test, or a part, on both supported releases of ComfyUI", ("tests", "sweep")
-    ),
+    "demo": Command("devtools.demo", "sample three adapters of the demo model at several scales, a sheet each", ()),
+    "test": Command("devtools.test", "run every test, or a part, on both releases of ComfyUI", ("tests", "sweep")),
     "ui": Command("devtools.ui", "start the same ComfyUI for the browser, until Ctrl-C", ()),
     "bench": Command("bench", "measure the cost"),
     "evidence": Command("demo.evidence", "measure what the scale does to the demo pair"),

@@ -1,13 +1,13 @@
 """`python -m bench.sweep_kills [--units 500]`: a sweep whose worker is killed every 30 units and whose driver twice.
 
-Ends with a table in Markdown, and with status 1 where a unit is missing, is there twice or was written again, or where
-a process is left.
+The worker's ComfyUI is one that runs, so that the time goes into kills and not into ComfyUI's starts; the one that a
+worker starts is killed in tests/sweep/test_killed.py. Ends with a table in Markdown, and with status 1 where a unit is
+missing, is there twice or was written again, or where a process is left.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
 import time
@@ -15,6 +15,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from devtools import hosts
+from devtools.server import Server
 from support.sweeping import PROMPTS, Command, graph, parts, sweep_of, written
 from sweep.store import Store
 
@@ -49,31 +51,32 @@ def main() -> int:
             seed={"at": "KSampler.seed", "count": units // len(PROMPTS)},
         )
         files = written(folder, graph(steps=1), content)
-        for stop in (units // 3, 2 * units // 3, units):
-            until(files, results, stop, found, is_last=stop == units)
+        with Server(hosts.from_environment(), folder / "server") as server:
+            for stop in (units // 3, 2 * units // 3, units):
+                with Command(files, results, "--server", server.url) as command:
+                    until(command, stop, found, is_last=stop == units)
         rows = Store(str(results)).rows(columns=["prompt", "seed", "scale"])
     return told(units, rows, found, (time.monotonic() - started) / 60)
 
 
-def until(files: tuple[Path, Path], results: Path, stop: int, found: Found, is_last: bool) -> None:
-    """Run the sweep until `stop` units are done, then kill its driver; let the last one come to its end."""
-    before = parts(results)
-    with Command(files, results, "--workers", "1") as command:
-        for count in range(len(before) + EVERY, stop, EVERY):
-            command.until_done(count)
-            for worker in command.named("ray::Worker"):
-                worker.send_signal(signal.SIGKILL)
-                found.workers += 1
-            say(f"{count} units: worker killed")
-        command.until_done(stop)
-        if is_last:
-            command.process.wait()
-        else:
-            command.kill()
-            found.drivers += 1
-            say(f"{stop} units: driver killed")
-        found.left += [" ".join(process.cmdline()) for process in command.leavings()]
-    after = parts(results)
+def until(command: Command, stop: int, found: Found, is_last: bool) -> None:
+    """Wait until `stop` units are done, then kill the driver; let the last one come to its end."""
+    before = parts(command.results)
+    for count in range(len(before) + EVERY, stop, EVERY):
+        command.until_done(count)
+        for worker in command.named("ray::Worker"):
+            worker.kill()
+            found.workers += 1
+        say(f"{count} units: worker killed")
+    command.until_done(stop)
+    if is_last:
+        command.process.wait()
+    else:
+        command.kill()
+        found.drivers += 1
+        say(f"{stop} units: driver killed")
+    found.left += [str(process) for process in command.leavings()]
+    after = parts(command.results)
     found.again += sum(after[unit] != when for unit, when in before.items())
 
 

@@ -23,7 +23,7 @@ from .graphs import changed, load
 
 PROMPTS = ("three red circles", "two blue squares", "one yellow triangle", "three purple squares", "two green circles")
 SCALES = (0.0, 1.0, 2.0)
-PATIENCE = 240
+PATIENCE = 600
 """Seconds until something that a test waits for counts as missing; a busy machine takes its time."""
 
 
@@ -100,8 +100,9 @@ class Command:
         return found
 
     def until_done(self, count: int) -> None:
-        """Wait until so many units are done."""
-        self.until(lambda: len(parts(self.results)) >= count, f"{count} units done")
+        """Wait until so many units are done, for each of them anew."""
+        for more in range(len(parts(self.results)) + 1, count + 1):
+            self.until(lambda more=more: len(parts(self.results)) >= more, f"{more} units done")
 
     def kill(self) -> None:
         """End the command by force, as the machine's want of memory does."""
