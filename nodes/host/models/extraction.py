@@ -79,6 +79,9 @@ class Side(Protocol):
     def weight(self, key: str) -> Tensor:
         """The weight `key` in float32, on the device the model computes on, in memory of its own."""
 
+    def rounding(self, key: str) -> float:
+        """The squared norm of what rounding took from the weight `key`."""
+
     def buffers(self) -> Mapping[str, Callable[[], Tensor]]:
         """The buffers of the network, by name."""
 
@@ -97,6 +100,9 @@ class Loaded:
 
     def weight(self, key: str) -> Tensor:
         return effective_weight(self.model, key)
+
+    def rounding(self, key: str) -> float:
+        return rounding_energy(unpatched_weight(self.model, key))
 
     def buffers(self) -> Mapping[str, Callable[[], Tensor]]:
         return {name: partial(_as_is, value) for name, value in self.model.model.diffusion_model.named_buffers()}
@@ -134,7 +140,7 @@ def extract_between(base: Side, rl: Side, rank: int, energy: float) -> Extractio
         comfy.model_management.throw_exception_if_processing_interrupted()
         delta = _difference(base, rl, key)
         if delta is not None:
-            floors[key] = _rounding(model, rl_model, key)
+            floors[key] = _rounding(base, rl, key)
             terms[key], kept[key] = _term(model, key, delta, rank * fused.get(key, 1), energy, floors[key])
             norms[key] = float(delta.double().square().sum())
         progress.update(1)
@@ -207,11 +213,11 @@ def _difference(base: Side, rl: Side, key: str) -> Tensor | None:
     return delta if bool(delta.any()) else None
 
 
-def _rounding(model: ModelPatcher, rl_model: ModelPatcher, key: str) -> float:
+def _rounding(base: Side, rl: Side, key: str) -> float:
     """The squared norm that the rounding of both weights gives their difference; 0 where they are one weight."""
-    if model.model is rl_model.model:
+    if base.model.model is rl.model.model:
         return 0.0
-    return sum(rounding_energy(unpatched_weight(patcher, key)) for patcher in (model, rl_model))
+    return base.rounding(key) + rl.rounding(key)
 
 
 def _term(
