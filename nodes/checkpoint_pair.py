@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import require_number
+from ..rlg_core.errors import RLGError, require_number
+from ..rlg_core.formats import map_model
 from .host.models import files, fingerprints
 from .host.models.checkpoint_pair import load_pair
 from .host.models.checkpoints import WEIGHT_DTYPES
@@ -94,12 +95,15 @@ class RLGCheckpointPairLoader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, base_name: str | None, rl_name: str | None) -> bool | str:
-        """Accepts whatever is in the folders now, and the plain names of stock loaders. Linked names are None here."""
+        """Whether both files are whole, as far as their headers tell.
+
+        Accepts whatever is in the folders now, and the plain names of stock loaders. Linked names are None here.
+        """
         try:
             for name in (base_name, rl_name):
                 if name is not None:
-                    files.model_path(name)
-        except ValueError as error:
+                    map_model(files.model_path(name))
+        except RLGError as error:
             return str(error)
         return True
 

@@ -2,7 +2,7 @@
 
 from .beside import config_files as adapter_configs
 from .files import STEM, adapter_file, named_adapters
-from .read import Adapter, Change, read_adapter
+from .read import Adapter, Change, check_adapter, read_adapter
 from .shards import index_files, map_model, model_files
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Change",
     "adapter_configs",
     "adapter_file",
+    "check_adapter",
     "index_files",
     "map_model",
     "model_files",

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..downloads import impostor
 from ..errors import AdapterError, shortened
 
 SAFETENSORS = (".safetensors", ".sft")
@@ -117,19 +118,29 @@ class OpenFile:
         self.size = os.fstat(file.fileno()).st_size
         self.entries, self.metadata, self.data = self._header()
 
+    def shape(self, name: str) -> Tensor:
+        """The tensor `name` without its values (on `meta`)."""
+        entry, dtype = self._typed(name)
+        return torch.empty(entry.shape, dtype=dtype, device="meta")
+
     def read(self, name: str) -> Tensor:
         """The tensor `name` in memory of its own."""
+        entry, dtype = self._typed(name)
+        content = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+        self.file.seek(self.data + entry.start)
+        if self.file.readinto(content.numpy()) != len(content):
+            raise self._corrupt(f"it ends inside {name}")
+        return content.view(dtype).reshape(entry.shape)
+
+    def _typed(self, name: str) -> tuple[Entry, torch.dtype]:
+        """The entry of the tensor `name`, and its dtype."""
         entry = self.entries[name]
         if entry.dtype not in DTYPES:
             raise AdapterError(f"{self.path}: {name} has dtype {entry.dtype}, expected floating-point values.")
         dtype = DTYPES[entry.dtype]
         if math.prod(entry.shape) * dtype.itemsize != entry.end - entry.start:
             raise self._corrupt(f"{name} has {entry.end - entry.start} bytes for shape {list(entry.shape)}")
-        content = torch.empty(entry.end - entry.start, dtype=torch.uint8)
-        self.file.seek(self.data + entry.start)
-        if self.file.readinto(content.numpy()) != len(content):
-            raise self._corrupt(f"it ends inside {name}")
-        return content.view(dtype).reshape(entry.shape)
+        return entry, dtype
 
     def _header(self) -> tuple[dict[str, Entry], dict[str, str], int]:
         length = int.from_bytes(self.file.read(8), "little")
@@ -196,7 +207,8 @@ def shard_advice(path: Path) -> str:
 
 
 def _not_whole(path: Path, why: str) -> str:
-    return f"{path}: not a whole safetensors file ({why[:300]}). {shard_advice(path)}"
+    other = impostor(path)
+    return f"{path}: {other or f'not a whole safetensors file ({why[:300]}). {shard_advice(path)}'}"
 
 
 def check_values(path: Path, name: str, tensor: Tensor) -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from devtools.paths import PACK
+from support.editor import open_workflow
 from support.graphs import GRAPHS, PUBLIC, load
 
 TEMPLATES = [path.parents[1] / path.name for path in GRAPHS]
@@ -13,12 +14,6 @@ UNKNOWN = "app.graph.nodes.map(n => n.type).filter(t => t != 'MarkdownNote' && !
 DIALOGS = "[...document.querySelectorAll('[role=dialog]')].map(d => d.innerText)"
 TITLES = "Object.values(LiteGraph.registered_node_types).filter(n => /^RLG/.test(n.type)).map(n => n.title)"
 PREVIEW = "app.graph.nodes.some(n => n.imgs?.length && n.imgs[0].naturalWidth > 0)"
-
-
-def open_workflow(page, path):
-    """Load a workflow file into the editor, as dropping it there does."""
-    page.evaluate("graph => app.loadGraphData(graph)", json.loads(path.read_text(encoding="utf-8")))
-    page.wait_for_timeout(500)
 
 
 @pytest.fixture(scope="session")
