@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import LARGEST, RLGError, shortened
+from .errors import RLGError, shortened
 from .statistics import mean_and_error
 
 DEFAULT_SCALES = "0, 0.5, 1, 1.5, 2, 3"
+LOWEST, HIGHEST = -10.0, 20.0
+"""The scales that the nodes offer."""
 
 
 def parse_scales(text: str) -> list[float]:
     """`"0, 0.5, 1"` -> [0.0, 0.5, 1.0]. Commas, semicolons, spaces and line breaks separate the numbers.
 
-    Raises `RLGError` if there are none, or if one is no number or too large for a scale.
+    Raises `RLGError` if there are none, or if one is no number or beyond the scales that the nodes offer.
     """
     words = text.replace(",", " ").replace(";", " ").split()
     if not words:
@@ -32,8 +34,9 @@ def _number(word: str) -> float:
         value = float(word)
     except ValueError:
         value = math.nan
-    if not -LARGEST <= value <= LARGEST:
-        raise RLGError(f"scales has {shortened(word)}: expected numbers such as {DEFAULT_SCALES!r}.")
+    if not LOWEST <= value <= HIGHEST:
+        expected = f"numbers from {LOWEST:g} to {HIGHEST:g}, such as {DEFAULT_SCALES!r}"
+        raise RLGError(f"scales has {shortened(word)}: expected {expected}.")
     return value
 
 

@@ -37,6 +37,7 @@ ROOMS = {
         f"rlg_core.{room}": room
         for room in ("errors", "algebra", "formats", "names", "rows", "save", "rewards", "report")
     },
+    "rlg_core.downloads": "errors",  # words about files, which everything may use
     "rlg_core": "rlg_core",
     **{f"nodes.host.{room}": room for room in ("compat", "models", "run", "scores")},
     "nodes.host": "host",

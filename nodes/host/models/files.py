@@ -9,7 +9,7 @@ from types import ModuleType
 import folder_paths
 
 from ....rlg_core.errors import AdapterError, RLGError, shortened
-from ....rlg_core.formats import STEM, adapter_file, index_files, named_adapters
+from ....rlg_core.formats import STEM, adapter_file, index_files, map_model, named_adapters
 from ....rlg_core.formats.container import SAFETENSORS, SHARD
 
 ADAPTERS = "loras"
@@ -158,11 +158,11 @@ def _models(folder: str, name: str) -> list[Path]:
 
 
 def refusal(*names: str | None) -> str | None:
-    """Why one of these names is no model's, or None. Linked names (None) are not known yet."""
+    """Why one of these names is no whole model's, as far as headers tell, or None. Linked names (None) are not known."""
     try:
         for name in names:
             if name is not None:
-                model_path(name)
+                map_model(model_path(name))
     except RLGError as error:
         return str(error)
     return None
