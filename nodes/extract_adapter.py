@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import require_number
+from ..rlg_core.errors import require_number, require_whole
 from .host.models import extraction
 from .host.schema import schema
 
@@ -72,7 +72,7 @@ class RLGExtractAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, rl_model, rank: int, energy: float, filename_prefix: str) -> io.NodeOutput:
-        require_number("rank", rank, 1)
+        require_whole("rank", rank, 1)
         require_number("energy", energy, 0.0, 1.0)
         found = extraction.extract(model, rl_model, rank, energy)
         path = extraction.save(found, filename_prefix)

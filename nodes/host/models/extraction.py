@@ -10,14 +10,13 @@ from pathlib import Path
 import comfy.lora
 import comfy.model_management
 import comfy.utils
-import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ....rlg_core.algebra import Delta, LowRank, Placed
 from ....rlg_core.errors import PairError
-from ....rlg_core.formats.container import SAFETENSORS, open_tensors
+from ....rlg_core.formats.container import SAFETENSORS, map_tensors
 from ....rlg_core.lowrank import truncate
 from ....rlg_core.rows import is_linear_or_conv
 from ....rlg_core.save import comfyui_tensors, write
@@ -32,6 +31,7 @@ from ..compat import (
     weight_shape,
 )
 from .adapters import PREFIX, name_map
+from .files import new_file
 from .relation import KEY, relate
 from .stock import as_patch
 
@@ -115,7 +115,7 @@ def _file_of(model: ModelPatcher) -> Mapping[str, Tensor]:
     """The tensors of the file that `model` was loaded from; empty if that is not known."""
     path = source_file(model)
     known = path is not None and path.suffix.lower() in SAFETENSORS and path.is_file()
-    return open_tensors(path).tensors if known else {}
+    return map_tensors(path).tensors if known else {}
 
 
 def _dtypes(name: str, buffer: Tensor, file: Mapping[str, Tensor]) -> list[torch.dtype]:
@@ -184,8 +184,7 @@ def with_terms(model: ModelPatcher, terms: Mapping[str, Lasting]) -> ModelPatche
 
 def save(found: Extraction, filename_prefix: str) -> Path:
     """Writes `found` below the output folder, under the next free number, as a LoRA that stock nodes can load."""
-    folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, folder_paths.get_output_directory())
-    path = Path(folder, f"{name}_{counter:05}_.safetensors")
+    path = new_file(filename_prefix, ".safetensors")
     changes = {key: [Placed(key.rsplit(".", 1)[1], term)] for key, term in found.terms.items()}
     tensors = comfyui_tensors(changes, {key: term.shape for key, term in found.terms.items()})
     write(path, tensors, {"kept_energy": f"{found.kept_in_all():.6f}"})
