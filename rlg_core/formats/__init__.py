@@ -3,17 +3,19 @@
 from .beside import config_files as adapter_configs
 from .files import STEM, adapter_file, named_adapters
 from .read import Adapter, Change, read_adapter
-from .shards import index_files, map_model, model_files
+from .shards import OpenModel, index_files, map_model, model_files, open_model
 
 __all__ = [
     "STEM",
     "Adapter",
     "Change",
+    "OpenModel",
     "adapter_configs",
     "adapter_file",
     "index_files",
     "map_model",
     "model_files",
     "named_adapters",
+    "open_model",
     "read_adapter",
 ]

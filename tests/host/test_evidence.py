@@ -115,7 +115,7 @@ def test_out_of_time_leaves_what_there_is(host, models, tmp_path):
         models=models,
     )
     text = (tmp_path / "EVIDENCE.md").read_text(encoding="utf-8")
-    assert "Not measured yet: scales, kl, experts, schedules, implicit and auto." in text
+    assert "Not measured yet: cfg, scales, kl, experts, schedules, implicit and auto." in text
 
 
 def row(scale, step, correct=0.0):

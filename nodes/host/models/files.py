@@ -98,6 +98,12 @@ def adapter_path(name: str) -> Path:
     raise AdapterError(f"{shortened(name)}: no adapter of that name below models/{ADAPTERS} ({roots}).")
 
 
+def name_of_adapter(path: Path) -> str:
+    """The name in the list of adapters of a file that lies below one of the host's folders for them; else its path."""
+    roots = [Path(root) for root in folder_paths.get_folder_paths(ADAPTERS)]
+    return next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), str(path))
+
+
 # Checkpoints and diffusion models
 
 
@@ -145,6 +151,17 @@ def model_path(name: str) -> Path:
 
 def _models(folder: str, name: str) -> list[Path]:
     return [path for path in _candidates(folder, name) if path.is_file() or index_files(path)]
+
+
+def refusal(*names: str | None) -> str | None:
+    """Why one of these names is no model's, or None. Linked names (None) are not known yet."""
+    try:
+        for name in names:
+            if name is not None:
+                model_path(name)
+    except RLGError as error:
+        return str(error)
+    return None
 
 
 # Files that are written
