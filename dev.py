@@ -33,6 +33,7 @@ COMMANDS = {
     "ui": Command("devtools.ui", "start the same ComfyUI for the browser, until Ctrl-C", True),
     "bench": Command("bench", "measure the cost"),
     "evidence": Command("demo.evidence", "measure what the scale does to the demo pair"),
+    "soak": Command("bench.soak", "run thousands of mixed prompts through one server"),
 }
 # `python -m`, for Pythons that do not look into the current folder (those of ComfyUI's portable builds)
 START = (
