@@ -34,6 +34,7 @@ COMMANDS = {
     "bench": Command("bench", "measure the cost"),
     "evidence": Command("demo.evidence", "measure what the scale does to the demo pair"),
     "sweep": Command("sweep", "run a workflow over prompts, seeds and scales, on Ray", ("sweep",)),
+    "soak": Command("bench.soak", "run thousands of mixed prompts through one server"),
 }
 # `python -m`, for Pythons that do not look into the current folder (those of ComfyUI's portable builds)
 START = (
