@@ -20,14 +20,22 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(
-            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-            unfinished,
-            {"format": "pt", **metadata},
-        )
+        save_file(_separate(tensors), unfinished, {"format": "pt", **metadata})
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each with memory of its own as the format demands; those that have it are not copied."""
+    taken: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        storage = own.untyped_storage()
+        separate[name] = own if storage.nbytes() == own.nbytes and storage.data_ptr() not in taken else own.clone()
+        taken.add(storage.data_ptr())
+    return separate
 
 
 def write_peft(
