@@ -19,10 +19,13 @@ from . import PARTS, host
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="these sections alone")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"these sections alone: {', '.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="a little of everything, for a look")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch on a CPU")
     arguments = parser.parse_args()
+    unknown = [part for part in arguments.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"there is no part {unknown[0]!r}, expected {', '.join(PARTS)}")
     torch.set_num_threads(arguments.threads)
     modules = {part: import_module(f"bench.{PARTS[part]}") for part in arguments.parts}  # before the host starts
     host.start()
