@@ -28,7 +28,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Command("devtools.demo", "sample the demo pair at several scales, leave a labelled contact sheet", True),
+    "demo": Command("devtools.demo", "sample three adapters of the demo model at several scales, a sheet each", True),
     "test": Command("devtools.test", "run every test, or a part, on both supported releases of ComfyUI"),
     "ui": Command("devtools.ui", "start the same ComfyUI for the browser, until Ctrl-C", True),
     "bench": Command("bench", "measure the cost"),

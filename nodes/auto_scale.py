@@ -22,6 +22,7 @@ class RLGAutoScale(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGAutoScale",
+            shows=True,
             display_name="RLG Auto Scale",
             description=(
                 "Finds the scale with the highest reward. It samples at a few scales, always from the same noise, and "
@@ -29,7 +30,8 @@ class RLGAutoScale(io.ComfyNode):
                 "It makes up to evaluations x images_per_scale x prompts pictures, and those of the base if scale_min "
                 "is not 0."
             ),
-            search_aliases=["auto scale", "find scale", "tune guidance", "optimise reward"],
+            search_aliases=["find scale", "guidance scale", "tune guidance", "optimise reward", "search"],
+            advanced=["max_shift", "by_stage"],
             is_input_list=True,
             inputs=[
                 io.Model.Input("model", tooltip="The base model."),

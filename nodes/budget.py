@@ -22,6 +22,8 @@ class RLGBudget(io.ComfyNode):
                 "costs 1.5 evaluations, linearised 1. The help page gives the measured errors. At most one per model, "
                 "placed after the RLG nodes."
             ),
+            search_aliases=["faster", "speed", "skip steps", "cache", "linearised", "segmented", "merge experts"],
+            advanced=["tolerance", "batching"],
             inputs=[
                 io.Model.Input("model", tooltip="A model with RLG on it."),
                 io.Combo.Input(

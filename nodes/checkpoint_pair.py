@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..rlg_core.errors import require_number
 from .host.models import files, fingerprints
@@ -18,12 +18,22 @@ class RLGCheckpointPairLoader(io.ComfyNode):
         names = files.model_names()
         return schema(
             node_id="RLGCheckpointPairLoader",
+            shows=True,
             display_name="Load RLG Checkpoint Pair",
             description=(
                 "Loads a base model and an RL-tuned checkpoint of it for Reinforcement Learning Guidance. Weights that "
                 "are the same in both files are held once, and only the diffusion model is read from the RL file."
             ),
-            search_aliases=["checkpoint", "diffusion model", "rl", "unet loader"],
+            search_aliases=[
+                "checkpoint",
+                "load checkpoint",
+                "diffusion model",
+                "UNET loader",
+                "SRPO",
+                "MixGRPO",
+                "RL model",
+            ],
+            advanced=["weight_dtype"],
             inputs=[
                 io.Combo.Input(
                     "base_name",
@@ -97,7 +107,7 @@ class RLGCheckpointPairLoader(io.ComfyNode):
         base, rl = files.model_path(base_name), files.model_path(rl_name)
         options = WEIGHT_DTYPES[weight_dtype]
         model, rl_model, report = load_pair(base, rl, options, rank if compress == "low-rank" else None)
-        return io.NodeOutput(model, rl_model, *load_parts(base), report)
+        return io.NodeOutput(model, rl_model, *load_parts(base), report, ui=ui.PreviewText(report))
 
 
 NODES = [RLGCheckpointPairLoader]

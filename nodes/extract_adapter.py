@@ -59,7 +59,8 @@ class RLGExtractAdapter(io.ComfyNode):
                 "Makes a LoRA of what an RL-tuned checkpoint changes in its base, and saves it. Guidance then runs "
                 "both in one pass over one copy of the weights. Biases, norms and small weights are kept exactly."
             ),
-            search_aliases=["extract lora", "svd", "low rank", "compress"],
+            search_aliases=["extract LoRA", "SVD", "low rank", "compress", "PEFT"],
+            advanced=["energy"],
             inputs=[
                 io.Model.Input("model", tooltip="The base model."),
                 io.Model.Input("rl_model", tooltip="The RL-tuned version of it. Patches on it count."),

@@ -26,7 +26,16 @@ class RLGRewardLoader(io.ComfyNode):
                 "Loads a reward: how good a picture is for a prompt. Reward models are folders below "
                 "models/rlg_rewards."
             ),
-            search_aliases=["reward", "PickScore", "HPS", "ImageReward", "aesthetic", "CLIP score", "OCR", "JPEG"],
+            search_aliases=[
+                "reward model",
+                "PickScore",
+                "HPS",
+                "ImageReward",
+                "aesthetic",
+                "CLIP score",
+                "OCR",
+                "JPEG",
+            ],
             inputs=[
                 io.Combo.Input(
                     "reward",
@@ -68,7 +77,7 @@ class RLGReward(io.ComfyNode):
             node_id="RLGReward",
             display_name="RLG Reward",
             description="Scores each picture for the prompt. A picture that was scored before is not scored again.",
-            search_aliases=["reward", "score", "rate image"],
+            search_aliases=["score", "rate image", "judge", "PickScore"],
             inputs=[
                 io.Image.Input("image", tooltip="The pictures to score."),
                 RewardType.Input("reward", tooltip="From Load RLG Reward."),
@@ -103,6 +112,7 @@ class RLGPickBest(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGPickBest",
+            shows=True,
             display_name="RLG Pick Best",
             description="Best of n: keeps the pictures with the highest scores, best first.",
             search_aliases=["best of n", "rank images", "select best"],

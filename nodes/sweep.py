@@ -26,7 +26,7 @@ class RLGSweep(io.ComfyNode):
             description=(
                 "A list of scales for Reinforcement Learning Guidance. Everything after it runs once per scale."
             ),
-            search_aliases=["sweep", "xy plot", "grid", "scale list"],
+            search_aliases=["XY plot", "grid", "scale list", "guidance scale"],
             inputs=[io.String.Input("scales", default=DEFAULT_SCALES, tooltip=SCALES)],
             outputs=[io.Float.Output(display_name="scale", is_output_list=True)],
         )
@@ -46,7 +46,7 @@ class RLGBatchSweep(io.ComfyNode):
                 "All scales in one sampling run: one latent item per scale, each with the same starting noise, and a "
                 "schedule that gives each item its scale. Wire the schedule into Reinforcement Learning Guidance."
             ),
-            search_aliases=["sweep", "batch", "xy plot", "scale list"],
+            search_aliases=["batch", "XY plot", "scale list", "guidance scale"],
             inputs=[
                 io.Latent.Input(
                     "latent",
@@ -108,13 +108,14 @@ class RLGSweepGrid(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGSweepGrid",
+            shows=True,
             display_name="RLG Sweep Grid",
             description=(
                 "A contact sheet of a sweep with the best scale marked, and plots of reward and diversity over the "
                 "scale. Error bars are standard errors over the pictures of a scale; diversity is the mean distance "
                 "between them."
             ),
-            search_aliases=["grid", "contact sheet", "xy plot", "sweep"],
+            search_aliases=["grid", "contact sheet", "XY plot", "chart"],
             is_input_list=True,
             inputs=[
                 io.Image.Input(
@@ -140,7 +141,9 @@ class RLGSweepGrid(io.ComfyNode):
                 io.Image.Output(display_name="plot"),
                 io.String.Output(
                     display_name="csv",
-                    tooltip="The columns: scale, pictures, reward, standard error, diversity, shift.",
+                    tooltip=(
+                        "The columns: scale, pictures, reward, standard error, diversity, shift, structure diversity."
+                    ),
                 ),
             ],
         )

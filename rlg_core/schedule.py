@@ -82,6 +82,20 @@ class Schedule:
         return self.scale_from + PROGRESS[self.shape](u, self.power) * (self.scale_to - self.scale_from)
 
 
+CUSTOM = "custom"
+PRESETS = {
+    "paper": Schedule("constant", 1.6, 1.6),
+    "first steps RL only": Schedule("interval", 1.6, 1.0, 0.1, 1.0),
+    "RL early, base late": Schedule("interval", 1.0, 0.0, 0.0, 0.6),
+    "limited interval": Schedule("interval", 2.5, 1.0, 0.2, 0.7),
+}
+"""Schedules in use, by name.
+
+The paper's example and `zero_init_step` of its code (arXiv 2508.21016); MixGRPO's inference, the RL model for 30 of 50
+steps (arXiv 2507.21802); guidance in a limited interval (arXiv 2404.07724).
+"""
+
+
 @dataclass(frozen=True)
 class PerItem:
     """A scale per item of a batch: `scales[i] * shape(percent)`, or `scales[i]` throughout if there is no shape."""

@@ -27,7 +27,7 @@ from ...rlg_core.errors import WeightError
 
 # Node schemas
 
-NEWER_SCHEMA_FIELDS = frozenset({"search_aliases", "essentials_category"})
+NEWER_SCHEMA_FIELDS = frozenset({"search_aliases", "essentials_category", "has_intermediate_output"})
 """0.3.75 does not know these fields of `io.Schema`, and raises on unknown ones."""
 
 

@@ -51,29 +51,32 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Choice:
-    """The loader's `adapter` text: an adapter's name, and whether text-encoder keys are ignored on purpose."""
+    """The loader's choice: an adapter's name, and whether text-encoder keys are ignored on purpose.
+
+    Graphs of the time before `text_encoder` was an input say the latter in the `adapter` text.
+    """
 
     name: str = ""
     ignore_text_encoder: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> Choice:
+    def parse(cls, text: str, ignore_text_encoder: bool = False) -> Choice:
         words = [word.strip() for word in text.split(",") if word.strip()]
         names = [word for word in words if word.lower() != IGNORE_TEXT_ENCODER]
         if len(names) > 1:
             raise AdapterError(
                 f"adapter: expected the name of one adapter and perhaps {IGNORE_TEXT_ENCODER!r}, got {text!r}."
             )
-        return cls(names[0] if names else "", len(names) < len(words))
+        return cls(names[0] if names else "", ignore_text_encoder or len(names) < len(words))
 
 
-def read_adapter(path: Path, adapter: str = "", alpha: float = 0.0) -> Adapter:
+def read_adapter(path: Path, adapter: str = "", alpha: float = 0.0, ignore_text_encoder: bool = False) -> Adapter:
     """The adapter in the file or PEFT folder `path`, at `alpha`, or at what the files say if that is 0.
 
     Its tensors are in memory. Raises `AdapterError` for anything that cannot be loaded whole and at its true strength.
     """
     require_number("alpha", alpha, 0.0)
-    choice = Choice.parse(adapter)
+    choice = Choice.parse(adapter, ignore_text_encoder)
     path, chosen_by_folder = find_file(path, choice.name)
     with open_tensors(path) as opened:
         keys = {name: read_key(name) for name in opened.entries}
@@ -117,8 +120,8 @@ def _without_text_encoder(path: Path, keys: dict[str, Key], ignore: bool) -> tup
     if found and not ignore:
         raise AdapterError(
             f"{path}: {len(found)} of {len(keys)} keys change a text encoder ({', '.join(found[:3])}), which a "
-            f"MODEL does not have. Write {IGNORE_TEXT_ENCODER!r} into `adapter` to load the rest, and apply the "
-            "file to the CLIP with a stock LoRA loader."
+            "MODEL does not have. Set `text_encoder` to ignore to load the rest, and apply the file to the CLIP with "
+            "a stock LoRA loader."
         )
     rest = {name: key for name, key in keys.items() if not key.is_text_encoder}
     if not rest:

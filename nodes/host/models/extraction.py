@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ....rlg_core.algebra import Delta, LowRank, Placed
 from ....rlg_core.errors import PairError
 from ....rlg_core.formats.container import SAFETENSORS, map_tensors
-from ....rlg_core.lowrank import truncate
+from ....rlg_core.lowrank import rounding_energy, truncate
 from ....rlg_core.rows import is_linear_or_conv
 from ....rlg_core.save import comfyui_tensors, write
 from ..compat import (
@@ -48,16 +48,27 @@ PIECE = 2**22
 class Extraction:
     """The terms that turn a base into its RL model: one for each weight that differs, out of `compared` weights.
 
-    `norms` are the squared norms of the differences, and `kept` the shares of them that the terms keep.
+    `norms` are the squared norms of the differences, `kept` the shares of them that the terms keep, and `floors` the
+    squared norms that the rounding of the two files alone would give them.
     """
 
     terms: Mapping[str, Lasting]
     kept: Mapping[str, float]
     norms: Mapping[str, float]
+    floors: Mapping[str, float]
     compared: int
 
     def kept_in_all(self) -> float:
         return sum(self.kept[key] * norm for key, norm in self.norms.items()) / sum(self.norms.values())
+
+    def floor_in_all(self) -> float:
+        """The share of the difference's energy that rounding alone would give it, at most 1."""
+        return min(1.0, sum(self.floors.values()) / sum(self.norms.values()))
+
+    def kept_above_floor(self) -> float:
+        """What the terms keep of the energy above that floor, at most all of it. NaN where there is none."""
+        above = 1.0 - self.floor_in_all()
+        return min(1.0, self.kept_in_all() / above) if above else math.nan
 
 
 class Side(Protocol):
@@ -67,6 +78,9 @@ class Side(Protocol):
 
     def weight(self, key: str) -> Tensor:
         """The weight `key` in float32, on the device the model computes on, in memory of its own."""
+
+    def rounding(self, key: str) -> float:
+        """The squared norm of what rounding took from the weight `key`."""
 
     def buffers(self) -> Mapping[str, Callable[[], Tensor]]:
         """The buffers of the network, by name."""
@@ -86,6 +100,9 @@ class Loaded:
 
     def weight(self, key: str) -> Tensor:
         return effective_weight(self.model, key)
+
+    def rounding(self, key: str) -> float:
+        return rounding_energy(unpatched_weight(self.model, key))
 
     def buffers(self) -> Mapping[str, Callable[[], Tensor]]:
         return {name: partial(_as_is, value) for name, value in self.model.model.diffusion_model.named_buffers()}
@@ -117,18 +134,19 @@ def extract_between(base: Side, rl: Side, rank: int, energy: float) -> Extractio
     keys = _comparable(base, rl)
     sizes = [math.prod(weight_shape(model, key)) for key in keys]
     comfy.model_management.free_memory(WORKING_COPIES * 4 * max(sizes, default=0), model.load_device)
-    terms, kept, norms, fused = {}, {}, {}, _fused_layers(model)
+    terms, kept, norms, floors, fused = {}, {}, {}, {}, _fused_layers(model)
     progress = comfy.utils.ProgressBar(len(keys))
     for key in keys:
         comfy.model_management.throw_exception_if_processing_interrupted()
         delta = _difference(base, rl, key)
         if delta is not None:
-            terms[key], kept[key] = _term(model, key, delta, rank * fused.get(key, 1), energy)
+            floors[key] = _rounding(base, rl, key)
+            terms[key], kept[key] = _term(model, key, delta, rank * fused.get(key, 1), energy, floors[key])
             norms[key] = float(delta.double().square().sum())
         progress.update(1)
     if not terms:
         raise PairError("model and rl_model are identical: there is no difference to extract.")
-    return Extraction(terms, kept, norms, len(keys))
+    return Extraction(terms, kept, norms, floors, len(keys))
 
 
 def _comparable(base: Side, rl: Side) -> list[str]:
@@ -195,13 +213,22 @@ def _difference(base: Side, rl: Side, key: str) -> Tensor | None:
     return delta if bool(delta.any()) else None
 
 
-def _term(model: ModelPatcher, key: str, delta: Tensor, rank: int, energy: float) -> tuple[Lasting, float]:
+def _rounding(base: Side, rl: Side, key: str) -> float:
+    """The squared norm that the rounding of both weights gives their difference; 0 where they are one weight."""
+    if base.model.model is rl.model.model:
+        return 0.0
+    return base.rounding(key) + rl.rounding(key)
+
+
+def _term(
+    model: ModelPatcher, key: str, delta: Tensor, rank: int, energy: float, floor: float
+) -> tuple[Lasting, float]:
     """The term for `delta`, with factors in the dtype the model computes in, and the share of `|delta|^2` it keeps."""
     module, parameter = _owner(model, key)
     fits = parameter == "weight" and is_linear_or_conv(module)
     if not fits or rank * (delta.shape[0] + delta[0].numel()) >= delta.numel():
         return Delta(delta.cpu()), 1.0
-    found, dtype = truncate(delta, rank, energy), compute_dtype(model.model)
+    found, dtype = truncate(delta, rank, energy, floor), compute_dtype(model.model)
     return LowRank(found.term.up.to("cpu", dtype), found.term.down.to("cpu", dtype)), found.kept
 
 
@@ -230,6 +257,16 @@ def save(found: Extraction, filename_prefix: str) -> Path:
     return path
 
 
+def _rounding_lines(found: Extraction) -> list[str]:
+    """What the rounding of the files is of the difference, where it is any of it."""
+    floor = found.floor_in_all()
+    if not floor:
+        return []
+    above = found.kept_above_floor()
+    kept = "none lies above it" if math.isnan(above) else f"of the energy above it {above:.4%} is kept"
+    return [f"Rounding of the two files is {floor:.4%} of the difference's energy (the floor); {kept}."]
+
+
 def report(model: ModelPatcher, found: Extraction) -> str:
     """What was extracted, and how much of the difference each layer keeps."""
     low_rank = [key for key, term in found.terms.items() if isinstance(term, LowRank)]
@@ -240,6 +277,7 @@ def report(model: ModelPatcher, found: Extraction) -> str:
     lines = [
         f"Of {found.compared} weights {len(found.terms)} differ: {len(low_rank)} kept at low rank, {len(whole)} whole.",
         f"Kept energy of the difference: {found.kept_in_all():.4%}; least {found.kept[least]:.4%} in {least}.",
+        *_rounding_lines(found),
         f"Size: {size / 2**20:.1f} MB beside {model.model_size() / 2**20:.1f} MB of the base.",
     ]
     raw = [key for key in whole if any(True for _ in _owner(model, key)[0].children())]

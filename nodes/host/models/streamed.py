@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ....rlg_core.formats import OpenModel, open_model
 from ....rlg_core.formats.container import check_values
+from ....rlg_core.lowrank import rounding_energy
 from ....rlg_core.recording import Read, Recording
 from ..compat import filled, held_in_layers, is_quantised, unpatched_weight
 from .adapters import PREFIX
@@ -52,6 +53,10 @@ class StreamedModel:
             weight = unpatched_weight(self.model, key)
         check_values(self.path, key.removeprefix(PREFIX), weight)
         return weight
+
+    def rounding(self, key: str) -> float:
+        """The squared norm of what rounding took from the weight `key`."""
+        return rounding_energy(self.weight(key))
 
     def read(self, name: str) -> Tensor:
         """One of the model's tensors as the file holds it, in the host's layout."""
