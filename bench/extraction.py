@@ -167,14 +167,14 @@ def kept_at(found: Any, low_rank: list[str], rank: int) -> float:
         term, norm = found.terms[key], found.norms[key]
         values = term.up.float().flatten(1).norm(dim=0) * term.down.float().flatten(1).norm(dim=1)
         squares = values.double().square()
-        kept += float(squares[: at_rank(term.rank, rank)].sum() / squares.sum()) * found.kept[key] * norm
+        kept += float(squares[: at_rank(key, rank)].sum() / squares.sum()) * found.kept[key] * norm
         total += norm
     return kept / total
 
 
-def at_rank(own: int, rank: int) -> int:
-    """The rank that a fused weight, extracted at `own`, gets where others get `rank`."""
-    return own * rank // RANK
+def at_rank(name: str, rank: int) -> int:
+    """The rank that a weight gets at most: the host fuses query, key and value in one."""
+    return rank * (3 if ".qkv" in name else 1)
 
 
 # Against two checkpoints
@@ -216,7 +216,7 @@ def cut(tensors: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
     """The adapter at a lower rank: the first columns and rows of its factors, which are sorted."""
     for name in [name for name in tensors if name.endswith(".lora_up.weight")]:
         down, alpha = (name.replace("lora_up.weight", end) for end in ("lora_down.weight", "alpha"))
-        kept = at_rank(tensors[down].shape[0], rank)
+        kept = min(tensors[down].shape[0], at_rank(name, rank))
         tensors[alpha] = tensors[alpha] * kept / tensors[down].shape[0]
         tensors[name], tensors[down] = tensors[name][:, :kept].contiguous(), tensors[down][:kept].contiguous()
     return tensors
