@@ -14,6 +14,7 @@ from ....rlg_core.formats.container import SAFETENSORS, SHARD
 
 ADAPTERS = "loras"
 MODELS = ("checkpoints", "diffusion_models")
+GGUF = "unet_gguf"
 REWARDS = "rlg_rewards"
 NO_FOLDER = "none"
 
@@ -115,9 +116,20 @@ def model_names() -> list[str]:
     """`folder/name` of every safetensors file in both folders, with `/` on every system.
 
     The folder is always named: a plain name would mean another file once both folders hold one of that name. A model
-    that was saved in parts, in a folder with an `.index.json`, is listed once, by that folder.
+    that was saved in parts, in a folder with an `.index.json`, is listed once, by that folder. GGUF files are listed
+    where ComfyUI-GGUF is installed.
     """
-    return sorted({_listed(folder, _posix(name)) for folder in MODELS for name in _safetensors(folder)})
+    return sorted({_listed(folder, _posix(name)) for folder in MODELS for name in _safetensors(folder)} | _gguf())
+
+
+def is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf"
+
+
+def _gguf() -> set[str]:
+    """The GGUF files, by the list that ComfyUI-GGUF gives the host: those below the folders of diffusion models."""
+    known = folder_paths.get_filename_list(GGUF) if GGUF in folder_paths.folder_names_and_paths else []
+    return {f"{MODELS[1]}/{_posix(name)}" for name in known}
 
 
 def _safetensors(folder: str) -> list[str]:
