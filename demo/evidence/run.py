@@ -12,14 +12,22 @@ from types import SimpleNamespace
 from rlg_core.report.plot import number
 from rlg_core.rewards.scenes import all_prompts
 
-from . import auto, experts, findings, implicit, kl, scales, schedules
+from . import auto, cfg, experts, findings, implicit, kl, scales, schedules
 from .measure import CORRECT, Bench, OutOfTime
 from .page import TITLES, Figures, listed, table, told, yes
 from .pair import SAMPLER, SCHEDULER, Pair
 from .sizes import Sizes
 from .ways import MODELS, find_experts
 
-PARTS = {"scales": scales, "kl": kl, "experts": experts, "schedules": schedules, "implicit": implicit, "auto": auto}
+PARTS = {
+    "cfg": cfg,
+    "scales": scales,
+    "kl": kl,
+    "experts": experts,
+    "schedules": schedules,
+    "implicit": implicit,
+    "auto": auto,
+}
 SETUP = "setup"
 
 
