@@ -5,6 +5,7 @@ import json
 import pytest
 
 from devtools.paths import PACK
+from support.editor import open_workflow
 from support.graphs import GRAPHS, PUBLIC, load
 
 TEMPLATES = [path.parents[1] / path.name for path in GRAPHS]
@@ -24,12 +25,6 @@ BOXES_2 = """() => [...document.querySelectorAll('[data-node-id]')].map(e => {
     const box = e.getBoundingClientRect(), scale = app.canvas.ds.scale
     return [e.dataset.nodeId, box.x / scale, box.y / scale, box.width / scale, box.height / scale]
 })"""
-
-
-def open_workflow(page, path):
-    """Load a workflow file into the editor, as dropping it there does."""
-    page.evaluate("graph => app.loadGraphData(graph)", json.loads(path.read_text(encoding="utf-8")))
-    page.wait_for_timeout(500)
 
 
 @pytest.fixture(scope="session")
