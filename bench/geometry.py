@@ -187,7 +187,7 @@ def demo_geometries() -> list[Geometry]:
             adapter=folder,
             prompts=DEMO_PROMPTS,
         )
-        for folder in sorted((DEMO / "loras").glob("*/"))
+        for folder in sorted((DEMO / "loras" / "rlg-demo").glob("*/"))
     ]
 
 

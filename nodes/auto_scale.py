@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import RLGError, require_number
+from ..rlg_core.errors import RLGError, require_whole
 from ..rlg_core.report.plot import number, plot
 from ..rlg_core.report.search import panels
 from ..rlg_core.search import STAGES, Bounds, Search, search
@@ -161,7 +161,7 @@ class RLGAutoScale(io.ComfyNode):
     ) -> io.NodeOutput:
         bounds = Bounds(scale_min[0], scale_max[0], max_shift[0])
         sampling = Sampling(seed[0], steps[0], cfg[0], sampler_name[0], scheduler[0], images_per_scale[0])
-        require_number("evaluations", evaluations[0], 1)
+        require_whole("evaluations", evaluations[0], 1)
         planned = evaluations[0] + (len(STAGES) * max(4, evaluations[0] // 2) if by_stage[0] else 0)
         prompts = cases(positive, negative, prompt)
         judge = Judge(model[0], rl_model[0], vae[0], latent[0], prompts, sampling, reward[0], planned)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import require_number
+from ..rlg_core.errors import require_number, require_whole
 from .host.models import extraction, files, fingerprints
 from .host.models.checkpoint_pair import extract_from_files
 from .host.schema import schema
@@ -84,7 +84,7 @@ class RLGExtractAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, rl_model, rank: int, energy: float, filename_prefix: str) -> io.NodeOutput:
-        require_number("rank", rank, 1)
+        require_whole("rank", rank, 1)
         require_number("energy", energy, 0.0, 1.0)
         found = extraction.extract(model, rl_model, rank, energy)
         path = extraction.save(found, filename_prefix)
@@ -148,7 +148,7 @@ class RLGExtractFromFiles(io.ComfyNode):
 
     @classmethod
     def execute(cls, base_name: str, rl_name: str, rank: int, energy: float, filename_prefix: str) -> io.NodeOutput:
-        require_number("rank", rank, 1)
+        require_whole("rank", rank, 1)
         require_number("energy", energy, 0.0, 1.0)
         base, rl = files.model_path(base_name), files.model_path(rl_name)
         found, report = extract_from_files(base, rl, rank, energy)

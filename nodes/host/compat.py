@@ -252,6 +252,14 @@ def free_memory(model: BaseModel, device: torch.device) -> float:
 OUT_OF_MEMORY = torch.cuda.OutOfMemoryError
 """An alias of `torch.OutOfMemoryError`, which torch before 2.5 lacks; the host's own name may be any exception."""
 
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+"""What the messages of torch's other allocators have in common, which raise a plain `RuntimeError` (CPU, MPS, XPU)."""
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an operation found no memory for its result."""
+    return isinstance(error, OUT_OF_MEMORY) or any(words in str(error) for words in NO_MEMORY)
+
 
 def without_dynamic(wanted: bool) -> dict[str, bool]:
     """The option of model loaders that switches dynamic VRAM off; 0.3.75 has neither."""

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tomllib
 import yaml
 from PIL import Image, ImageColor
 
@@ -175,7 +176,8 @@ def chosen(*arguments):
 
 
 def test_without_a_part_every_lane_runs(two_hosts):
-    kinds = [f"{kind} {release.version}" for kind in ("host", "browser", "server") for release in hosts.RELEASES]
+    on_hosts = ("host", "browser", "sweep", "server")
+    kinds = [f"{kind} {release.version}" for kind in on_hosts for release in hosts.RELEASES]
     assert [lane.name for lane in chosen()] == [*kinds, "core", "ruff check", "ruff format", "packs"]
 
 
@@ -203,6 +205,11 @@ def test_paths_and_arguments_go_to_pytest(two_hosts):
     )
     assert str(ROOT / "tests" / "pytest.ini") in lane.command
     assert str(ROOT / "tests" / "host" / "pytest.ini") in chosen("host", "--host", "0.30.0")[0].command
+
+
+def test_the_extra_of_the_package_is_what_dev_installs():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert list(environment.SWEEP) == extras["sweep"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from typing import Protocol
 import comfy.lora
 import comfy.model_management
 import comfy.utils
-import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from ..compat import (
     weight_shape,
 )
 from .adapters import PREFIX, name_map
+from .files import new_file
 from .relation import KEY, relate
 from .stock import as_patch
 
@@ -249,8 +249,7 @@ def with_terms(model: ModelPatcher, terms: Mapping[str, Lasting]) -> ModelPatche
 
 def save(found: Extraction, filename_prefix: str) -> Path:
     """Writes `found` below the output folder, under the next free number, as a LoRA that stock nodes can load."""
-    folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, folder_paths.get_output_directory())
-    path = Path(folder, f"{name}_{counter:05}_.safetensors")
+    path = new_file(filename_prefix, ".safetensors")
     changes = {key: [Placed(key.rsplit(".", 1)[1], term)] for key, term in found.terms.items()}
     tensors = comfyui_tensors(changes, {key: term.shape for key, term in found.terms.items()})
     write(path, tensors, {"kept_energy": f"{found.kept_in_all():.6f}"})
