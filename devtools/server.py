@@ -35,11 +35,13 @@ class RunFailed(Exception):
 class Server:
     """ComfyUI with this pack and the demo models, on a port of this machine (a free one), in a folder of its own.
 
+    `packs` are the folders of custom nodes that it has, by name.
+
     A context manager: leaving it ends the server, whatever happened. Raises Failure with the log's end where the server
     does not come up.
     """
 
-    def __init__(self, host, folder, seconds_to_start=180, port=None):
+    def __init__(self, host, folder, seconds_to_start=180, port=None, packs=None):
         self.host = host
         self.folder = Path(folder)
         self.log = self.folder / "server.log"
@@ -47,9 +49,11 @@ class Server:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process = None
+        self.packs = {PACK: ROOT} if packs is None else packs
 
     def __enter__(self):
-        link_folder(ROOT, self.folder / "custom_nodes" / PACK)
+        for name, folder in self.packs.items():
+            link_folder(folder, self.folder / "custom_nodes" / name)
         for name in ("input", "output", "temp", "user", "models"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         with self.log.open("w", encoding="utf-8") as log:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import RLGError, require_number
+from ..rlg_core.errors import RLGError, require_whole
 from ..rlg_core.report.plot import number, plot
 from ..rlg_core.report.search import panels
 from ..rlg_core.search import CONSTANT, STAGES, Choice, Search, search
@@ -23,6 +23,7 @@ class RLGAutoScale(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGAutoScale",
+            shows=True,
             display_name="RLG Auto Scale",
             description=(
                 "Finds the scale with the highest reward. It samples at five even scales from the same noise, then "
@@ -30,7 +31,8 @@ class RLGAutoScale(io.ComfyNode):
                 "noise of its own. Several prompts (lists of conditionings and texts) are judged together. It makes "
                 "about (evaluations + 2) x images_per_scale x prompts pictures."
             ),
-            search_aliases=["auto scale", "find scale", "tune guidance", "optimise reward"],
+            search_aliases=["find scale", "guidance scale", "tune guidance", "optimise reward", "search"],
+            advanced=["max_shift", "by_stage"],
             is_input_list=True,
             inputs=[
                 io.Model.Input("model", tooltip="The base model."),
@@ -164,7 +166,7 @@ class RLGAutoScale(io.ComfyNode):
     ) -> io.NodeOutput:
         bounds = Bounds(scale_min[0], scale_max[0], max_shift[0])
         sampling = Sampling(seed[0], steps[0], cfg[0], sampler_name[0], scheduler[0], images_per_scale[0])
-        require_number("evaluations", evaluations[0], 1)
+        require_whole("evaluations", evaluations[0], 1)
         stages = len(STAGES) * max(4, evaluations[0] // 2) if by_stage[0] else 0
         planned = evaluations[0] + stages + 2 + (scale_min[0] != 0)
         prompts = cases(positive, negative, prompt)

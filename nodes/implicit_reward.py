@@ -6,7 +6,7 @@ import math
 
 from comfy_api.latest import io
 
-from ..rlg_core.errors import require_number
+from ..rlg_core.errors import LARGEST_SEED, require_whole
 from .host.schema import schema
 from .host.scores.implicit_reward import ERRORS, implicit_reward
 
@@ -71,7 +71,8 @@ class RLGImplicitReward(io.ComfyNode):
     def execute(
         cls, model, rl_model, positive, latent, draws: int, seed: int, error: str = "velocity"
     ) -> io.NodeOutput:
-        require_number("draws", draws, 1)
+        require_whole("draws", draws, 1)
+        require_whole("seed", seed, 0, LARGEST_SEED)
         drawn = implicit_reward(model, rl_model, positive, latent["samples"], draws, seed, error).double()
         errors = drawn.std(0) / math.sqrt(draws) if draws > 1 else drawn[0] * math.nan
         return io.NodeOutput(drawn.mean(0).tolist(), errors.tolist())

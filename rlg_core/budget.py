@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .errors import RLGError, require_number
+from .errors import RLGError, require_number, require_one_of, require_whole
 
 EVALUATE = ("exact", "linearised", "segmented")
 EXPERTS = ("exact", "merged")
@@ -43,9 +43,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, known in (("evaluate", EVALUATE), ("batching", BATCHING), ("experts", EXPERTS)):
-            if getattr(self, name) not in known:
-                raise RLGError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(known)}.")
-        require_number("refresh_every", self.refresh_every, 1)
+            require_one_of(name, getattr(self, name), known)
+        require_whole("refresh_every", self.refresh_every, 1)
         require_number("tolerance", self.tolerance, 0.0)
         if self.tolerance > 0 and self.refresh_every < 2:
             raise RLGError(

@@ -69,6 +69,8 @@ def test_window_includes_both_ends(host, pair, window, scales):
         (("linear", 3.0, 0.0, 0.0, 1.0, 1.0), lambda p: 3.0 - 3.0 * p),
         (("cosine", 0.0, 2.0, 0.0, 1.0, 1.0), lambda p: 1.0 - torch.cos(torch.tensor(torch.pi * p)).item()),
         (("power", 0.0, 2.0, 0.0, 1.0, 2.0), lambda p: 2.0 * p * p),
+        (("power", 9.0, 9.0, 0.9, 0.1, 1.0, "RL early, base late"), lambda p: 1.0 if p <= 0.6 else 0.0),
+        (("constant", 9.0, 9.0, 0.0, 1.0, 1.0, "first steps RL only"), lambda p: 1.0 if p < 0.1 else 1.6),
     ],
 )
 def test_schedules(host, pair, settings, scale_at):

@@ -36,7 +36,7 @@ def models(tmp_path_factory):
     (root.parent / "logs").mkdir()
     for seed, name in enumerate(ADAPTERS):
         base = model.load(root / "diffusion_models" / "rlg-demo-base.safetensors")
-        tiny.with_adapter(base, tiny.SD3_TARGETS, seed=seed).save_pretrained(root / "loras" / f"rl-{name}")
+        tiny.with_adapter(base, tiny.SD3_TARGETS, seed=seed).save_pretrained(root / "loras" / "rlg-demo" / f"rl-{name}")
         settings = {"reward": name.split("-")[0], "beta": 0.5 if "beta" in name else 1.0, "seed": seed, "iterations": 7}
         sweep = [{"scale": w, settings["reward"]: w if name == "brightness" else 1 - w} for w in (0, 1, 2)]
         (root.parent / "logs" / f"rl-{name}.json").write_text(json.dumps({"settings": settings, "sweep": sweep}))
@@ -76,7 +76,7 @@ def test_ways_are_what_they_say(host, pair):
     assert largest(one, plain) < 1e-4
     strength, two = pair.latents(ways.lora("brightness", 2.0), 5), pair.latents(ways.rlg("brightness", 2.0), 5)
     with torch.inference_mode():
-        doubled = pair.node("RLGAdapterLoader", pair.base, "rl-brightness", 2.0, 0.0, "")
+        doubled = pair.node("RLGAdapterLoader", pair.base, "rlg-demo/rl-brightness", 2.0, 0.0, "")
         turned_up = host.nodes.common_ksampler(
             doubled, 5, 3, 1.0, "euler", "simple", pair.together(), pair.empty, latent
         )[0]

@@ -110,7 +110,7 @@ def test_a_failed_write_leaves_no_file(host, sd3, output, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(host.module("rlg_core.save.files"), "save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(host.module("rlg_core.errors").AdapterError, match=r"cannot be written \(No space"):
         extract(host, *sd3)
     assert [path for path in output.rglob("*") if path.is_file()] == []
 

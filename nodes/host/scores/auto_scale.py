@@ -14,7 +14,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ....rlg_core.errors import RunError, require_number
+from ....rlg_core.errors import LARGEST_SEED, RunError, require_number, require_one_of, require_whole
 from ....rlg_core.pictures import diversity, picture_distance, structure_diversity
 from ....rlg_core.schedule import Stages
 from ....rlg_core.trials import Trial
@@ -35,7 +35,7 @@ SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
 class Sampling:
     """How pictures are made: the settings of a KSampler, and the number of pictures per prompt.
 
-    Raises `RLGError` for numbers that make no pictures.
+    Raises `RLGError` for numbers that make no pictures, and for names that the host does not know.
     """
 
     seed: int
@@ -46,9 +46,12 @@ class Sampling:
     images: int
 
     def __post_init__(self) -> None:
-        require_number("steps", self.steps, 1)
+        require_whole("seed", self.seed, 0, LARGEST_SEED)
+        require_whole("steps", self.steps, 1)
         require_number("cfg", self.cfg)
-        require_number("images_per_scale", self.images, 1)
+        require_whole("images_per_scale", self.images, 1)
+        require_one_of("sampler_name", self.sampler_name, SAMPLERS)
+        require_one_of("scheduler", self.scheduler, SCHEDULERS)
 
 
 @dataclass(frozen=True)
