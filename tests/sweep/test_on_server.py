@@ -50,7 +50,7 @@ def wrong_axis(at, *values):
         (graph(), wrong_axis("KSampler.sampler_name", "eulr"), "KSampler.sampler_name = 'eulr': expected one of"),
         (
             graph(),
-            wrong_axis("RLGAdapterLoader.lora_name", "rl-brightness", "gone.safetensors"),
+            wrong_axis("RLGAdapterLoader.lora_name", "rlg-demo/rl-brightness", "gone.safetensors"),
             "RLGAdapterLoader.lora_name = 'gone.safetensors': expected one of",
         ),
         (changed(graph(), "UNETLoader", unet_name="gone"), {}, "UNETLoader.unet_name = 'gone': expected one of"),
@@ -71,12 +71,16 @@ def test_workers_that_differ_are_told(worker_for):
     graphs = list(graphs_of(plan.recipe, plan.spec))
     kinds = {node["class_type"] for graph in graphs for node in graph.values()}
     one = worker.facts(kinds, literals(graphs))
-    other = type(one)("elsewhere", "0.1", "other pack", "cpu", one.nodes, one.files | {"rl-brightness": "other"})
+    other = type(one)(
+        "elsewhere", "0.1", "other pack", "cpu", one.nodes, one.files | {"rlg-demo/rl-brightness": "other"}
+    )
     told = problems(plan.recipe, plan.spec, [one, other])
-    assert [part for part in ("ComfyUI", "this pack", "rl-brightness") if any(part in line for line in told)] == [
+    assert [
+        part for part in ("ComfyUI", "this pack", "rlg-demo/rl-brightness") if any(part in line for line in told)
+    ] == [
         "ComfyUI",
         "this pack",
-        "rl-brightness",
+        "rlg-demo/rl-brightness",
     ]
 
 
