@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import RLGError, require_number
+from ..rlg_core.errors import RLGError, require_number, require_one_of
 from ..rlg_core.formats import check_adapter, read_adapter
 from .host.models import adapters, files, fingerprints
 from .host.schema import schema
@@ -114,6 +114,7 @@ class RLGAdapterLoader(io.ComfyNode):
         cls, model, lora_name: str, strength: float, alpha: float, adapter: str, text_encoder: str = REFUSE
     ) -> io.NodeOutput:
         require_number("strength", strength)
+        require_one_of("text_encoder", text_encoder, (REFUSE, IGNORE))
         loaded = read_adapter(files.adapter_path(lora_name), adapter, alpha, text_encoder == IGNORE)
         rl_model, report = adapters.load(model, loaded, strength)
         return io.NodeOutput(rl_model, report, ui=ui.PreviewText(report))

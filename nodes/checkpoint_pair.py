@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import RLGError, require_number
-from ..rlg_core.formats import map_model
+from ..rlg_core.errors import require_one_of, require_whole
 from .host.models import files, fingerprints
 from .host.models.checkpoint_pair import load_pair
 from .host.models.checkpoints import WEIGHT_DTYPES
 from .host.models.clip_and_vae import load_parts
 from .host.schema import schema
+
+COMPRESS = ("off", "low-rank")
 
 
 class RLGCheckpointPairLoader(io.ComfyNode):
@@ -54,7 +55,7 @@ class RLGCheckpointPairLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "compress",
-                    options=["off", "low-rank"],
+                    options=list(COMPRESS),
                     default="off",
                     tooltip=(
                         "off loads two models (neutral). low-rank loads one: the RL model becomes the base with the "
@@ -99,13 +100,7 @@ class RLGCheckpointPairLoader(io.ComfyNode):
 
         Accepts whatever is in the folders now, and the plain names of stock loaders. Linked names are None here.
         """
-        try:
-            for name in (base_name, rl_name):
-                if name is not None:
-                    map_model(files.model_path(name))
-        except RLGError as error:
-            return str(error)
-        return True
+        return files.refusal(base_name, rl_name) or True
 
     @classmethod
     def fingerprint_inputs(cls, base_name: str | None, rl_name: str | None, **_) -> str:
@@ -113,7 +108,9 @@ class RLGCheckpointPairLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, base_name: str, rl_name: str, weight_dtype: str, compress: str, rank: int) -> io.NodeOutput:
-        require_number("rank", rank, 1)
+        require_whole("rank", rank, 1)
+        require_one_of("weight_dtype", weight_dtype, WEIGHT_DTYPES)
+        require_one_of("compress", compress, COMPRESS)
         base, rl = files.model_path(base_name), files.model_path(rl_name)
         options = WEIGHT_DTYPES[weight_dtype]
         model, rl_model, report = load_pair(base, rl, options, rank if compress == "low-rank" else None)

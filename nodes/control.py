@@ -138,7 +138,8 @@ class RLGScaleFromKL(io.ComfyNode):
             description=(
                 "The scale that aims at what training with another KL coefficient would aim at: trained_beta / "
                 "target_beta. Exact for the densities only. Along the sampling path it is nearly exact between 0 and "
-                "1; above 1 it has the right direction and too large a dose."
+                "1; above 1 it has the right direction and too large a dose. Ratios of beta hold within one training "
+                "recipe only."
             ),
             search_aliases=["KL coefficient", "beta", "guidance scale", "KL penalty"],
             inputs=[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import RLGError, require_number, shortened
+from ..rlg_core.errors import RLGError, require_number, require_whole, shortened
 from ..rlg_core.pictures import to_picture, to_tensor
 from ..rlg_core.report.plot import number
 from ..rlg_core.report.sheet import captioned
@@ -137,9 +137,9 @@ class RLGPickBest(io.ComfyNode):
     @classmethod
     def execute(cls, images, scores, keep) -> io.NodeOutput:
         pictures = [picture for batch in images for picture in batch]
-        if len(scores) != len(pictures):
+        if len(scores) != len(pictures) or not pictures:
             raise RLGError(f"scores has {len(scores)} values for {len(pictures)} pictures: expected one per picture.")
-        require_number("keep", keep[0], 1)
+        require_whole("keep", keep[0], 1)
         for k, score in enumerate(scores):
             require_number(f"score {k + 1}", score)
         best = sorted(range(len(scores)), key=lambda k: -scores[k])[: keep[0]]

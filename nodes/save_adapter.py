@@ -34,7 +34,7 @@ class RLGSaveAdapter(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "format",
-                    options=["comfyui", "peft"],
+                    options=list(saving.FORMATS),
                     default="comfyui",
                     tooltip=(
                         "comfyui: one .safetensors file for any LoRA loader. peft: a folder with "

@@ -151,7 +151,9 @@ class RLGSweepGrid(io.ComfyNode):
                 io.Image.Output(display_name="plot"),
                 io.String.Output(
                     display_name="csv",
-                    tooltip="The columns: scale, pictures, reward, standard error, diversity, shift.",
+                    tooltip=(
+                        "The columns: scale, pictures, reward, standard error, diversity, shift, structure diversity."
+                    ),
                 ),
             ],
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Real
 
 LARGEST = 1e6
@@ -36,6 +36,10 @@ def _without_last(folder: str, name: str) -> tuple[str, str]:
     """The folder above `folder`, and `name` with the last part of `folder` before it."""
     above, separator, last = folder[:-1].replace("\\", "/").rpartition("/")
     return (above + separator, f"{last}/{name}") if last else (folder, name)
+
+
+LARGEST_SEED = 2**64 - 1
+"""Seeds are whole numbers of 64 bits."""
 
 
 class RLGError(ValueError):
@@ -105,6 +109,20 @@ def shortened(value: object) -> str:
         return _SHORT.repr(value)[:100]
     except ValueError:  # Python writes no integer of more than some thousand digits
         return f"a very large {type(value).__name__}"
+
+
+def require_whole(name: str, value: object, low: float, high: float = LARGEST) -> None:
+    """Raises `RLGError` unless `value` is a whole number in [low, high]."""
+    require_number(name, value, low, high)
+    if not isinstance(value, int):
+        raise RLGError(f"{name} is {shortened(value)}: expected a whole number from {low:g} to {high:g}.")
+
+
+def require_one_of(name: str, value: object, known: Iterable[str]) -> None:
+    """Raises `RLGError` unless `value` is one of `known`. Choices that come through a link are not checked before."""
+    known = list(known)
+    if value not in known:
+        raise RLGError(f"{name} is {shortened(value)}: expected one of {', '.join(known)}.")
 
 
 def require_number(name: str, value: object, low: float = -LARGEST, high: float = LARGEST) -> None:

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .errors import LARGEST, RLGError, require_number, shortened
+from .errors import LARGEST, RLGError, require_number, require_one_of, shortened
 
 BOUNDARY = 1e-5
 """Percents closer than this count as equal: turning a step's float32 sigma back into a percent errs by this much."""
@@ -53,8 +53,7 @@ class Schedule:
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.shape not in PROGRESS:
-            raise RLGError(f"Schedule shape {self.shape!r}: expected one of {', '.join(PROGRESS)}.")
+        require_one_of("shape", self.shape, PROGRESS)
         for name, low, high in (
             ("scale_from", -LARGEST, LARGEST),
             ("scale_to", -LARGEST, LARGEST),

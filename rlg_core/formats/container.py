@@ -46,6 +46,8 @@ DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
+if hasattr(torch, "float8_e8m0fnu"):  # since torch 2.7
+    DTYPES["F8_E8M0"] = torch.float8_e8m0fnu
 
 
 @dataclass(frozen=True)
@@ -118,29 +120,27 @@ class OpenFile:
         self.size = os.fstat(file.fileno()).st_size
         self.entries, self.metadata, self.data = self._header()
 
-    def shape(self, name: str) -> Tensor:
-        """The tensor `name` without its values (on `meta`)."""
-        entry, dtype = self._typed(name)
-        return torch.empty(entry.shape, dtype=dtype, device="meta")
+    def blank(self, name: str) -> Tensor:
+        """The tensor `name` without its values: on the meta device."""
+        return torch.empty(self.entries[name].shape, dtype=self._dtype(name), device="meta")
 
     def read(self, name: str) -> Tensor:
         """The tensor `name` in memory of its own."""
-        entry, dtype = self._typed(name)
+        entry, dtype = self.entries[name], self._dtype(name)
         content = torch.empty(entry.end - entry.start, dtype=torch.uint8)
         self.file.seek(self.data + entry.start)
         if self.file.readinto(content.numpy()) != len(content):
             raise self._corrupt(f"it ends inside {name}")
         return content.view(dtype).reshape(entry.shape)
 
-    def _typed(self, name: str) -> tuple[Entry, torch.dtype]:
-        """The entry of the tensor `name`, and its dtype."""
+    def _dtype(self, name: str) -> torch.dtype:
         entry = self.entries[name]
         if entry.dtype not in DTYPES:
             raise AdapterError(f"{self.path}: {name} has dtype {entry.dtype}, expected floating-point values.")
         dtype = DTYPES[entry.dtype]
         if math.prod(entry.shape) * dtype.itemsize != entry.end - entry.start:
             raise self._corrupt(f"{name} has {entry.end - entry.start} bytes for shape {list(entry.shape)}")
-        return entry, dtype
+        return dtype
 
     def _header(self) -> tuple[dict[str, Entry], dict[str, str], int]:
         length = int.from_bytes(self.file.read(8), "little")

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..algebra import Term, rank_of, terms_of
-from ..errors import AdapterError, require_number
+from ..errors import AdapterError, require_number, shortened
 from .container import OpenFile, TensorFile, check_values, open_tensors
 from .files import DEFAULT, find_file
 from .keys import FIRST_COMPONENT, FUSED, SECOND_COMPONENT, UNCHANGED, Key, read_key
@@ -65,7 +65,7 @@ class Choice:
         names = [word for word in words if word.lower() != IGNORE_TEXT_ENCODER]
         if len(names) > 1:
             raise AdapterError(
-                f"adapter: expected the name of one adapter and perhaps {IGNORE_TEXT_ENCODER!r}, got {text!r}."
+                f"adapter: expected the name of one adapter and perhaps {IGNORE_TEXT_ENCODER!r}, got {shortened(text)}."
             )
         return cls(names[0] if names else "", ignore_text_encoder or len(names) < len(words))
 
@@ -96,7 +96,7 @@ def check_adapter(path: Path, adapter: str = "", alpha: float = 0.0, ignore_text
 
     No tensor is read, so this is quick.
     """
-    _found(path, Choice.parse(adapter, ignore_text_encoder), alpha, OpenFile.shape)
+    _found(path, Choice.parse(adapter, ignore_text_encoder), alpha, OpenFile.blank)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _chosen_adapter(path: Path, keys: dict[str, Key], wanted: str) -> tuple[dict
     if names and chosen not in names or not names and wanted not in ("", DEFAULT):
         raise AdapterError(
             f"{path}: it holds {'the adapters ' + ', '.join(names) if names else 'one adapter without a name'}; "
-            + (f"there is none named {wanted!r}." if wanted else "name one of them in `adapter`.")
+            + (f"there is none named {shortened(wanted)}." if wanted else "name one of them in `adapter`.")
         )
     return {name: key for name, key in keys.items() if key.adapter in (None, chosen)}, chosen or DEFAULT
 

@@ -71,7 +71,7 @@ def name_of(path: Path) -> str:
 
 
 PRODUCT = [PACK / "__init__.py", *files("nodes", "rlg_core")]
-EVERY_FILE = [*files("rlg_core", "nodes", "tests", "bench", "demo", "devtools"), *sorted(PACK.glob("*.py"))]
+EVERY_FILE = [*files("rlg_core", "nodes", "sweep", "tests", "bench", "demo", "devtools"), *sorted(PACK.glob("*.py"))]
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -398,7 +398,7 @@ def test_another_size_of_the_architecture_is_refused(host, folders, pair_files):
 
 def test_weights_that_the_host_never_uses_may_be_missing(host):
     """Z-Image files lack a norm that 0.3.75 makes and never calls; a quantised file's absent scale is 1."""
-    whole = host.module("nodes.host.models.checkpoints")._whole_weights
+    whole = host.module("nodes.host.models.checkpoints").whole_weights
     with whole("z-image.safetensors"):
         logging.warning("unet missing: ['norm_final.weight', 'layers.0.feed_forward.w1.scale_weight']")
     with (

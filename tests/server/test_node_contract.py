@@ -44,6 +44,7 @@ CONTRACT = {
         "FLOAT RLG_SCHEDULE IMAGE STRING",
     ),
     "RLGExtractAdapter": Node("model rl_model rank energy filename_prefix", "", "MODEL STRING"),
+    "RLGExtractFromFiles": Node("base_name rl_name rank energy filename_prefix", "", "STRING STRING"),
     "RLGSaveAdapter": Node("model rl_model filename_prefix format", "", "STRING"),
 }
 
@@ -55,6 +56,7 @@ ADVANCED = {
     "RLGSchedule": "power",
     "RLGBudget": "tolerance batching",
     "RLGExtractAdapter": "energy",
+    "RLGExtractFromFiles": "energy",
     "RLGAutoScale": "max_shift by_stage",
 }
 """Names of the inputs that editors fold away."""
