@@ -91,7 +91,7 @@ class RLGAdapterLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora_name: str | None) -> bool | str:
+    def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
         """Accepts whatever is in the folder now, with slashes of either kind, even if the page's list is older.
 
         A linked name is None here: what it will be is checked when the node runs.
@@ -104,7 +104,7 @@ class RLGAdapterLoader(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name: str | None, **_) -> str:
+    def fingerprint_inputs(cls, lora_name: str | None = None, **_) -> str:
         return fingerprints.adapter_fingerprint(lora_name)
 
     @classmethod
