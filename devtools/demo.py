@@ -13,7 +13,7 @@ from .console import Failure, end_in_order, say
 from .paths import HOME, ROOT
 from .server import MODELS, RunFailed, Server
 
-WORKFLOW = ROOT / "workflows" / "api" / "Reinforcement Learning Guidance.json"
+WORKFLOW = ROOT / "workflows" / "api" / "RLG One Picture.json"
 ROLES = (
     *("base", "clip", "vae", "rl_adapter", "guidance", "positive", "negative"),
     *("latent", "sampler", "decode", "save"),
@@ -53,9 +53,11 @@ class Sheet:
 
 
 SHEETS = (
-    Sheet("composition", "rl-composition", "Trained for the right number, colour and shape", ""),
-    Sheet("brightness", "rl-brightness", "Trained for brightness", "brightness {brightness:.2f}"),
-    Sheet("compressibility", "rl-jpeg", "Trained for small files: where it breaks", "{kilobytes:.1f} kB as JPEG"),
+    Sheet("composition", "rlg-demo/rl-composition", "Trained for the right number, colour and shape", ""),
+    Sheet("brightness", "rlg-demo/rl-brightness", "Trained for brightness", "brightness {brightness:.2f}"),
+    Sheet(
+        "compressibility", "rlg-demo/rl-jpeg", "Trained for small files: where it breaks", "{kilobytes:.1f} kB as JPEG"
+    ),
 )
 
 

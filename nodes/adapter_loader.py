@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import require_number, require_one_of
-from ..rlg_core.formats import read_adapter
+from ..rlg_core.errors import RLGError, require_number, require_one_of
+from ..rlg_core.formats import check_adapter, read_adapter
 from .host.models import adapters, files, fingerprints
 from .host.schema import schema
 
@@ -91,15 +91,19 @@ class RLGAdapterLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora_name: str | None = None) -> bool | str:
-        """Accepts whatever is in the folder now, with slashes of either kind, even if the page's list is older.
+    def validate_inputs(
+        cls, lora_name: str | None = None, alpha: float | None = 0.0, adapter: str | None = ""
+    ) -> bool | str:
+        """Whether the file can be loaded, as far as its header and the configs beside it tell.
 
-        A linked name is None here: what it will be is checked when the node runs.
+        Accepts whatever is in the folder now, with slashes of either kind, even if the page's list is older. Linked
+        values are None here: what they will be is checked when the node runs.
         """
         try:
-            if lora_name is not None:
-                files.adapter_path(lora_name)
-        except ValueError as error:
+            path = None if lora_name is None else files.adapter_path(lora_name)
+            if path is not None and alpha is not None and adapter is not None:
+                check_adapter(path, adapter, alpha, ignore_text_encoder=True)
+        except RLGError as error:
             return str(error)
         return True
 

@@ -6,8 +6,8 @@ import logging
 
 from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import require_number
-from ..rlg_core.schedule import constant_in_window
+from ..rlg_core.errors import problem, require_number
+from ..rlg_core.schedule import Schedule, constant_in_window
 from .host.models.relation import relate
 from .host.models.wiring import IDENTICAL, wiring_notice
 from .host.run.attach import with_expert
@@ -149,6 +149,13 @@ class RLGApply(io.ComfyNode):
             ],
             outputs=[io.Model.Output(display_name="model")],
         )
+
+    @classmethod
+    def validate_inputs(cls, start_percent: float | None, end_percent: float | None, schedule="none") -> bool | str:
+        """Whether the window starts before it ends, where no schedule replaces it. Linked values are None here."""
+        if None in (start_percent, end_percent, schedule):
+            return True
+        return problem(Schedule, start_percent=start_percent, end_percent=end_percent)
 
     @classmethod
     def execute(

@@ -96,7 +96,10 @@ class RLGCheckpointPairLoader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, base_name: str | None = None, rl_name: str | None = None) -> bool | str:
-        """Accepts whatever is in the folders now, and the plain names of stock loaders. Linked names are None here."""
+        """Whether both files are whole, as far as their headers tell.
+
+        Accepts whatever is in the folders now, and the plain names of stock loaders. Linked names are None here.
+        """
         return files.refusal(base_name, rl_name) or True
 
     @classmethod

@@ -6,8 +6,9 @@ from dataclasses import asdict
 
 from comfy_api.latest import io, ui
 
+from ..rlg_core.errors import problem
 from ..rlg_core.report.plot import Curve, Panel, plot
-from ..rlg_core.schedule import CUSTOM, PRESETS, PROGRESS, PerItem, ScaleSchedule, Schedule, scale_from_kl
+from ..rlg_core.schedule import CUSTOM, PRESETS, PROGRESS, PerItem, ScaleSchedule, scale_from_kl, schedule_of
 from .host.run.record import Branch
 from .host.schema import schema
 from .types import BranchType, ScheduleType
@@ -112,8 +113,17 @@ class RLGSchedule(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls, start_percent: float | None, end_percent: float | None, preset: str | None = CUSTOM
+    ) -> bool | str:
+        """Whether the path starts before it ends, where no preset replaces it. Linked values are None here."""
+        if None in (start_percent, end_percent, preset):
+            return True
+        return problem(schedule_of, preset, start_percent=start_percent, end_percent=end_percent)
+
+    @classmethod
     def execute(cls, shape, scale_from, scale_to, start_percent, end_percent, power, preset=CUSTOM) -> io.NodeOutput:
-        schedule = PRESETS.get(preset) or Schedule(shape, scale_from, scale_to, start_percent, end_percent, power)
+        schedule = schedule_of(preset, shape, scale_from, scale_to, start_percent, end_percent, power)
         return io.NodeOutput(schedule, ui=ui.PreviewImage(curve_picture(schedule), cls=cls))
 
 

@@ -103,7 +103,8 @@ class RLGExtractFromFiles(io.ComfyNode):
                 "Makes a LoRA of what an RL-tuned checkpoint changes in its base, and saves it, without loading "
                 "either: both files are read weight by weight. For models of which two do not fit into memory."
             ),
-            search_aliases=["extract lora", "svd", "low rank", "compress", "checkpoint difference"],
+            search_aliases=["extract LoRA", "SVD", "low rank", "compress", "checkpoint difference", "PEFT"],
+            advanced=["energy"],
             inputs=[
                 io.Combo.Input(
                     "base_name",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import RLGError
+from ..rlg_core.errors import RLGError, problem
 from ..rlg_core.report.sweep import curves, sheet, table
 from ..rlg_core.schedule import PerItem
 from ..rlg_core.sweep import DEFAULT_SCALES, Sweep, parse_scales
@@ -30,6 +30,11 @@ class RLGSweep(io.ComfyNode):
             inputs=[io.String.Input("scales", default=DEFAULT_SCALES, tooltip=SCALES)],
             outputs=[io.Float.Output(display_name="scale", is_output_list=True)],
         )
+
+    @classmethod
+    def validate_inputs(cls, scales: str | None) -> bool | str:
+        """Whether these are scales. A linked text is None here."""
+        return scales is None or problem(parse_scales, scales)
 
     @classmethod
     def execute(cls, scales: str) -> io.NodeOutput:
@@ -72,6 +77,11 @@ class RLGBatchSweep(io.ComfyNode):
                 io.Float.Output(display_name="scale", is_output_list=True, tooltip="For RLG Sweep Grid."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, scales: str | None) -> bool | str:
+        """Whether these are scales. A linked text is None here."""
+        return scales is None or problem(parse_scales, scales)
 
     @classmethod
     def execute(cls, latent, scales: str, schedule=None) -> io.NodeOutput:

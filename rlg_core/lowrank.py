@@ -24,6 +24,9 @@ POWER_ITERATIONS = 3
 Three resolve the flat spectra that full fine-tuning leaves.
 """
 
+PIECE = 2**22
+"""Numbers of a weight whose rounding is summed at a time: in float64, a large one would be copied several times."""
+
 ROUNDED = (torch.bfloat16, torch.float16)
 """Types whose rounding can be as large as what RL training changes."""
 
@@ -73,9 +76,11 @@ def rounding_energy(weight: Tensor) -> float:
     dtype = next(narrow, None)
     if dtype is None:
         return 0.0
-    info = torch.finfo(dtype)
-    exponent = torch.frexp(weight.float().abs().clamp_min(info.tiny)).exponent - 1
-    return float(torch.exp2(2.0 * exponent.double()).sum()) * info.eps**2 / 12.0
+    info, total = torch.finfo(dtype), 0.0
+    for piece in weight.flatten().split(PIECE):
+        exponent = torch.frexp(piece.float().abs().clamp_min(info.tiny)).exponent - 1
+        total += float(torch.exp2(2.0 * exponent.double()).sum())
+    return total * info.eps**2 / 12.0
 
 
 def sufficient_rank(

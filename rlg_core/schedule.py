@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .errors import LARGEST, RLGError, require_number, require_one_of
+from .errors import LARGEST, RLGError, require_number, require_one_of, shortened
 
 BOUNDARY = 1e-5
 """Percents closer than this count as equal: turning a step's float32 sigma back into a percent errs by this much."""
@@ -93,6 +93,13 @@ PRESETS = {
 The paper's example and `zero_init_step` of its code (arXiv 2508.21016); MixGRPO's inference, the RL model for 30 of 50
 steps (arXiv 2507.21802); guidance in a limited interval (arXiv 2404.07724).
 """
+
+
+def schedule_of(preset: str, *values: object, **named: object) -> Schedule:
+    """The schedule of that name, or for `custom` the one that the values make. Raises `RLGError` for other names."""
+    if preset not in (CUSTOM, *PRESETS):
+        raise RLGError(f"preset is {shortened(preset)}: expected one of {', '.join((CUSTOM, *PRESETS))}.")
+    return Schedule(*values, **named) if preset == CUSTOM else PRESETS[preset]
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import LARGEST, RLGError, require_number, shortened
+from .errors import RLGError, require_number, shortened
 from .statistics import mean_and_error
 
 DEFAULT_SCALES = "0, 0.5, 1, 1.5, 2, 3"
+LOWEST, HIGHEST = -10.0, 20.0
+"""The scales that the nodes offer."""
 MOST_SCALES = 1000
 """Number of scales in one sweep: each is a run, or an item of a batch."""
 
@@ -21,7 +23,7 @@ MOST_SCALES = 1000
 def parse_scales(text: str) -> list[float]:
     """`"0, 0.5, 1"` -> [0.0, 0.5, 1.0]. Commas, semicolons, spaces and line breaks separate the numbers.
 
-    Raises `RLGError` if there are none or too many, or if one is no number or too large for a scale.
+    Raises `RLGError` if there are none or too many, or if one is no number or beyond the scales that the nodes offer.
     """
     words = text.replace(",", " ").replace(";", " ").split()
     if not words:
@@ -36,8 +38,9 @@ def _number(word: str) -> float:
         value = float(word)
     except ValueError:
         value = math.nan
-    if not -LARGEST <= value <= LARGEST:
-        raise RLGError(f"scales has {shortened(word)}: expected numbers such as {DEFAULT_SCALES!r}.")
+    if not LOWEST <= value <= HIGHEST:
+        expected = f"numbers from {LOWEST:g} to {HIGHEST:g}, such as {DEFAULT_SCALES!r}"
+        raise RLGError(f"scales has {shortened(word)}: expected {expected}.")
     return value
 
 

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..downloads import impostor
 from ..errors import AdapterError, shortened
 
 SAFETENSORS = (".safetensors", ".sft")
@@ -206,7 +207,8 @@ def shard_advice(path: Path) -> str:
 
 
 def _not_whole(path: Path, why: str) -> str:
-    return f"{path}: not a whole safetensors file ({why[:300]}). {shard_advice(path)}"
+    other = impostor(path)
+    return f"{path}: {other or f'not a whole safetensors file ({why[:300]}). {shard_advice(path)}'}"
 
 
 def check_values(path: Path, name: str, tensor: Tensor) -> None:

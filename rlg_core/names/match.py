@@ -8,6 +8,7 @@ from ..algebra import Term
 from ..errors import AdapterError
 from ..formats import Adapter, Change
 from .resolve import NameMap, Target
+from .table import ARCHITECTURES
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,29 @@ def match(adapter: Adapter, names: NameMap) -> list[Match]:
 def _unmatched(adapter: Adapter, missing: list[Change], names: NameMap) -> str:
     first = ", ".join(".".join(filter(None, (change.module, change.parameter))) for change in missing[:3])
     architecture = names.architecture.name if names.architecture else "this architecture"
+    made_for = _made_for(adapter, names)
     if len(missing) == len(adapter.changes):
         return (
             f"{adapter.file.path}: none of its {len(missing)} changes is for this model ({architecture}); "
-            f"the first are {first}. It was made for another architecture: load the base model it was trained on."
+            f"the first are {first}. It was made for {made_for or 'another architecture'}: load the base model it was "
+            "trained on."
         )
+    guess = f" It was made for {made_for}." if made_for else ""
     return (
         f"{adapter.file.path}: {len(missing)} of {len(adapter.changes)} changes have no weight in this model "
-        f"({architecture}), the first are {first}. An adapter is never loaded partially: load the base model it was "
-        "trained on."
+        f"({architecture}), the first are {first}.{guess} An adapter is never loaded partially: load the base model "
+        "it was trained on."
     )
+
+
+def _made_for(adapter: Adapter, names: NameMap) -> str:
+    """The other architectures that have a module for each change, "" if there are none."""
+    modules = {change.module for change in adapter.changes}
+    others = [known for known in reversed(ARCHITECTURES) if known is not names.architecture]
+    possible = [known.name for known in others if all(map(known.has, modules))]
+    if len(possible) < 2:
+        return "".join(possible)
+    return f"{possible[0]} (or for {', '.join(possible[1:])}: their adapters name these modules alike)"
 
 
 def _fitted(adapter: Adapter, change: Change, target: Target) -> Term:

@@ -118,5 +118,6 @@ STABLE_CASCADE = Architecture(
         r"(down|up)_blocks\.\d+\.\d+\.(channelwise\.\d+|depthwise|kv_mapper\.\d+|mapper(_\w+)?)",
         r"(clip_txt(_pooled)?|clip_img)_mapper",
         r"(embedding|clf)\.\d+",
+        r"(down_downscalers|up_upscalers)\.\d+\.\d+\.blocks\.\d+",
     ),
 )

@@ -7,13 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..formats.keys import spellings
 from .cuts import SWAPPED, Cut
 from .rule import Architecture, Block
+from .spelling import every_spelling
 from .table import ARCHITECTURES
-
-SPELLED_OTHERWISE = ((".processor.", "."), (re.compile(r"\.to_out$"), ".to_out.0"))
-"""How diffusers' old attention processors spell names, and how they are spelled now."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +66,8 @@ class NameMap:
 
     def find(self, module: str, parameter: str) -> Target | None:
         """The host's parameter, or None. `parameter` is `weight`, `bias`, or "" if `module` is itself the parameter."""
-        for name in spellings(module):
-            known = self._known(name)
+        for name in every_spelling(module):
+            known = name if name in self.modules else self.flat.get(name)
             target = self._target(self.modules[known], parameter) if known is not None else None
             if target is not None:
                 return target
@@ -82,12 +79,6 @@ class NameMap:
             target = self._target(module, "weight")
             if target is not None:
                 yield name, target
-
-    def _known(self, name: str) -> str | None:
-        for spelling in _otherwise(name):
-            if spelling in self.modules:
-                return spelling
-        return self.flat.get(name)
 
     def _target(self, module: _Module, parameter: str) -> Target | None:
         names = self.weight_names if parameter == "weight" else (parameter,)
@@ -104,13 +95,6 @@ class NameMap:
 
 def _owner(parameter: str) -> str:
     return parameter.removesuffix(".weight").removesuffix(".bias")
-
-
-def _otherwise(name: str) -> Iterator[str]:
-    yield name
-    for old, new in SPELLED_OTHERWISE:
-        name = name.replace(old, new) if isinstance(old, str) else old.sub(new, name)
-        yield name
 
 
 def _host_names(names: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, _Module]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from .cuts import Leaf
+from .spelling import every_spelling
 
 Leaves = Mapping[str, Leaf]
 
@@ -48,7 +49,7 @@ class Architecture:
 
     def has(self, module: str) -> bool:
         """Whether adapter files for this architecture name a module so, in dots or in underscores."""
-        return self._pattern.fullmatch(module) is not None
+        return any(self._pattern.fullmatch(name) for name in every_spelling(module))
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:

@@ -9,6 +9,8 @@ UNET = Architecture(
     "Stable Diffusion UNet",
     ("input_blocks.0.0", "middle_block.0.in_layers.2", "output_blocks.0.0.in_layers.2"),
     signs=(
+        r"conv_(in|out)",
+        r"(time|add)_embedding\.linear_[12]",
         r"(down|up)_blocks\.\d+\.(resnets|attentions|downsamplers|upsamplers)\.\d+\..+",
         r"mid_block\.(resnets|attentions)\.\d+\..+",
         r"(input|output)_blocks\.\d+\.\d+\..+",

@@ -11,13 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..downloads import DOWNLOADS, impostor
 from ..errors import RLGError, shortened
 
 LARGEST_CONFIG = 2**20
 """Bytes of a model's config. Real ones have a few thousand."""
-
-POINTER = b"version https://git-lfs"
-"""How the files begin that Git leaves in place of large ones it has not downloaded."""
 
 
 def weights_file(folder: Path, names: Sequence[str]) -> Path:
@@ -30,13 +28,11 @@ def weights_file(folder: Path, names: Sequence[str]) -> Path:
 
 
 def check_downloaded(folder: Path) -> None:
-    """Raises `RLGError` if a file in `folder` is a pointer that Git leaves in place of a large file."""
+    """Raises `RLGError` if a file in `folder` is what a failed download leaves, such as a Git LFS pointer."""
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(POINTER):
-            raise RLGError(
-                f"{path}: this is a Git LFS pointer of {path.stat().st_size} bytes, not the file itself. Download the "
-                "file from the model's page, or run `git lfs pull` in its repository."
-            )
+        other = impostor(path, DOWNLOADS) if path.is_file() else None
+        if other is not None:
+            raise RLGError(f"{path}: {other}")
 
 
 def read_config(path: Path) -> dict[str, Any]:

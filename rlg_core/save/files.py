@@ -28,13 +28,21 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.touch()
         mode = unfinished.stat().st_mode  # as the user's umask has it: `save_file` makes files for their owner alone
-        save_file(
-            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-            unfinished,
-            {"format": "pt", **metadata},
-        )
+        save_file(_separate(tensors), unfinished, {"format": "pt", **metadata})
         unfinished.chmod(mode)
         os.replace(unfinished, path)
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each with memory of its own as the format demands; those that have it are not copied."""
+    taken: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        storage = own.untyped_storage()
+        separate[name] = own if storage.nbytes() == own.nbytes and storage.data_ptr() not in taken else own.clone()
+        taken.add(storage.data_ptr())
+    return separate
 
 
 def write_peft(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from support.host_keys import recorded
 HOST_KEYS = recorded()
 
 
-@pytest.fixture(scope="module", params=[name for name in ARCHITECTURES if name not in UNETS])
+@pytest.fixture(scope="module", params=[name for name, tiny in ARCHITECTURES.items() if tiny.cls and name not in UNETS])
 def arch(request) -> tuple[torch.nn.Module, NameMap]:
     shapes = {f"diffusion_model.{key}": tuple(shape) for key, shape in HOST_KEYS[request.param].items()}
     return diffusers_model(ARCHITECTURES[request.param]), NameMap(shapes, "diffusion_model.")
@@ -110,14 +111,35 @@ def test_the_hosts_own_names_where_there_are_no_rules():
     assert names.find("elsewhere", "weight") is None
 
 
-def test_another_architectures_adapter_is_refused(tmp_path):
-    save_file(
-        {
-            "base_model.model.blocks.0.attn1.to_q.lora_A.weight": torch.ones(2, 8),
-            "base_model.model.blocks.0.attn1.to_q.lora_B.weight": torch.ones(8, 2),
-        },
-        tmp_path / "wan.safetensors",
-    )
+def lora_on(modules: list[str], file: Path) -> Path:
+    weights = {f"transformer.{module}.lora_A.weight": torch.ones(2, 8) for module in modules}
+    save_file(weights | {key.replace("A.", "B."): torch.ones(8, 2) for key in weights}, file)
+    return file
+
+
+OTHERWISE_CALLED = {
+    "SD3.5": "SD3",
+    "Wan 2.1": "Wan",
+    "Wan 2.2": "Wan",
+    "Anima": "Cosmos-Predict2",
+    "LTX-Video": "LTX-Video (or for LTX-2: their adapters name these modules alike)",
+    "Lumina2": "OmniGen2 (or for Lumina2: their adapters name these modules alike)",
+    **dict.fromkeys(UNETS, "Stable Diffusion UNet"),
+}
+
+
+@pytest.mark.parametrize("made_for", [name for name, tiny in ARCHITECTURES.items() if tiny.cls])
+def test_another_architectures_adapter_is_named_for_what_it_is(tmp_path, made_for):
+    """An adapter on every module of one architecture, loaded on another."""
+    modules = adaptable(diffusers_model(ARCHITECTURES[made_for]))
+    other = "PixArt" if made_for == "SD3.5" else "SD3.5"
+    names = NameMap({key: tuple(shape) for key, shape in HOST_KEYS[other].items()})
+    with pytest.raises(AdapterError) as refused:
+        match(read_adapter(lora_on(modules, tmp_path / "rl.safetensors"), alpha=2), names)
+    assert f"It was made for {OTHERWISE_CALLED.get(made_for, made_for)}" in str(refused.value)
+
+
+def test_an_adapter_for_nothing_known_is_refused(tmp_path):
     names = NameMap({key: tuple(shape) for key, shape in HOST_KEYS["SD3.5"].items()})
-    with pytest.raises(AdapterError, match=r"none of its 1 changes is for this model \(SD3\)"):
-        match(read_adapter(tmp_path / "wan.safetensors", alpha=2), names)
+    with pytest.raises(AdapterError, match=r"none of its 1 changes is for this model \(SD3\).*another architecture"):
+        match(read_adapter(lora_on(["towers.0.bell"], tmp_path / "rl.safetensors"), alpha=2), names)

@@ -150,8 +150,9 @@ def write(arch: Case, form: str, folder: Path) -> Path:
         metadata = {"lora_adapter_metadata": json.dumps(named)}
     elif place:
         (folder / place).write_text(json.dumps(config))
-    save_file(tensors(arch), folder / "rl.safetensors", metadata)
-    return folder / "rl.safetensors"
+    path = folder / ("pytorch_lora_weights.safetensors" if form == "GRPO trainers" else "rl.safetensors")
+    save_file(tensors(arch), path, metadata)
+    return path
 
 
 def places(matches: list) -> dict[Any, Any]:

@@ -56,6 +56,7 @@ ADVANCED = {
     "RLGSchedule": "power",
     "RLGBudget": "tolerance batching",
     "RLGExtractAdapter": "energy",
+    "RLGExtractFromFiles": "energy",
     "RLGAutoScale": "max_shift by_stage",
 }
 """Names of the inputs that editors fold away."""

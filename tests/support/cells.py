@@ -29,7 +29,10 @@ EXISTS_FOR = {"old diffusers": UNETS}
 """The architectures of the formats that do not exist for all of them."""
 
 EVERY = "every format"
-NOT_ON: dict[tuple[str, str], dict[str, str]] = {}
+NOT_ON: dict[tuple[str, str], dict[str, str]] = {
+    (name, EVERY): {"0.3.75": "it has no such model"}
+    for name in ("Anima", "CogVideoX", "Kandinsky 5", "LTX-2", "LongCat-Image")
+}
 """(architecture, format or `EVERY`) -> {release of ComfyUI: why the cell cannot run on it}."""
 
 

@@ -35,6 +35,11 @@ def diffusers_model(tiny: Tiny) -> torch.nn.Module:
 
     with torch.device("meta"):
         model = getattr(diffusers, tiny.cls)(**tiny.config)
+    return constant(model)
+
+
+def constant(model: torch.nn.Module) -> torch.nn.Module:
+    """`model` with the base's constant for every weight."""
     weights = expanded({name: tuple(weight.shape) for name, weight in model.state_dict().items()})
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
@@ -43,7 +48,11 @@ def diffusers_model(tiny: Tiny) -> torch.nn.Module:
 def adaptable(model: torch.nn.Module) -> list[str]:
     """Every module PEFT can put a LoRA on."""
     kinds = (torch.nn.modules.linear.Linear, torch.nn.modules.conv.Conv2d, torch.nn.modules.conv.Conv3d)
-    return [name for name, module in model.named_modules() if isinstance(module, kinds)]
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) and getattr(module, "groups", 1) == 1  # it cannot where a kernel has groups
+    ]
 
 
 def one_of_each(names: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from importlib import import_module
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 
 from . import diffusers_models
-from .architectures import ARCHITECTURES, Tiny
-from .diffusers_models import expanded, is_base
+from .architectures import ARCHITECTURES, BY_RULES, SAME, Tiny
+from .diffusers_models import constant, expanded, is_base
 from .patched import patched_weights
 
 RANK, ALPHA = 2, 6.0
@@ -28,8 +29,8 @@ class Case:
 
     def __init__(self, host: SimpleNamespace, name: str):
         self.name, self.tiny = name, ARCHITECTURES[name]
-        self.plain = diffusers_models.diffusers_model(self.tiny)
-        self.model = without_storage(host_weights(self.tiny, self.plain))
+        self.plain = diffusers_models.diffusers_model(self.tiny) if self.tiny.cls else constant(host_network(self.tiny))
+        self.model = without_storage(host_weights(self.tiny, self.plain), self.tiny.shrunk)
         self.names = host.module("nodes.host.models.adapters").name_map(self.model)
 
     @cached_property
@@ -66,16 +67,22 @@ def in_host_layout(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def host_weights(tiny: Tiny, diffusers_model: torch.nn.Module) -> dict[str, Tensor]:
     """A checkpoint in the host's layout: converted by the host where it does that, else made of the host's class."""
+    if tiny.to_diffusers == SAME:
+        return dict(diffusers_model.state_dict())
     if tiny.host is None:
         return in_host_layout(dict(diffusers_model.state_dict()))
+    return expanded({name: tuple(weight.shape) for name, weight in host_network(tiny).state_dict().items()})
+
+
+def host_network(tiny: Tiny, device: str = "meta") -> torch.nn.Module:
+    """The host's class at this geometry; its weights are still to come."""
     import comfy.ops
 
     module, _, cls = tiny.host[0].rpartition(".")
     defined = import_module(f"comfy.ldm.{module}")
     options = known_options(defined, tiny.host[1])
     operations = comfy.ops.disable_weight_init
-    model = getattr(defined, cls)(**options, operations=operations, device="meta", dtype=torch.float32)
-    return expanded({name: tuple(weight.shape) for name, weight in model.state_dict().items()})
+    return getattr(defined, cls)(**options, operations=operations, device=device, dtype=torch.float32)
 
 
 def known_options(defined: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,13 +94,14 @@ def known_options(defined: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if not params or name in known}
 
 
-def without_storage(weights: dict[str, Tensor]) -> Any:
+def without_storage(weights: dict[str, Tensor], shrunk: Mapping[str, Any]) -> Any:
     """The host's model for a checkpoint, as its loader finds and builds it, on the checkpoint's own tensors."""
     import comfy.model_detection
     import comfy.model_patcher
 
     config = comfy.model_detection.model_config_from_unet(weights, "")
     assert config is not None, "the host does not recognise the checkpoint"
+    config.unet_config |= shrunk
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model(weights, "", device="meta")
     missing, unexpected = model.diffusion_model.load_state_dict(weights, strict=False, assign=True)
@@ -101,7 +109,7 @@ def without_storage(weights: dict[str, Tensor]) -> Any:
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
 
 
-ORIGINAL = (
+HUNYUAN = (
     ("_attn.qkv.", "_attn_qkv."),
     ("_attn.proj.", "_attn_proj."),
     ("_mod.lin.", "_mod.linear."),
@@ -126,18 +134,58 @@ ORIGINAL = (
 """HunyuanVideo's host names -> those of its original checkpoints, which diffusers' conversion reads."""
 
 
+def renamed_hunyuan(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    for old, new in HUNYUAN:
+        weights = {key.replace(old, new): weight for key, weight in weights.items()}
+    return weights
+
+
+def fused_cascade(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Stable Cascade's checkpoints keep query, key and value as one, which the host splits on load."""
+    fused = {key: weight for key, weight in weights.items() if re.search(r"\.to_[qkv]\.", key) is None}
+    for key in weights:
+        if ".to_q." in key:
+            parts = [weights[key.replace("to_q", f"to_{part}")] for part in "qkv"]
+            fused[key.replace("to_q.", "in_proj_")] = torch.cat(parts)
+    return fused
+
+
+def renamed_chroma(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {re.sub(r"(_norm|norms\.\d+)\.weight$", r"\1.scale", key): weight for key, weight in weights.items()}
+
+
+ORIGINAL = {"HunyuanVideo": renamed_hunyuan, "Stable Cascade": fused_cascade, "Chroma": renamed_chroma}
+"""What makes an original checkpoint, which diffusers' conversion reads, of the host's weights where they differ."""
+
+
 def assert_merged(host: SimpleNamespace, arch: Case, model: Any, expected: dict[str, Tensor]) -> None:
     """The host's patched weights are PEFT's merged ones, and nothing else changed."""
     found = {key.removeprefix(PREFIX): weight for key, weight in patched_weights(host, model).items()}
     if arch.tiny.to_diffusers is None:
         expected = in_host_layout(expected)
     else:
-        whole = dict(host_weights(arch.tiny, arch.plain)) | found
-        if arch.name == "HunyuanVideo":
-            for old, new in ORIGINAL:
-                whole = {key.replace(old, new): weight for key, weight in whole.items()}
-        found = diffusers_models.in_diffusers_layout(arch.tiny, whole)
+        found = in_diffusers_layout(arch, dict(host_weights(arch.tiny, arch.plain)) | found)
     changed = [key for key in expected if key in found and not (is_base(expected[key]) and is_base(found[key]))]
     assert changed and all(is_base(weight) for key, weight in expected.items() if key not in found)
     worst = max((float((found[key] - expected[key]).abs().max()), key) for key in changed)
     assert worst[0] < 1e-5, worst
+
+
+def in_diffusers_layout(arch: Case, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The host's weights as diffusers has them."""
+    if arch.tiny.to_diffusers == SAME:
+        return weights
+    if arch.tiny.to_diffusers == BY_RULES:
+        return by_rules(arch, weights)
+    return diffusers_models.in_diffusers_layout(arch.tiny, ORIGINAL.get(arch.name, dict)(weights))
+
+
+def by_rules(arch: Case, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    found = {}
+    for name in arch.plain.state_dict():
+        module, _, parameter = name.rpartition(".")
+        target = arch.names.find(module, parameter) or arch.names.find(name, "")
+        weight = weights[target.key.removeprefix(PREFIX)]
+        weight = weight if target.cut is None else weight.narrow(0, *target.cut)
+        found[name] = torch.cat(weight.chunk(2)[::-1]) if target.swapped else weight
+    return found

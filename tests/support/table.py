@@ -7,6 +7,7 @@ from pathlib import Path
 
 from devtools.hosts import RELEASES
 
+from .architectures import ARCHITECTURES
 from .cells import CELLS, FORMATS, Cell
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "SUPPORT.md"
@@ -22,8 +23,27 @@ def rendered(cells: Sequence[Cell] = CELLS, versions: Sequence[str] = VERSIONS) 
         rows.append([name, *(text(by_place.get((name, form)), versions) for form in FORMATS)])
     lines = [f"| {' | '.join(row)} |" for row in rows]
     lines += ["", f"Every cell is loaded on ComfyUI {' and '.join(versions)} by the tests."]
-    reasons = [f"- {c.architecture}, {c.format}, ComfyUI {v}: {why}" for c in cells for v, why in c.not_on.items()]
-    return "\n".join([*lines, *(["", *reasons] if reasons else []), "", *legend()])
+    notes = [*_without_diffusers(cells), *_reasons(cells)]
+    return "\n".join([*lines, *(["", *notes] if notes else []), "", *legend()])
+
+
+def _without_diffusers(cells: Sequence[Cell]) -> list[str]:
+    names = dict.fromkeys(cell.architecture for cell in cells if ARCHITECTURES[cell.architecture].cls is None)
+    return [f"- {name}: diffusers has no such model; the names are those of the model's own code" for name in names]
+
+
+def _reasons(cells: Sequence[Cell]) -> list[str]:
+    """A line for each cell that a release cannot run, or one for all of an architecture's if the reason is the same."""
+    limits: dict[tuple[str, str, str], list[str]] = {}
+    for cell in cells:
+        for version, why in cell.not_on.items():
+            limits.setdefault((cell.architecture, version, why), []).append(cell.format)
+    formats = {name: [cell.format for cell in cells if cell.architecture == name] for name, *_ in limits}
+    lines = []
+    for (name, version, why), limited in limits.items():
+        places = [name] if limited == formats[name] else [f"{name}, {form}" for form in limited]
+        lines += [f"- {place}, ComfyUI {version}: {why}" for place in places]
+    return lines
 
 
 def text(cell: Cell | None, versions: Sequence[str]) -> str:

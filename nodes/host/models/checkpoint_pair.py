@@ -14,7 +14,8 @@ from torch import Tensor
 from ....rlg_core.errors import PairError
 from ..compat import is_streamed, stored_tensors
 from . import extraction
-from .checkpoints import load_model, reload_model
+from .checkpoints import load_gguf, load_model, reload_model
+from .files import is_gguf
 from .relation import relate
 from .streamed import streamed
 
@@ -50,7 +51,7 @@ def _one_model(base: Path, rl: Path, options: Mapping[str, Any], rank: int) -> L
     One weight of each is held at a time, and the base is loaded after that.
     """
     found, _ = extract_from_files(base, rl, rank, 1.0)
-    model = reload_model(str(base), dict(options))
+    model = load_gguf(base, options) if is_gguf(base) else reload_model(str(base), dict(options))
     rl_model = extraction.with_terms(model, found.terms)
     heading = f"{rl.name} at low rank on {base.name}: one {type(model.model).__name__} model."
     return model, rl_model, f"{heading}\n{extraction.report(model, found)}"
@@ -62,9 +63,19 @@ def extract_from_files(base: Path, rl: Path, rank: int, energy: float) -> tuple[
     Raises `AdapterError` for a file that cannot be loaded whole, and `PairError` for two that are not a base and its
     RL-tuned version, or are identical.
     """
-    with streamed(base) as ours, streamed(rl) as theirs, _named(base, rl):
+    with _opened(base) as ours, _opened(rl) as theirs, _named(base, rl):
         found = extraction.extract_between(ours, theirs, rank, energy)
         return found, extraction.report(ours.model, found)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[extraction.Side]:
+    """One side of an extraction. The loader of GGUF files leaves weights in them by itself."""
+    if is_gguf(path):
+        yield extraction.Loaded(load_gguf(path, {}))
+        return
+    with streamed(path) as side:
+        yield side
 
 
 @contextmanager

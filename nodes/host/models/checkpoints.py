@@ -13,15 +13,19 @@ import comfy.model_management
 import comfy.ops
 import comfy.sd
 import comfy.utils
+import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
+
+import nodes
 
 from ....rlg_core.errors import AdapterError
 from ....rlg_core.formats import map_model, model_files
 from ....rlg_core.formats.container import SHARD, check_values, shard_advice
 from ....rlg_core.formats.keys import plain_names
 from ..compat import MissingWeights, is_quantisation_key, without_dynamic
+from .files import is_gguf
 
 WEIGHT_DTYPES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
@@ -56,11 +60,29 @@ def load_model(path: Path, options: Mapping[str, Any]) -> ModelPatcher:
 
     Raises `AdapterError`, naming file and key, if it is not.
     """
+    if is_gguf(path):
+        return load_gguf(path, options)
     file = map_model(path)
     for name, tensor in of_diffusion_model(path, file.tensors).items():
         if tensor.dtype.is_floating_point:
             check_values(path, name, tensor)
     return reload_model(str(path), dict(options))
+
+
+def load_gguf(path: Path, options: Mapping[str, Any]) -> ModelPatcher:
+    """The diffusion model in a GGUF file, by the loader of ComfyUI-GGUF, which maps its weights into memory.
+
+    Raises `AdapterError` if that pack is not there.
+    """
+    loader = nodes.NODE_CLASS_MAPPINGS.get("UnetLoaderGGUF")
+    if loader is None:
+        raise AdapterError(f"{path}: a GGUF file, which needs ComfyUI-GGUF. Install it, or choose a .safetensors file.")
+    if options:
+        raise AdapterError(f"{path}: a GGUF file has dtypes of its own. Set weight_dtype to default.")
+    roots = [Path(root) for root in folder_paths.get_folder_paths("diffusion_models")]
+    name = next(path.relative_to(root) for root in roots if path.is_relative_to(root))
+    with whole_weights(str(path)):
+        return loader().load_unet(str(name))[0]
 
 
 def reload_model(path: str, options: dict[str, Any], disable_dynamic: bool = False) -> ModelPatcher:

@@ -9,11 +9,12 @@ from types import ModuleType
 import folder_paths
 
 from ....rlg_core.errors import AdapterError, RLGError, shortened
-from ....rlg_core.formats import STEM, adapter_file, index_files, named_adapters
+from ....rlg_core.formats import STEM, adapter_file, index_files, map_model, named_adapters
 from ....rlg_core.formats.container import SAFETENSORS, SHARD
 
 ADAPTERS = "loras"
 MODELS = ("checkpoints", "diffusion_models")
+GGUF = "unet_gguf"
 REWARDS = "rlg_rewards"
 NO_FOLDER = "none"
 
@@ -99,9 +100,13 @@ def adapter_path(name: str) -> Path:
 
 
 def name_of_adapter(path: Path) -> str:
-    """The name in the list of adapters of a file that lies below one of the host's folders for them; else its path."""
+    """The name by which the adapter file `path` is found; its whole path if another one has that name, or it has none.
+
+    Several folders may hold a file of one name, and the host takes the first.
+    """
     roots = [Path(root) for root in folder_paths.get_folder_paths(ADAPTERS)]
-    return next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), str(path))
+    name = next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), None)
+    return name if name is not None and _candidates(ADAPTERS, name)[0] == path else str(path)
 
 
 # Checkpoints and diffusion models
@@ -111,9 +116,20 @@ def model_names() -> list[str]:
     """`folder/name` of every safetensors file in both folders, with `/` on every system.
 
     The folder is always named: a plain name would mean another file once both folders hold one of that name. A model
-    that was saved in parts, in a folder with an `.index.json`, is listed once, by that folder.
+    that was saved in parts, in a folder with an `.index.json`, is listed once, by that folder. GGUF files are listed
+    where ComfyUI-GGUF is installed.
     """
-    return sorted({_listed(folder, _posix(name)) for folder in MODELS for name in _safetensors(folder)})
+    return sorted({_listed(folder, _posix(name)) for folder in MODELS for name in _safetensors(folder)} | _gguf())
+
+
+def is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf"
+
+
+def _gguf() -> set[str]:
+    """The GGUF files, by the list that ComfyUI-GGUF gives the host: those below the folders of diffusion models."""
+    known = folder_paths.get_filename_list(GGUF) if GGUF in folder_paths.folder_names_and_paths else []
+    return {f"{MODELS[1]}/{_posix(name)}" for name in known}
 
 
 def _safetensors(folder: str) -> list[str]:
@@ -154,11 +170,11 @@ def _models(folder: str, name: str) -> list[Path]:
 
 
 def refusal(*names: str | None) -> str | None:
-    """Why one of these names is no model's, or None. Linked names (None) are not known yet."""
+    """Why one of these names is no whole model's, as far as headers tell, or None. Linked names (None) pass."""
     try:
         for name in names:
             if name is not None:
-                model_path(name)
+                map_model(model_path(name))
     except RLGError as error:
         return str(error)
     return None
