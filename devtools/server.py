@@ -41,7 +41,7 @@ class Server:
     does not come up.
     """
 
-    def __init__(self, host, folder, seconds_to_start=180, port=None, packs=None):
+    def __init__(self, host, folder, seconds_to_start=600, port=None, packs=None):
         self.host = host
         self.folder = Path(folder)
         self.log = self.folder / "server.log"

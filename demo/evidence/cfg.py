@@ -16,7 +16,8 @@ from .sizes import Sizes
 from .statistics import Estimate, estimate, paired
 from .ways import rlg
 
-SCALES = (0.0, 1.0, 2.0, 4.0)
+CFGS = (1.0, 1.5, 2.0, 3.0)
+SCALES = (0.0, 1.0, 2.0)
 METRICS = (JUDGED, CORRECT)
 
 
@@ -28,7 +29,7 @@ def measure(bench: Bench, sizes: Sizes) -> dict:
     """
     experts, cells = bench.pair.experts, []
     adapter = JUDGED if JUDGED in experts else next(iter(experts))
-    for cfg in sizes.cfgs:
+    for cfg in CFGS:
         for w in SCALES:
             values = bench(rlg(adapter, w, cfg), sizes.judged).values
             means = {name: _by_prompt(values[name], len(bench.pair.prompts)) for name in METRICS}

@@ -184,6 +184,10 @@ def compute_dtype(model: BaseModel) -> torch.dtype:
     return model.manual_cast_dtype or model.get_dtype()
 
 
+CASTING = frozenset({"manual_cast_dtype"})
+"""Object patches with which hosts also set `force_cast_weights` (ModelComputeDtype): without it layers do not cast."""
+
+
 def stored_tensors(weight: Tensor) -> list[Tensor]:
     """The tensors that hold `weight`: itself, or of the host's quantised tensors the bits and their scales."""
     if not isinstance(weight, QuantizedTensor):
