@@ -24,15 +24,17 @@ class Command(NamedTuple):
 
     module: str
     does: str
-    on_any_host: bool = False  # runs in a user's own ComfyUI as it is, else beside the packages of the tests
+    extras: tuple = ("tests",)  # groups of packages beside ComfyUI's; () runs in a user's own ComfyUI as it is
 
 
 COMMANDS = {
-    "demo": Command("devtools.demo", "sample the demo pair at several scales, leave a labelled contact sheet", True),
-    "test": Command("devtools.test", "run every test, or a part, on both supported releases of ComfyUI"),
-    "ui": Command("devtools.ui", "start the same ComfyUI for the browser, until Ctrl-C", True),
+    "demo": Command("devtools.demo", "sample three adapters of the demo model at several scales, a sheet each", ()),
+    "test": Command("devtools.test", "run every test, or a part, on both releases of ComfyUI", ("tests", "sweep")),
+    "ui": Command("devtools.ui", "start the same ComfyUI for the browser, until Ctrl-C", ()),
     "bench": Command("bench", "measure the cost"),
     "evidence": Command("demo.evidence", "measure what the scale does to the demo pair"),
+    "sweep": Command("sweep", "run a workflow over prompts, seeds and scales, on Ray", ("sweep",)),
+    "soak": Command("bench.soak", "run thousands of mixed prompts through one server"),
 }
 # `python -m`, for Pythons that do not look into the current folder (those of ComfyUI's portable builds)
 START = (
@@ -58,13 +60,13 @@ def main(arguments):
         print(f"dev.py has no command {name!r}{nearest(name, COMMANDS)}\n\n{usage()}", file=sys.stderr)
         return 2
     command = COMMANDS[name]
-    if not command.on_any_host and sys.version_info < (3, 11):
-        print(f"dev.py {name} needs Python 3.11 or newer, as diffusers does; this is Python " + sys.version.split()[0])
+    if command.extras and sys.version_info < (3, 11):
+        print(f"dev.py {name} needs Python 3.11 or newer, as its packages do; this is Python " + sys.version.split()[0])
         return 2
     try:
         if command.module.startswith("devtools."):
             import_module(command.module).options(rest)
-        python, environment = provision(everything=not command.on_any_host)
+        python, environment = provision(command.extras)
     except Failure as failure:
         say("failed: " + str(failure))
         return 1

@@ -4,3 +4,22 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # for `support`, the tests' models and hosts
+
+PARTS = {
+    "gpu": "gpu_part",
+    "extraction": "extraction",
+    "merged": "merged",
+    "segmented": "segmented",
+    "cap": "cap",
+    "budgets": "budget_grid",
+}
+"""What can be measured by itself, and the module that does it: its `run` returns the text of the section `TITLE`."""
+
+TITLES = (
+    "Extraction from files",
+    "Merged experts",
+    "Segmented guidance",
+    "Bounding guidance at high scales",
+    "Budgets over scales, steps and samplers",
+)
+"""The sections that parts alone write, in RESULTS.md's order: a run of everything leaves them as they are."""

@@ -1,7 +1,7 @@
-"""`python -m bench [--quick] [--threads 1]`: measures everything and writes RESULTS.md.
+"""`python -m bench [part ...] [--quick] [--threads 1]`: measures everything, or parts, and writes RESULTS.md.
 
 RLG_HOST_PATH names the ComfyUI to measure on; `python dev.py bench` sets it. `--quick` measures a little of everything
-in under a minute and leaves its report in a temporary folder.
+in under a minute and leaves its report in a temporary folder. A part rewrites its own section.
 """
 
 from __future__ import annotations
@@ -9,25 +9,46 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from . import host
+from . import PARTS, host
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"these sections alone: {', '.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="a little of everything, for a look")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch on a CPU")
     arguments = parser.parse_args()
+    unknown = [part for part in arguments.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"there is no part {unknown[0]!r}, expected {', '.join(PARTS)}")
     torch.set_num_threads(arguments.threads)
+    modules = {part: import_module(f"bench.{PARTS[part]}") for part in arguments.parts}  # before the host starts
     host.start()
     logging.getLogger().setLevel(logging.ERROR)  # the host tells every load of a model
+    measure_parts(modules) if modules else measure_all(arguments.quick)
+
+
+def measure_parts(modules: dict) -> None:
+    from . import sections
+
+    path = host.ROOT / "bench" / "RESULTS.md"
+    for module in modules.values():
+        text = module.run()
+        print(f"## {module.TITLE}\n\n{text}\n", flush=True)
+        sections.put(path, module.TITLE, text)
+        host.say(f"wrote {module.TITLE} in {path}")
+
+
+def measure_all(quick: bool) -> None:
     from . import report, suite
 
-    folder = Path(tempfile.mkdtemp(prefix="rlg-bench-")) if arguments.quick else host.ROOT / "bench"
-    for results in suite.run(suite.QUICK if arguments.quick else suite.FULL):
+    folder = Path(tempfile.mkdtemp(prefix="rlg-bench-")) if quick else host.ROOT / "bench"
+    for results in suite.run(suite.QUICK if quick else suite.FULL):
         written = report.write(results, folder)
     print(written.read_text(encoding="utf-8"))
     host.say(f"wrote {written}")

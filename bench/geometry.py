@@ -51,8 +51,8 @@ class Geometry:
         return replace(self, latent=(rows, channels, side or height, side or width))
 
 
-def sd3(depth: int, text: int, pooled: int, dual: int = 0) -> nn.Module:
-    """SD3 layout, 64 channels a block; `dual` leading blocks attend twice, as in SD3.5-medium."""
+def sd3(depth: int, text: int, pooled: int, dual: int = 0, positions: int = 96) -> nn.Module:
+    """SD3 layout, 64 channels a block; `dual` leading blocks attend twice. SD3.5-medium has 384 `positions` a side."""
     from diffusers import SD3Transformer2DModel
 
     return SD3Transformer2DModel(
@@ -66,7 +66,7 @@ def sd3(depth: int, text: int, pooled: int, dual: int = 0) -> nn.Module:
         joint_attention_dim=text,
         caption_projection_dim=64 * depth,
         pooled_projection_dim=pooled,
-        pos_embed_max_size=96,
+        pos_embed_max_size=positions,
         dual_attention_layers=tuple(range(dual)),
         qk_norm="rms_norm" if dual else None,
     )
@@ -187,7 +187,7 @@ def demo_geometries() -> list[Geometry]:
             adapter=folder,
             prompts=DEMO_PROMPTS,
         )
-        for folder in sorted((DEMO / "loras").glob("*/"))
+        for folder in sorted((DEMO / "loras" / "rlg-demo").glob("*/"))
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +16,7 @@ from .memory import in_child
 from .ways import EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING, PLAIN, Way, budget
 
 GEOMETRIES = (SD3_FULL, FLUX_FULL)
+BATCHES = (1, 4)
 WAYS = (PLAIN, EXACT_BATCHED, EXACT_SEQUENTIAL, budget("base every 2nd step", refresh_every=2), PATCHING)
 CARD_FOR_STREAMING = 6.0
 """GiB left to the host in the streamed modes: a common small card, less than either model in full."""
@@ -46,16 +47,28 @@ def use_dynamic_vram(started: SimpleNamespace) -> None:
     started.comfy.memory_management.aimdo_enabled = True
 
 
+MODE_NAMES = ("all on the card", "--lowvram, 6 GiB of the card", "dynamic VRAM, 6 GiB of the card")
+
+
 def modes() -> tuple[Mode, ...]:
     total = torch.cuda.get_device_properties(0).total_memory / 2**30
     reserved = {"reserve_vram": max(0.0, total - CARD_FOR_STREAMING)}
+    card, low, dynamic = MODE_NAMES
     return (
-        Mode("all on the card", False, {"highvram": True}, (*WAYS, PAPER)),
-        Mode("--lowvram, 6 GiB of the card", True, {"lowvram": True, "disable_dynamic_vram": True, **reserved}),
-        Mode(
-            "dynamic VRAM, 6 GiB of the card", True, {"enable_dynamic_vram": True, **reserved}, prepare=use_dynamic_vram
-        ),
+        Mode(card, False, {"highvram": True}, (*WAYS, PAPER)),
+        Mode(low, True, {"lowvram": True, "disable_dynamic_vram": True, **reserved}),
+        Mode(dynamic, True, {"enable_dynamic_vram": True, **reserved}, prepare=use_dynamic_vram),
     )
+
+
+def is_on_card(mode: str) -> bool:
+    return mode == MODE_NAMES[0]
+
+
+def geometries() -> list[Geometry]:
+    """Each model at each batch size, which its name tells."""
+    sized = [(geometry.sized(rows), rows) for geometry in GEOMETRIES for rows in BATCHES]
+    return [replace(geometry, name=f"{geometry.name}, batch {rows}") for geometry, rows in sized]
 
 
 def run(rounds: int, steps: int) -> dict[tuple[str, str], dict[str, Timing] | str]:
@@ -63,7 +76,7 @@ def run(rounds: int, steps: int) -> dict[tuple[str, str], dict[str, Timing] | st
     if not torch.cuda.is_available():
         return {}
     found = {}
-    for geometry in GEOMETRIES:
+    for geometry in geometries():
         for number, mode in enumerate(modes()):
             try:
                 found[geometry.name, mode.name] = in_child(of_mode, geometry, number, rounds, steps)

@@ -32,7 +32,7 @@ BASE = MODELS / "diffusion_models" / "rlg-demo-base.safetensors"
 VAE = MODELS / "vae" / "rlg-demo-vae.safetensors"
 CLIP = MODELS / "text_encoders" / "rlg-demo-clip.pt"
 FULL = MODELS / "diffusion_models" / "rlg-demo-full-rl.safetensors"
-ADAPTERS = MODELS / "loras"
+ADAPTERS = MODELS / "loras" / "rlg-demo"
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
 RUNS = {
     "brightness": flow_grpo.Settings("brightness", beta=0.2, iterations=40),

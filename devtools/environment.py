@@ -14,9 +14,10 @@ TORCH = "torch==2.13.0"
 BESIDE_TORCH = ("torchvision==0.28.0", "torchaudio==2.11.0")  # without dependencies: they would pull another torch
 FOR_TESTS = (
     *("diffusers==0.42.1", "peft==0.21.2", "accelerate", "matplotlib"),
-    *("pytest>=8", "pytest-timeout", "ruff>=0.6", "playwright"),
+    *("pytest>=8", "pytest-timeout", "hypothesis>=6", "ruff>=0.6", "playwright"),
     *("onnxruntime", "opencv-python-headless", "pyclipper", "shapely", "six"),  # what the OCR below needs
 )
+SWEEP = ("ray>=2.60", "pyarrow>=20", "rich>=13")  # the extra of pyproject.toml
 # The OCR of the text reward, without dependencies and whatever its Python: it would pull the OpenCV that needs a
 # desktop's libraries, and calls itself unfit for Python 3.13, which it is not.
 OCR = "rapidocr-onnxruntime==1.4.4"
@@ -51,8 +52,8 @@ sys.meta_path.insert(0, DeclareOperators)
 '''
 
 
-def install(requirements, everything):
-    """Install a host's requirements.txt and, with `everything`, what tests need; skip what is there."""
+def install(requirements, extras):
+    """Install a host's requirements.txt and what the extras ("tests", "sweep") need; skip what is there."""
     base = [TORCH, *BESIDE_TORCH]
     wanted = host_requirements(requirements)
     if stale("host", [*base, *wanted]):
@@ -63,7 +64,11 @@ def install(requirements, everything):
         pip(PYTHON, "install", "--no-compile", *wanted, *base[:2])
         repair()
         stamp("host", [*base, *wanted])
-    if everything and stale("tests", [*FOR_TESTS, OCR]):
+    if "sweep" in extras and stale("sweep", SWEEP):
+        say("installing what sweeps need")
+        pip(PYTHON, "install", "--no-compile", *SWEEP, *base[:2])
+        stamp("sweep", SWEEP)
+    if "tests" in extras and stale("tests", [*FOR_TESTS, OCR]):
         say("installing what the tests need")
         pip(PYTHON, "install", "--no-compile", *FOR_TESTS, *base[:2])
         pip(PYTHON, "install", "--no-compile", "--no-deps", "--ignore-requires-python", OCR)

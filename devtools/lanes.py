@@ -10,7 +10,7 @@ from . import hosts
 from .console import Failure, nearest
 from .paths import ROOT
 
-ON_HOSTS = ("host", "browser", "server", "packs")  # once per host, the longest first
+ON_HOSTS = ("host", "browser", "sweep", "server", "packs")  # once per host, the longest first
 KINDS = (*ON_HOSTS, "core", "ruff")
 STYLE = {"ruff check": ("check", "."), "ruff format": ("format", "--check", ".")}
 
@@ -70,7 +70,7 @@ def lanes(parts, version="", arguments=()):
 
 def pytest(kind, targets, arguments):
     """Return the command that runs tests of one kind, printing a numbered line for each."""
-    own = ROOT / "tests" / kind / "pytest.ini"  # the host lane's keeps the pack's own `nodes` from hiding the host's
+    own = ROOT / "tests" / kind / "pytest.ini"  # keeps `nodes` and `sweep` apart from others
     ini = own if own.exists() else ROOT / "tests" / "pytest.ini"
     numbered = ("-v", "--no-header", "-o", "console_output_style=count")
     return (sys.executable, "-m", "pytest", *numbered, "-c", str(ini), *targets, *arguments)

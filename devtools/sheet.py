@@ -1,37 +1,49 @@
-"""A contact sheet: pictures in rows and columns under labels that can be read."""
+"""A contact sheet: blocks of pictures side by side, each picture in a frame that says right or wrong."""
+
+from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-INK, QUIET, PAPER = "#1b1b1f", "#6b6b76", "#ffffff"
-GAP = 10
+INK, QUIET, PAPER, RIGHT, WRONG = "#1b1b1f", "#6b6b76", "#ffffff", "#1f9d4d", "#d63a3a"
+GAP, BORDER, TOP, LINE = 24, 4, 92, 26
 
 
-def contact_sheet(rows, columns, title, row_labels, cell=192):
-    """Return one picture of `rows` (lists of PIL images, one list a row).
+@dataclass(frozen=True)
+class Block:
+    """One way of sampling: `rows[r]` are the PIL images of row r, `verdicts[r]` whether each is right."""
 
-    `columns` are (label, note) pairs, `row_labels` one text a row; every picture is shown `cell` pixels wide.
-    """
-    left, top = GAP, 118
-    height = cell + GAP + 30
-    sheet = Image.new("RGB", (left + len(columns) * (cell + GAP), top + len(rows) * height + GAP), PAPER)
+    label: str
+    note: str
+    rows: list[Any]
+    verdicts: list[list[bool]]
+
+
+def marked_sheet(title, row_labels, blocks, cell=88):
+    """Return one picture of `blocks`, side by side; each row has its label above it."""
+    width = len(blocks[0].rows[0]) * cell
+    height = TOP + len(row_labels) * (cell + LINE + 8)
+    sheet = Image.new("RGB", (GAP + len(blocks) * (width + GAP), height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((left, 14), title, INK, font(24))
-    for x, (label, note) in enumerate(columns):
-        middle = left + x * (cell + GAP) + cell // 2
-        draw.text((middle, 72), label, INK, font(26), anchor="mm")
-        draw.text((middle, 98), note, QUIET, font(16), anchor="mm")
-    for y, (pictures, label) in enumerate(zip(rows, row_labels, strict=True)):
-        draw.text((left, top + y * height), label, INK, font(20))
-        for x, picture in enumerate(pictures):
-            sheet.paste(enlarged(picture, cell), (left + x * (cell + GAP), top + y * height + 28))
+    draw.text((GAP, 10), title, INK, font(20))
+    for x, block in enumerate(blocks):
+        left = GAP + x * (width + GAP)
+        draw.text((left, 42), block.label, INK, font(21))
+        draw.text((left, 68), block.note, QUIET, font(16))
+        for y, (pictures, verdicts, label) in enumerate(zip(block.rows, block.verdicts, row_labels, strict=True)):
+            top = TOP + y * (cell + LINE + 8)
+            draw.text((left, top + 4), label, QUIET, font(15))
+            for k, (picture, is_right) in enumerate(zip(pictures, verdicts, strict=True)):
+                sheet.paste(framed(picture, is_right, cell), (left + k * cell, top + LINE))
     return sheet
 
 
-def enlarged(picture, cell):
-    """Return a picture `cell` pixels wide; small ones by whole pixels, so that nothing is smoothed away."""
-    whole = cell % picture.width == 0
-    size = (cell, round(cell * picture.height / picture.width))
-    return picture.convert("RGB").resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
+def framed(picture, is_right, cell):
+    """Return the picture in a square of `cell` pixels, in a green frame if it is right, in a red one if not."""
+    frame = Image.new("RGB", (cell - 4, cell - 4), RIGHT if is_right else WRONG)
+    inner = cell - 4 - 2 * BORDER
+    frame.paste(picture.convert("RGB").resize((inner, inner), Image.Resampling.LANCZOS), (BORDER, BORDER))
+    return frame
 
 
 def font(size):

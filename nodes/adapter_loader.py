@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import require_number
-from ..rlg_core.formats import read_adapter
+from ..rlg_core.errors import RLGError, require_number, require_one_of
+from ..rlg_core.formats import check_adapter, read_adapter
 from .host.models import adapters, files, fingerprints
 from .host.schema import schema
+
+REFUSE, IGNORE = "refuse", "ignore"
 
 
 class RLGAdapterLoader(io.ComfyNode):
@@ -15,13 +17,15 @@ class RLGAdapterLoader(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGAdapterLoader",
+            shows=True,
             display_name="Load RL Adapter",
             description=(
                 "Puts an RL-tuned adapter on a model at the strength it was trained with: PEFT folders and files with "
                 "their alpha, diffusers, kohya and LyCORIS files, on every architecture that the model loaders know. "
                 "An adapter that cannot be loaded whole is an error, never a weaker model."
             ),
-            search_aliases=["lora", "peft", "flow-grpo", "dpo", "adapter", "rl"],
+            search_aliases=["LoRA", "load LoRA", "PEFT", "LyCORIS", "LoKr", "DoRA", "Flow-GRPO", "DPO", "RL adapter"],
+            advanced=["alpha", "adapter", "text_encoder"],
             inputs=[
                 io.Model.Input("model", tooltip="The base model the adapter was trained on."),
                 io.Combo.Input(
@@ -54,8 +58,17 @@ class RLGAdapterLoader(io.ComfyNode):
                     default="",
                     tooltip=(
                         "The adapter to load if a PEFT folder or file holds several (`old`), or `transformer_2` of a "
-                        "Wan 2.2 file. Add `ignore text encoder` (after a comma) to leave out keys for the text "
-                        "encoder, which are refused otherwise. Neutral: empty, the default adapter."
+                        "Wan 2.2 file. Neutral: empty, the default adapter."
+                    ),
+                ),
+                io.Combo.Input(
+                    "text_encoder",
+                    options=[REFUSE, IGNORE],
+                    default=REFUSE,
+                    optional=True,
+                    tooltip=(
+                        "What to do with keys for the text encoder, which a MODEL does not have. refuse: they are an "
+                        "error (neutral). ignore: they are left out, and a stock LoRA loader can put them on the CLIP."
                     ),
                 ),
             ],
@@ -78,27 +91,35 @@ class RLGAdapterLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora_name: str | None) -> bool | str:
-        """Accepts whatever is in the folder now, with slashes of either kind, even if the page's list is older.
+    def validate_inputs(
+        cls, lora_name: str | None = None, alpha: float | None = 0.0, adapter: str | None = ""
+    ) -> bool | str:
+        """Whether the file can be loaded, as far as its header and the configs beside it tell.
 
-        A linked name is None here: what it will be is checked when the node runs.
+        Accepts whatever is in the folder now, with slashes of either kind, even if the page's list is older. Linked
+        values are None here: what they will be is checked when the node runs.
         """
         try:
-            if lora_name is not None:
-                files.adapter_path(lora_name)
-        except ValueError as error:
+            path = None if lora_name is None else files.adapter_path(lora_name)
+            if path is not None and alpha is not None and adapter is not None:
+                check_adapter(path, adapter, alpha, ignore_text_encoder=True)
+        except RLGError as error:
             return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name: str | None, **_) -> str:
+    def fingerprint_inputs(cls, lora_name: str | None = None, **_) -> str:
         return fingerprints.adapter_fingerprint(lora_name)
 
     @classmethod
-    def execute(cls, model, lora_name: str, strength: float, alpha: float, adapter: str) -> io.NodeOutput:
+    def execute(
+        cls, model, lora_name: str, strength: float, alpha: float, adapter: str, text_encoder: str = REFUSE
+    ) -> io.NodeOutput:
         require_number("strength", strength)
-        loaded = read_adapter(files.adapter_path(lora_name), adapter, alpha)
-        return io.NodeOutput(*adapters.load(model, loaded, strength))
+        require_one_of("text_encoder", text_encoder, (REFUSE, IGNORE))
+        loaded = read_adapter(files.adapter_path(lora_name), adapter, alpha, text_encoder == IGNORE)
+        rl_model, report = adapters.load(model, loaded, strength)
+        return io.NodeOutput(rl_model, report, ui=ui.PreviewText(report))
 
 
 NODES = [RLGAdapterLoader]

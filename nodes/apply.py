@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+import logging
 
-from ..rlg_core.errors import require_number
-from ..rlg_core.schedule import constant_in_window
+from comfy_api.latest import io, ui
+
+from ..rlg_core.errors import problem, require_number
+from ..rlg_core.schedule import Schedule, constant_in_window
 from .host.models.relation import relate
 from .host.models.wiring import IDENTICAL, wiring_notice
-from .host.notice import notice
 from .host.run.attach import with_expert
 from .host.run.record import Branch, Expert
 from .host.schema import schema
 from .types import BranchType, ScheduleType
+
+log = logging.getLogger(__name__)
 
 
 class RLGApply(io.ComfyNode):
@@ -22,13 +25,26 @@ class RLGApply(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGApply",
+            shows=True,
             display_name="Reinforcement Learning Guidance",
             description=(
                 "A dial for the alignment strength of an RL-tuned model (Flow-GRPO, DPO, ...) at sampling time. It "
                 "samples from the geometric mean of the base and the RL model. Stack a second node for a second RL "
                 "model."
             ),
-            search_aliases=["RLG", "RL guidance", "Flow-GRPO", "DPO", "alignment strength", "reward"],
+            search_aliases=[
+                "RLG",
+                "RL guidance",
+                "guidance scale",
+                "LoRA",
+                "LoRA strength",
+                "Flow-GRPO",
+                "DPO",
+                "PEFT",
+                "alignment strength",
+                "reward",
+            ],
+            advanced=["start_percent", "end_percent", "outside_scale", "rescale", "max_ratio"],
             inputs=[
                 io.Model.Input(
                     "model",
@@ -132,8 +148,14 @@ class RLGApply(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output(display_name="model")],
-            hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, start_percent: float | None, end_percent: float | None, schedule="none") -> bool | str:
+        """Whether the window starts before it ends, where no schedule replaces it. Linked values are None here."""
+        if None in (start_percent, end_percent, schedule):
+            return True
+        return problem(Schedule, start_percent=start_percent, end_percent=end_percent)
 
     @classmethod
     def execute(
@@ -157,11 +179,12 @@ class RLGApply(io.ComfyNode):
         relation = relate(model, rl_model)
         said = IDENTICAL if relation is None else wiring_notice(model, rl_model)
         if said is not None:
-            notice(said, cls.hidden and cls.hidden.unique_id)
+            log.warning("RLG: %s", said)
+        shown = ui.PreviewText(said or "")  # an empty one takes away what the node said before
         if relation is None:
-            return io.NodeOutput(model)
+            return io.NodeOutput(model, ui=shown)
         expert = Expert(relation, schedule, outside_scale, mask, branch or Branch(), max_ratio)
-        return io.NodeOutput(with_expert(model, expert, rescale))
+        return io.NodeOutput(with_expert(model, expert, rescale), ui=shown)
 
 
 NODES = [RLGApply]

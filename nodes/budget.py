@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..rlg_core.budget import BATCHING, EVALUATE, EXPERTS, Budget
+from ..rlg_core.errors import problem
 from .host.run.attach import with_budget
 from .host.schema import schema
 
@@ -22,6 +23,8 @@ class RLGBudget(io.ComfyNode):
                 "costs 1.5 evaluations, linearised 1. The help page gives the measured errors. At most one per model, "
                 "placed after the RLG nodes."
             ),
+            search_aliases=["faster", "speed", "skip steps", "cache", "linearised", "segmented", "merge experts"],
+            advanced=["tolerance", "batching"],
             inputs=[
                 io.Model.Input("model", tooltip="A model with RLG on it."),
                 io.Combo.Input(
@@ -80,6 +83,11 @@ class RLGBudget(io.ComfyNode):
             ],
             outputs=[io.Model.Output(display_name="model")],
         )
+
+    @classmethod
+    def validate_inputs(cls, evaluate: str | None, refresh_every: int | None, tolerance: float | None) -> bool | str:
+        """Whether the three go together. Linked values are None here."""
+        return None in (evaluate, refresh_every, tolerance) or problem(Budget, evaluate, refresh_every, tolerance)
 
     @classmethod
     def execute(cls, model, evaluate, refresh_every, tolerance, batching, experts="exact") -> io.NodeOutput:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import require_number
+from ..rlg_core.errors import require_one_of, require_whole
 from .host.models import files, fingerprints
 from .host.models.checkpoint_pair import load_pair
 from .host.models.checkpoints import WEIGHT_DTYPES
 from .host.models.clip_and_vae import load_parts
 from .host.schema import schema
+
+COMPRESS = ("off", "low-rank")
 
 
 class RLGCheckpointPairLoader(io.ComfyNode):
@@ -18,12 +20,22 @@ class RLGCheckpointPairLoader(io.ComfyNode):
         names = files.model_names()
         return schema(
             node_id="RLGCheckpointPairLoader",
+            shows=True,
             display_name="Load RLG Checkpoint Pair",
             description=(
                 "Loads a base model and an RL-tuned checkpoint of it for Reinforcement Learning Guidance. Weights that "
                 "are the same in both files are held once, and only the diffusion model is read from the RL file."
             ),
-            search_aliases=["checkpoint", "diffusion model", "rl", "unet loader"],
+            search_aliases=[
+                "checkpoint",
+                "load checkpoint",
+                "diffusion model",
+                "UNET loader",
+                "SRPO",
+                "MixGRPO",
+                "RL model",
+            ],
+            advanced=["weight_dtype"],
             inputs=[
                 io.Combo.Input(
                     "base_name",
@@ -43,7 +55,7 @@ class RLGCheckpointPairLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "compress",
-                    options=["off", "low-rank"],
+                    options=list(COMPRESS),
                     default="off",
                     tooltip=(
                         "off loads two models (neutral). low-rank loads one: the RL model becomes the base with the "
@@ -83,27 +95,26 @@ class RLGCheckpointPairLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, base_name: str | None, rl_name: str | None) -> bool | str:
-        """Accepts whatever is in the folders now, and the plain names of stock loaders. Linked names are None here."""
-        try:
-            for name in (base_name, rl_name):
-                if name is not None:
-                    files.model_path(name)
-        except ValueError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, base_name: str | None = None, rl_name: str | None = None) -> bool | str:
+        """Whether both files are whole, as far as their headers tell.
+
+        Accepts whatever is in the folders now, and the plain names of stock loaders. Linked names are None here.
+        """
+        return files.refusal(base_name, rl_name) or True
 
     @classmethod
-    def fingerprint_inputs(cls, base_name: str | None, rl_name: str | None, **_) -> str:
+    def fingerprint_inputs(cls, base_name: str | None = None, rl_name: str | None = None, **_) -> str:
         return fingerprints.model_fingerprint(base_name, rl_name)
 
     @classmethod
     def execute(cls, base_name: str, rl_name: str, weight_dtype: str, compress: str, rank: int) -> io.NodeOutput:
-        require_number("rank", rank, 1)
+        require_whole("rank", rank, 1)
+        require_one_of("weight_dtype", weight_dtype, WEIGHT_DTYPES)
+        require_one_of("compress", compress, COMPRESS)
         base, rl = files.model_path(base_name), files.model_path(rl_name)
         options = WEIGHT_DTYPES[weight_dtype]
         model, rl_model, report = load_pair(base, rl, options, rank if compress == "low-rank" else None)
-        return io.NodeOutput(model, rl_model, *load_parts(base), report)
+        return io.NodeOutput(model, rl_model, *load_parts(base), report, ui=ui.PreviewText(report))
 
 
 NODES = [RLGCheckpointPairLoader]

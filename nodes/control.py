@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from comfy_api.latest import io, ui
 
+from ..rlg_core.errors import problem
 from ..rlg_core.report.plot import Curve, Panel, plot
-from ..rlg_core.schedule import PROGRESS, PerItem, ScaleSchedule, Schedule, scale_from_kl
+from ..rlg_core.schedule import CUSTOM, PRESETS, PROGRESS, PerItem, ScaleSchedule, scale_from_kl, schedule_of
 from .host.run.record import Branch
 from .host.schema import schema
 from .types import BranchType, ScheduleType
@@ -33,14 +36,22 @@ class RLGSchedule(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGSchedule",
+            shows=True,
             display_name="RLG Schedule",
             description=(
-                "A scale that changes on the way from noise to picture. Paper: constant 1.6. RL model only for the "
-                "first 10 %: interval, scale_from 1.6, scale_to 1, start 0.1. RL early, base late (MixGRPO): interval, "
-                "scale_from 1, scale_to 0, end 0.5. Limited interval: interval, scale_from 2.5, scale_to 1, start 0.2, "
-                "end 0.7."
+                "A scale that changes on the way from noise to picture. Choose a preset, or set the curve yourself. It "
+                "is drawn on the node once it has run."
             ),
-            search_aliases=["RLG schedule", "guidance schedule", "limited interval"],
+            search_aliases=[
+                "guidance schedule",
+                "scale schedule",
+                "guidance scale",
+                "limited interval",
+                "LoRA schedule",
+                "MixGRPO",
+            ],
+            advanced=["power"],
+            script={"preset": {"rlg_replaces": {name: asdict(preset) for name, preset in PRESETS.items()}}},
             inputs=[
                 io.Combo.Input(
                     "shape",
@@ -86,13 +97,33 @@ class RLGSchedule(io.ComfyNode):
                         "line."
                     ),
                 ),
+                io.Combo.Input(
+                    "preset",
+                    options=[CUSTOM, *PRESETS],
+                    default=CUSTOM,
+                    optional=True,
+                    tooltip=(
+                        "A schedule in use, which replaces all other inputs of this node. paper: 1.6 throughout. first "
+                        "steps RL only: 1 for the first 10 %, then 1.6. RL early, base late (MixGRPO): 1 up to 60 %, "
+                        "then 0. limited interval: 2.5 from 20 to 70 %, else 1. Neutral: custom, the inputs above."
+                    ),
+                ),
             ],
             outputs=[ScheduleType.Output(display_name="schedule")],
         )
 
     @classmethod
-    def execute(cls, shape, scale_from, scale_to, start_percent, end_percent, power) -> io.NodeOutput:
-        schedule = Schedule(shape, scale_from, scale_to, start_percent, end_percent, power)
+    def validate_inputs(
+        cls, start_percent: float | None, end_percent: float | None, preset: str | None = CUSTOM
+    ) -> bool | str:
+        """Whether the path starts before it ends, where no preset replaces it. Linked values are None here."""
+        if None in (start_percent, end_percent, preset):
+            return True
+        return problem(schedule_of, preset, start_percent=start_percent, end_percent=end_percent)
+
+    @classmethod
+    def execute(cls, shape, scale_from, scale_to, start_percent, end_percent, power, preset=CUSTOM) -> io.NodeOutput:
+        schedule = schedule_of(preset, shape, scale_from, scale_to, start_percent, end_percent, power)
         return io.NodeOutput(schedule, ui=ui.PreviewImage(curve_picture(schedule), cls=cls))
 
 
@@ -107,8 +138,10 @@ class RLGScaleFromKL(io.ComfyNode):
             description=(
                 "The scale that aims at what training with another KL coefficient would aim at: trained_beta / "
                 "target_beta. Exact for the densities only. Along the sampling path it is nearly exact between 0 and "
-                "1; above 1 it has the right direction and too large a dose."
+                "1; above 1 it has the right direction and too large a dose. Ratios of beta hold within one training "
+                "recipe only."
             ),
+            search_aliases=["KL coefficient", "beta", "guidance scale", "KL penalty"],
             inputs=[
                 io.Float.Input(
                     "trained_beta",
@@ -156,6 +189,7 @@ class RLGBranch(io.ComfyNode):
                 "with negative_scale 1 guides the negative prompt only, as Diffusion-NPO does with an anti-preference "
                 "model."
             ),
+            search_aliases=["CFG", "negative prompt", "Diffusion-NPO", "DiffusionNFT", "guidance scale"],
             inputs=[
                 io.Float.Input(
                     "rl_cfg",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import RLGError, require_number, shortened
+from ..rlg_core.errors import RLGError, require_number, require_whole, shortened
 from ..rlg_core.pictures import to_picture, to_tensor
 from ..rlg_core.report.plot import number
 from ..rlg_core.report.sheet import captioned
@@ -26,7 +26,16 @@ class RLGRewardLoader(io.ComfyNode):
                 "Loads a reward: how good a picture is for a prompt. Reward models are folders below "
                 "models/rlg_rewards."
             ),
-            search_aliases=["reward", "PickScore", "HPS", "ImageReward", "aesthetic", "CLIP score", "OCR", "JPEG"],
+            search_aliases=[
+                "reward model",
+                "PickScore",
+                "HPS",
+                "ImageReward",
+                "aesthetic",
+                "CLIP score",
+                "OCR",
+                "JPEG",
+            ],
             inputs=[
                 io.Combo.Input(
                     "reward",
@@ -47,13 +56,13 @@ class RLGRewardLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str | None) -> bool | str:
+    def validate_inputs(cls, folder: str | None = None) -> bool | str:
         """Accepts a folder that was added after the page was loaded. A linked name is None here."""
         known = folder is None or folder in files.reward_folders()
         return known or f"{shortened(folder)} is no folder below models/{files.REWARDS}."
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str | None, **_) -> str:
+    def fingerprint_inputs(cls, folder: str | None = None, **_) -> str:
         return fingerprints.reward_fingerprint(folder)
 
     @classmethod
@@ -68,7 +77,7 @@ class RLGReward(io.ComfyNode):
             node_id="RLGReward",
             display_name="RLG Reward",
             description="Scores each picture for the prompt. A picture that was scored before is not scored again.",
-            search_aliases=["reward", "score", "rate image"],
+            search_aliases=["score", "rate image", "judge", "PickScore"],
             inputs=[
                 io.Image.Input("image", tooltip="The pictures to score."),
                 RewardType.Input("reward", tooltip="From Load RLG Reward."),
@@ -103,6 +112,7 @@ class RLGPickBest(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGPickBest",
+            shows=True,
             display_name="RLG Pick Best",
             description="Best of n: keeps the pictures with the highest scores, best first.",
             search_aliases=["best of n", "rank images", "select best"],
@@ -127,9 +137,9 @@ class RLGPickBest(io.ComfyNode):
     @classmethod
     def execute(cls, images, scores, keep) -> io.NodeOutput:
         pictures = [picture for batch in images for picture in batch]
-        if len(scores) != len(pictures):
+        if len(scores) != len(pictures) or not pictures:
             raise RLGError(f"scores has {len(scores)} values for {len(pictures)} pictures: expected one per picture.")
-        require_number("keep", keep[0], 1)
+        require_whole("keep", keep[0], 1)
         for k, score in enumerate(scores):
             require_number(f"score {k + 1}", score)
         best = sorted(range(len(scores)), key=lambda k: -scores[k])[: keep[0]]

@@ -18,7 +18,7 @@ class RLGSaveAdapter(io.ComfyNode):
                 "Saves the adapter that turns model into rl_model (any LoRAs, at the strength set): as a LoRA that "
                 "stock ComfyUI loads at true strength, or as a PEFT folder that diffusers and peft load."
             ),
-            search_aliases=["save lora", "convert lora", "peft", "export"],
+            search_aliases=["save LoRA", "convert LoRA", "PEFT", "export", "diffusers"],
             inputs=[
                 io.Model.Input("model", tooltip="The base model."),
                 io.Model.Input(
@@ -34,7 +34,7 @@ class RLGSaveAdapter(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "format",
-                    options=["comfyui", "peft"],
+                    options=list(saving.FORMATS),
                     default="comfyui",
                     tooltip=(
                         "comfyui: one .safetensors file for any LoRA loader. peft: a folder with "

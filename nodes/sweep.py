@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
-from ..rlg_core.errors import RLGError
+from ..rlg_core.errors import RLGError, problem
 from ..rlg_core.report.sweep import curves, sheet, table
 from ..rlg_core.schedule import PerItem
 from ..rlg_core.sweep import DEFAULT_SCALES, Sweep, parse_scales
@@ -26,10 +26,15 @@ class RLGSweep(io.ComfyNode):
             description=(
                 "A list of scales for Reinforcement Learning Guidance. Everything after it runs once per scale."
             ),
-            search_aliases=["sweep", "xy plot", "grid", "scale list"],
+            search_aliases=["XY plot", "grid", "scale list", "guidance scale"],
             inputs=[io.String.Input("scales", default=DEFAULT_SCALES, tooltip=SCALES)],
             outputs=[io.Float.Output(display_name="scale", is_output_list=True)],
         )
+
+    @classmethod
+    def validate_inputs(cls, scales: str | None) -> bool | str:
+        """Whether these are scales. A linked text is None here."""
+        return scales is None or problem(parse_scales, scales)
 
     @classmethod
     def execute(cls, scales: str) -> io.NodeOutput:
@@ -46,7 +51,7 @@ class RLGBatchSweep(io.ComfyNode):
                 "All scales in one sampling run: one latent item per scale, each with the same starting noise, and a "
                 "schedule that gives each item its scale. Wire the schedule into Reinforcement Learning Guidance."
             ),
-            search_aliases=["sweep", "batch", "xy plot", "scale list"],
+            search_aliases=["batch", "XY plot", "scale list", "guidance scale"],
             inputs=[
                 io.Latent.Input(
                     "latent",
@@ -72,6 +77,11 @@ class RLGBatchSweep(io.ComfyNode):
                 io.Float.Output(display_name="scale", is_output_list=True, tooltip="For RLG Sweep Grid."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, scales: str | None) -> bool | str:
+        """Whether these are scales. A linked text is None here."""
+        return scales is None or problem(parse_scales, scales)
 
     @classmethod
     def execute(cls, latent, scales: str, schedule=None) -> io.NodeOutput:
@@ -108,13 +118,14 @@ class RLGSweepGrid(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGSweepGrid",
+            shows=True,
             display_name="RLG Sweep Grid",
             description=(
                 "A contact sheet of a sweep with the best scale marked, and plots of reward and diversity over the "
                 "scale. Error bars are standard errors over the pictures of a scale; diversity is the mean distance "
                 "between them."
             ),
-            search_aliases=["grid", "contact sheet", "xy plot", "sweep"],
+            search_aliases=["grid", "contact sheet", "XY plot", "chart"],
             is_input_list=True,
             inputs=[
                 io.Image.Input(
@@ -140,7 +151,9 @@ class RLGSweepGrid(io.ComfyNode):
                 io.Image.Output(display_name="plot"),
                 io.String.Output(
                     display_name="csv",
-                    tooltip="The columns: scale, pictures, reward, standard error, diversity, shift.",
+                    tooltip=(
+                        "The columns: scale, pictures, reward, standard error, diversity, shift, structure diversity."
+                    ),
                 ),
             ],
         )

@@ -26,6 +26,7 @@ class RLGTrace(io.ComfyNode):
                 "Plot. It adds at most one model evaluation to a run: the check whether a plain LoRA strength would "
                 "do."
             ),
+            search_aliases=["watch", "debug guidance", "monitor", "KL divergence"],
             inputs=[io.Model.Input("model", tooltip="A model with RLG on it.")],
             outputs=[io.Model.Output(display_name="model"), TraceType.Output(display_name="trace")],
         )
@@ -43,8 +44,10 @@ class RLGTracePlot(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="RLGTracePlot",
+            shows=True,
             display_name="RLG Trace Plot",
             description="Shows the trace of the run that made the latent, as a plot and as JSON.",
+            search_aliases=["plot", "chart", "debug guidance", "KL divergence"],
             inputs=[
                 TraceType.Input("trace", tooltip="From RLG Trace."),
                 io.Latent.Input("after", tooltip="The sampler's latent: the plot waits for it and passes it through."),

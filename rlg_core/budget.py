@@ -1,7 +1,8 @@
 """Fewer model evaluations at a measured error: which steps skip the base, and what takes its place there.
 
 On a skipped step the base is read off the RL model as `v_base = v_rl - d`. The difference `d = v_rl - v_base` is
-extrapolated from earlier steps. `v` is the velocity `(x - denoised) / sigma`.
+extrapolated from earlier steps. `v` is the velocity `(x - denoised) / t` of the flow `x = (1 - t) x_0 + t eps`. For
+models of the noise `t = sigma / (1 + sigma)`, in which differences run far straighter than in sigma.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .errors import RLGError, require_number
+from .errors import RLGError, require_number, require_one_of, require_whole
 
 EVALUATE = ("exact", "linearised", "segmented")
 EXPERTS = ("exact", "merged")
 BATCHING = ("auto", "batched", "sequential")
-SIGMA_SHARE = 0.3
-"""Fraction of the refresh spacing that follows sigma rather than the step index.
+TIME_SHARE = 0.3
+"""Fraction of the refresh spacing that follows the time t rather than the step index.
 
 Found on the demo pair, where 0 (every k-th step) has five times the error.
 """
@@ -42,9 +43,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, known in (("evaluate", EVALUATE), ("batching", BATCHING), ("experts", EXPERTS)):
-            if getattr(self, name) not in known:
-                raise RLGError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(known)}.")
-        require_number("refresh_every", self.refresh_every, 1)
+            require_one_of(name, getattr(self, name), known)
+        require_whole("refresh_every", self.refresh_every, 1)
         require_number("tolerance", self.tolerance, 0.0)
         if self.tolerance > 0 and self.refresh_every < 2:
             raise RLGError(
@@ -74,36 +74,35 @@ class _Track:
     """The last two differences seen on one trajectory, oldest first, and the gap in steps to the next refresh."""
 
     steps: list[int] = field(default_factory=list)
-    sigmas: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     differences: list[Tensor] = field(default_factory=list)
     gap: int = 1
 
-    def extrapolated(self, sigma: float) -> Tensor:
-        """The difference at `sigma`: linear in sigma through the last two, or the latest if there is only one."""
+    def extrapolated(self, time: float) -> Tensor:
+        """The difference at `time`: linear in it through the last two, or the latest if there is only one."""
         latest = self.differences[-1]
         if len(self.differences) < 2:
             return latest
-        slope = (sigma - self.sigmas[-1]) / (self.sigmas[-1] - self.sigmas[-2])
+        slope = (time - self.times[-1]) / (self.times[-1] - self.times[-2])
         return latest + slope * (latest - self.differences[-2])
 
-    def add(self, step: int, sigma: float, difference: Tensor) -> None:
-        self.steps, self.sigmas = [*self.steps[-1:], step], [*self.sigmas[-1:], sigma]
+    def add(self, step: int, time: float, difference: Tensor) -> None:
+        self.steps, self.times = [*self.steps[-1:], step], [*self.times[-1:], time]
         self.differences = [*self.differences[-1:], difference]
 
 
-def refresh_steps(sigmas: Sequence[float], every: int) -> frozenset[int]:
+def refresh_steps(times: Sequence[float], every: int) -> frozenset[int]:
     """The indices of about one step in `every`, always including the first and the last.
 
-    `sigmas` are those of the steps: decreasing, all above 0. The refreshes are spread evenly over a path that mixes
-    step index and sigma. The state moves by `velocity * d sigma`, so an error in the difference costs most where sigma
-    falls fast.
+    `times` are those of the steps: decreasing, all above 0. The refreshes are spread evenly over a path that mixes step
+    index and time. The state moves by `velocity * dt`, so an error in the difference costs most where t falls fast.
     """
-    last = len(sigmas) - 1
+    last = len(times) - 1
     if last < 1:
         return frozenset({0})
-    fallen = [(sigmas[0] - sigma) / (sigmas[0] - sigmas[-1]) for sigma in sigmas]
-    path = [(1.0 - SIGMA_SHARE) * step / last + SIGMA_SHARE * fall for step, fall in enumerate(fallen)]
-    count = max(len(sigmas) // every, 2)
+    fallen = [(times[0] - time) / (times[0] - times[-1]) for time in times]
+    path = [(1.0 - TIME_SHARE) * step / last + TIME_SHARE * fall for step, fall in enumerate(fallen)]
+    count = max(len(times) // every, 2)
     targets = [k / (count - 1) for k in range(count)]
     return frozenset(min(range(len(path)), key=lambda step: abs(path[step] - target)) for target in targets)
 
@@ -115,13 +114,13 @@ class DifferenceExtrapolation:
     come after the last one (the sampler restarted) begins the trajectory anew.
     """
 
-    def __init__(self, budget: Budget, sigmas: Sequence[float]):
+    def __init__(self, budget: Budget, times: Sequence[float]):
         self.budget = budget
-        self.last = len(sigmas) - 1
-        self.refreshes = refresh_steps(sigmas, budget.refresh_every)
+        self.last = len(times) - 1
+        self.refreshes = refresh_steps(times, budget.refresh_every)
         self.tracks: dict[Hashable, _Track] = {}
 
-    def predicted(self, key: Hashable, step: int, sigma: float) -> Tensor | None:
+    def predicted(self, key: Hashable, step: int, time: float) -> Tensor | None:
         """The difference to use at `step`, or None if the base has to be evaluated."""
         track = self.tracks.get(key)
         if track is None or step <= track.steps[-1]:
@@ -131,28 +130,31 @@ class DifferenceExtrapolation:
             due = step - track.steps[-1] >= track.gap or step == self.last
         else:
             due = any(track.steps[-1] < refresh <= step for refresh in self.refreshes)
-        return None if due else track.extrapolated(sigma)
+        return None if due else track.extrapolated(time)
 
-    def observe(self, key: Hashable, step: int, sigma: float, difference: Tensor, effect: float) -> None:
-        """Records an evaluated difference.
+    def observe(self, key: Hashable, step: int, time: float, difference: Tensor, effect: float) -> Tensor | None:
+        """Records an evaluated difference. Returns by how much it was missed, or None if no step before was skipped.
 
         `effect` is the relative error of the prediction per unit of relative error in the difference:
         `|w - 1| |difference| / |velocity|`.
         """
-        track = self.tracks.get(key)
+        track, missed = self.tracks.get(key), None
         if track is None or step <= track.steps[-1]:
             track = self.tracks[key] = _Track()
-        elif self.budget.tolerance > 0:
-            track.gap = self._next_gap(track, sigma, difference, effect)
-        track.add(step, sigma, difference)
+        else:
+            off = track.extrapolated(time) - difference
+            missed = off if step > track.steps[-1] + 1 else None
+            if self.budget.tolerance > 0:
+                track.gap = self._next_gap(track, off, difference, effect)
+        track.add(step, time, difference)
+        return missed
 
-    def _next_gap(self, track: _Track, sigma: float, difference: Tensor, effect: float) -> int:
+    def _next_gap(self, track: _Track, off: Tensor, difference: Tensor, effect: float) -> int:
         """The gap after a refresh: doubled if the extrapolation was well within the tolerance, halved if beyond it.
 
         The refresh itself shows the error of the extrapolation, so the estimate costs no evaluation.
         """
-        missed = float((track.extrapolated(sigma) - difference).norm() / difference.norm().clamp_min(1e-12))
-        error = missed * effect
+        error = effect * float(off.norm() / difference.norm().clamp_min(1e-12))
         if error > self.budget.tolerance:
             return max(track.gap // 2, 1)
         return min(track.gap * 2 if error < self.budget.tolerance / 2 else track.gap, self.budget.refresh_every)

@@ -1,36 +1,47 @@
-"""How far guided sampling departs from the base: the KL divergence between their stochastic sampling paths."""
+"""How far guided sampling departs from the base: the KL divergence between their stochastic sampling paths.
+
+The paths are those of the memoryless SDE (arXiv 2409.08861; Flow-GRPO's with `a = sqrt 2`, arXiv 2505.05470): a picture
+does not depend on the noise that its path began with. By Girsanov's theorem their divergence is the integral of
+`|eps - eps_base|^2` over the log ratio of noise to signal, for flow models and for models of the noise alike. It bounds
+the divergence of the pictures' distributions, and equals it where guidance is exact.
+"""
 
 from __future__ import annotations
 
 import math
-
-from torch import Tensor
-
-NOISE_LEVEL = 0.7
-"""`a` in Flow-GRPO's SDE (arXiv 2505.05470: sigma_t = a sqrt(t / (1 - t))), at the value of its experiments."""
+from collections.abc import Sequence
 
 
-def flow_step_kl(difference: Tensor, t: float, t_next: float, noise_level: float = NOISE_LEVEL) -> Tensor:
-    """KL divergence [rows], in nats, of one SDE step of a flow model from `t` to `t_next` < t.
+def flow_time(sigma: float) -> float:
+    """The time of the flow `(1 - t) x_0 + t eps` whose ratio of noise to signal is `sigma`."""
+    return sigma / (1.0 + sigma)
 
-    `difference` [rows, ...] is that of the velocities. The closed form of arXiv 2505.05470:
-    `dt / 2 (sigma_t (1 - t) / (2 t) + 1 / sigma_t)^2 |v - v_base|^2`. At t = 1, where sigma_t is infinite, it is taken
-    at the end of the step, as in Flow-GRPO's code, or at its middle if the step ends at 0.
+
+def path_weights(times: Sequence[float]) -> list[float]:
+    """What each step adds to the divergence, in nats, per squared norm of its difference of velocities.
+
+    `times` are those of a flow, from at most 1 down, with the end of the last step behind them: one more than steps.
+    The velocity is `eps - x_0`, and `eps - eps_base` is `1 - t` times the difference of the velocities. Each interval
+    is taken by the trapezoidal rule in the log ratio of noise to signal, half of it for the step at either end. The
+    first interval may begin where that ratio is infinite: it holds the velocities' difference. The last one ends where
+    it is zero, and there the difference falls with t: it holds the difference over t.
     """
-    at = t if t < 1.0 else t_next or t / 2
-    sigma = noise_level * math.sqrt(at / max(1.0 - at, 1e-6))
-    factor = sigma * (1.0 - at) / (2.0 * at) + 1.0 / sigma
-    return 0.5 * (t - t_next) * factor**2 * _squared_norm(difference)
+    steps = len(times) - 1
+    weights = [0.0] * steps
+    for k, (t, after) in enumerate(zip(times[:-1], times[1:])):
+        if after <= 0.0:
+            weights[k] += 0.5 - t / 3.0
+        elif k == 0:
+            weights[k] += math.log(t / after) - (t - after)
+        else:
+            width = _log_ratio(t) - _log_ratio(after)
+            weights[k] += 0.5 * width * (1.0 - t) ** 2
+            if k + 1 < steps:
+                weights[k + 1] += 0.5 * width * (1.0 - after) ** 2
+            else:
+                weights[k] += 0.5 * width * (1.0 - t) ** 2
+    return weights
 
 
-def noise_step_kl(difference: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    """KL divergence [rows], in nats, of one step of the reverse variance-exploding SDE.
-
-    `difference` [rows, ...] is that of the noise predictions. Girsanov's theorem for `g^2 = d sigma^2 / dt` and scores
-    `-eps / sigma` gives `1/2 (sigma^2 - sigma_next^2) / sigma^2 |eps - eps_base|^2`.
-    """
-    return 0.5 * (sigma**2 - sigma_next**2) / sigma**2 * _squared_norm(difference)
-
-
-def _squared_norm(difference: Tensor) -> Tensor:
-    return difference.flatten(1).square().sum(1)
+def _log_ratio(t: float) -> float:
+    return math.log(t / (1.0 - t))

@@ -37,8 +37,26 @@ def _grain(pictures: Tensor) -> Tensor:
 
 
 def diversity(pictures: Tensor) -> float:
-    """Mean distance over all pairs of `pictures` [n, h, w, 3]; NaN for one picture. It falls in preference collapse."""
+    """Mean distance over all pairs of `pictures` [n, h, w, 3]; NaN for one picture.
+
+    It falls in preference collapse,
+    and where pictures saturate.
+    """
     if len(pictures) < 2:
         return math.nan
     small = _grain(pictures).flatten(1)
     return float(torch.pdist(small).mean()) / math.sqrt(small.shape[1])
+
+
+def structure_diversity(pictures: Tensor) -> float:
+    """As `diversity`, of pictures brought to one mean per channel and one contrast first; NaN for one picture.
+
+    It does not fall where pictures get brighter, darker or more saturated alike, only where they show the same: 0 for
+    pictures that do, 1 for pictures that have nothing in common.
+    """
+    if len(pictures) < 2:
+        return math.nan
+    small = _grain(pictures).flatten(2)
+    plain = (small - small.mean(2, keepdim=True)).flatten(1)
+    contrast = plain.square().mean(1, keepdim=True).sqrt()
+    return float(torch.pdist(plain / contrast.clamp_min(1e-6)).mean()) / math.sqrt(2.0 * plain.shape[1])

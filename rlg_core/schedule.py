@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .errors import LARGEST, RLGError, require_number
+from .errors import LARGEST, RLGError, require_number, require_one_of, shortened
 
 BOUNDARY = 1e-5
 """Percents closer than this count as equal: turning a step's float32 sigma back into a percent errs by this much."""
@@ -53,8 +53,7 @@ class Schedule:
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.shape not in PROGRESS:
-            raise RLGError(f"Schedule shape {self.shape!r}: expected one of {', '.join(PROGRESS)}.")
+        require_one_of("shape", self.shape, PROGRESS)
         for name, low, high in (
             ("scale_from", -LARGEST, LARGEST),
             ("scale_to", -LARGEST, LARGEST),
@@ -80,6 +79,27 @@ class Schedule:
             length = self.end_percent - self.start_percent
             u = min(max((percent - self.start_percent) / length, 0.0), 1.0) if length > 0 else 1.0
         return self.scale_from + PROGRESS[self.shape](u, self.power) * (self.scale_to - self.scale_from)
+
+
+CUSTOM = "custom"
+PRESETS = {
+    "paper": Schedule("constant", 1.6, 1.6),
+    "first steps RL only": Schedule("interval", 1.6, 1.0, 0.1, 1.0),
+    "RL early, base late": Schedule("interval", 1.0, 0.0, 0.0, 0.6),
+    "limited interval": Schedule("interval", 2.5, 1.0, 0.2, 0.7),
+}
+"""Schedules in use, by name.
+
+The paper's example and `zero_init_step` of its code (arXiv 2508.21016); MixGRPO's inference, the RL model for 30 of 50
+steps (arXiv 2507.21802); guidance in a limited interval (arXiv 2404.07724).
+"""
+
+
+def schedule_of(preset: str, *values: object, **named: object) -> Schedule:
+    """The schedule of that name, or for `custom` the one that the values make. Raises `RLGError` for other names."""
+    if preset not in (CUSTOM, *PRESETS):
+        raise RLGError(f"preset is {shortened(preset)}: expected one of {', '.join((CUSTOM, *PRESETS))}.")
+    return Schedule(*values, **named) if preset == CUSTOM else PRESETS[preset]
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import LARGEST, RLGError, shortened
+from .errors import RLGError, require_number, shortened
 from .statistics import mean_and_error
 
 DEFAULT_SCALES = "0, 0.5, 1, 1.5, 2, 3"
+LOWEST, HIGHEST = -10.0, 20.0
+"""The scales that the nodes offer."""
+MOST_SCALES = 1000
+"""Number of scales in one sweep: each is a run, or an item of a batch."""
 
 
 def parse_scales(text: str) -> list[float]:
     """`"0, 0.5, 1"` -> [0.0, 0.5, 1.0]. Commas, semicolons, spaces and line breaks separate the numbers.
 
-    Raises `RLGError` if there are none, or if one is no number or too large for a scale.
+    Raises `RLGError` if there are none or too many, or if one is no number or beyond the scales that the nodes offer.
     """
     words = text.replace(",", " ").replace(";", " ").split()
     if not words:
         raise RLGError(f"scales is empty: expected numbers such as {DEFAULT_SCALES!r}.")
+    if len(words) > MOST_SCALES:
+        raise RLGError(f"scales has {len(words)} numbers: expected at most {MOST_SCALES}.")
     return [_number(word) for word in words]
 
 
@@ -32,8 +38,9 @@ def _number(word: str) -> float:
         value = float(word)
     except ValueError:
         value = math.nan
-    if not -LARGEST <= value <= LARGEST:
-        raise RLGError(f"scales has {shortened(word)}: expected numbers such as {DEFAULT_SCALES!r}.")
+    if not LOWEST <= value <= HIGHEST:
+        expected = f"numbers from {LOWEST:g} to {HIGHEST:g}, such as {DEFAULT_SCALES!r}"
+        raise RLGError(f"scales has {shortened(word)}: expected {expected}.")
     return value
 
 
@@ -52,8 +59,13 @@ class Sweep:
     def of_lists(cls, scales: Sequence[float], images: Sequence[Tensor], scores: Sequence[float] = ()) -> Sweep:
         """A sweep, sorted by scale, from flat lists: the pictures of the first scale, then those of the second, ...
 
-        Raises `RLGError` if pictures or scores cannot be divided evenly among the scales.
+        Raises `RLGError` if pictures or scores cannot be divided evenly among the scales, or for what is no number.
         """
+        for name, numbers in (("scale", scales), ("score", scores)):
+            for k, value in enumerate(numbers):
+                require_number(f"{name} {k + 1}", value)
+        if not images:
+            raise RLGError("images is empty: expected the pictures of a sweep.")
         pictures = torch.cat([_same_size(image, images[0]) for image in images])
         each = _share("images", len(pictures), len(scales))
         shared: list[Sequence[float]] = []

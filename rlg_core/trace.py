@@ -21,10 +21,12 @@ class TraceEntry:
     - `norm_ratio`: |v_rl| / |v_base|; RL training tends to inflate it by 5 to 15 % (arXiv 2606.27771).
     - `share`: the part of the guided velocity that guidance made, as a ratio of root mean squares.
     - `angle`: degrees between guidance and the CFG direction; None without CFG.
-    - `path_kl`: KL divergence, in nats, between the guided and the base path over this step.
+    - `path_kl`: this step's share of the KL divergence, in nats, of guided from base sampling (see `kl`).
     - `evaluated`: the models that ran.
     - `linearised_error`: how far one evaluation of the base with the RL terms at strength `scale` (a LoRA strength
       slider) is from the guided velocity, relative to it. Only one step is checked; None at the others.
+    - `risk`: by how much of its velocity a budget's prediction for this step was off, `|w - 1| |predicted - observed| /
+      |v|`; None where the step before was not skipped.
 
     What compares the two models is None if the step needed only one of them.
     """
@@ -41,6 +43,7 @@ class TraceEntry:
     evaluated: tuple[str, ...]
     linearised_error: float | None = None
     norm_ratio: float | None = None
+    risk: float | None = None
 
 
 @dataclass

@@ -15,7 +15,7 @@ from torch import Tensor
 from demo import codec, scenes
 from rlg_core.rewards.scenes import Prompt
 
-from .ways import MODELS, Expert, Way
+from .ways import ADAPTERS, MODELS, Expert, Way
 
 BASE, VAE, CLIP = "rlg-demo-base.safetensors", "rlg-demo-vae.safetensors", "rlg-demo-clip.pt"
 FOLDERS = ("diffusion_models", "loras", "text_encoders", "vae")
@@ -55,7 +55,7 @@ class Pair:
         expert = self.experts[name]
         if expert.is_checkpoint:
             return self.host.nodes.UNETLoader().load_unet(expert.path.name, "default")[0]
-        return self.node("RLGAdapterLoader", self.base, expert.path.name, 1.0, 0.0, "")
+        return self.node("RLGAdapterLoader", self.base, f"{ADAPTERS}/{expert.path.name}", 1.0, 0.0, "")
 
     def model(self, way: Way) -> Any:
         """The MODEL of the graph that `way` stands for."""

@@ -13,6 +13,7 @@ from demo.rewards import REWARDS
 HERE = Path(__file__).resolve().parents[1]
 MODELS, LOGS = HERE / "models", HERE / "logs"
 PREFIX = "rl-"
+ADAPTERS = "rlg-demo"  # their folder in models/loras
 FULL = "rlg-demo-full-rl.safetensors"
 
 
@@ -79,8 +80,10 @@ class Expert:
 
 
 def find_experts(models: Path = MODELS, logs: Path = LOGS) -> list[Expert]:
-    """Every PEFT folder `rl-<reward>...` below models/loras, in the order of the rewards, then the full checkpoint."""
-    folders = sorted(path for path in (models / "loras").glob(PREFIX + "*") if (path / "adapter_config.json").is_file())
+    """Every PEFT folder `rl-<reward>...` of the demo, in the order of the rewards, then the full checkpoint."""
+    folders = sorted(
+        path for path in (models / "loras" / ADAPTERS).glob(PREFIX + "*") if (path / "adapter_config.json").is_file()
+    )
     found = [_expert(path.name[len(PREFIX) :], path, logs / f"{path.name}.json") for path in folders]
     full = models / "diffusion_models" / FULL
     if full.is_file():

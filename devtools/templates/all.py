@@ -6,14 +6,14 @@ from typing import Any
 
 from .. import hosts
 from ..paths import ROOT
-from . import stable_diffusion, transformers, wan
+from . import demo, stable_diffusion, transformers, wan
 from .api import to_api
 from .editor import to_editor
 from .graph import Workflow
 from .schema import kinds
 
 TEMPLATES: tuple[Workflow, ...] = tuple(
-    declared() for family in (stable_diffusion, transformers, wan) for declared in family.TEMPLATES
+    declared() for family in (demo, stable_diffusion, transformers, wan) for declared in family.TEMPLATES
 )
 
 

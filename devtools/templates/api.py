@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .files import File, Folder, Listed
+from .files import Demo, File, Folder, Listed
 from .graph import Node, Out, Workflow
 from .schema import Kind
 
@@ -40,4 +40,4 @@ def plain(value: Any) -> Any:
     """A value as JSON has it."""
     if isinstance(value, Out):
         return [value.key, value.slot]
-    return value.value if isinstance(value, File | Folder | Listed) else value
+    return value.value if isinstance(value, Demo | File | Folder | Listed) else value

@@ -10,7 +10,7 @@ from .schema import Kind
 
 NAMESPACE = uuid.UUID("3c5b7ad4-6a5c-5d0e-9f41-6b1f5f0d2a77")
 PACK = "custom_nodes."
-COLOURS = {"RL model": "#88AA88", "Guidance": "#88AA88"}
+OTHERS, OURS = "#3f789e", "#88AA88"
 NOTE = "How to use it"
 
 
@@ -31,11 +31,11 @@ def to_editor(workflow: Workflow, known: dict[str, Kind], host: str, pack: str) 
         "nodes": [*nodes, in_note(workflow.note, len(nodes) + 1, note)],
         "links": links,
         "groups": [
-            in_group(index, group.title, frame)
+            in_group(index, group.title, frame, any(is_own(known[node.kind]) for node in group.nodes))
             for index, (group, frame) in enumerate(zip(workflow.groups, frames, strict=True), 1)
         ],
         "config": {},
-        "extra": {"ds": {"scale": 0.6, "offset": [60, 80]}},
+        "extra": {"ds": {"scale": 0.6, "offset": [140, 110]}},
         "version": 0.4,
     }
 
@@ -122,13 +122,13 @@ def in_note(text: str, number: int, box: Box) -> dict[str, Any]:
     }
 
 
-def in_group(number: int, title: str, box: Box) -> dict[str, Any]:
-    """One frame."""
+def in_group(number: int, title: str, box: Box, own: bool) -> dict[str, Any]:
+    """One frame; those of the pack's own nodes have another colour."""
     return {
         "id": number,
         "title": title,
         "bounding": [box.x, box.y, box.width, box.height],
-        "color": COLOURS.get(title, "#3f789e"),
+        "color": OURS if own else OTHERS,
         "font_size": 24,
         "flags": {},
     }

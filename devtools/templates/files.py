@@ -64,6 +64,16 @@ class Listed:
         return [self.file]
 
 
+@dataclass(frozen=True)
+class Demo:
+    """A file that comes with the pack: nothing is to be downloaded."""
+
+    value: str
+
+    def files(self) -> list[File]:
+        return []
+
+
 def same_name(directory: str, repository: str, path: str) -> File:
     """A file that keeps the last part of its path as its name."""
     return File(directory, path.rpartition("/")[2], repository, path)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from . import notes
-from .files import File, Folder, Listed
+from .files import Demo, File, Folder, Listed
 
 
 class Out(NamedTuple):
@@ -30,7 +30,7 @@ class Node:
 
     def files(self) -> list[File]:
         """The files that its widgets name, each once."""
-        named = [value for value in self.values.values() if isinstance(value, File | Folder | Listed)]
+        named = [value for value in self.values.values() if isinstance(value, Demo | File | Folder | Listed)]
         return list(dict.fromkeys(file for value in named for file in value.files()))
 
 

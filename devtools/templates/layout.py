@@ -11,7 +11,10 @@ from .schema import Kind
 WIDTH, PREVIEW_WIDTH, NOTE_WIDTH = 380, 460, 520
 TITLE, GAP, PADDING, COLUMN_GAP = 34, 66, 20, 60
 SLOT, WIDGET, TEXT, PREVIEW = 24, 36, 130, 420
-PREVIEWS = ("SaveImage", "SaveVideo", "LoadImage")
+PREVIEWS = ("SaveImage", "SaveVideo", "LoadImage", "RLGSweepGrid", "RLGTracePlot", "RLGPickBest", "RLGSchedule")
+TOLD = ("RLGAdapterLoader", "RLGCheckpointPairLoader", "RLGApply")
+"""Nodes that show pictures, and nodes that show text, once they have run."""
+
 LINE, CHARACTERS, NOTE_MARGIN = 21, 62, 70
 
 
@@ -61,7 +64,7 @@ def height_of(node: Node, kind: Kind) -> int:
     """Sockets first, then widgets, then a preview where there is one."""
     sockets = max(len(kind.inputs) - len(kind.widgets), len(kind.outputs))
     widgets = sum((TEXT if given.is_multiline else WIDGET) + WIDGET * len(given.extra) for given in kind.widgets)
-    return 20 + SLOT * sockets + widgets + PREVIEW * (node.kind in PREVIEWS)
+    return 20 + SLOT * sockets + widgets + PREVIEW * (node.kind in PREVIEWS) + TEXT * (node.kind in TOLD)
 
 
 def note_height(text: str) -> int:

@@ -9,12 +9,14 @@ import ast
 import inspect
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import comfy.utils
 import torch
 from comfy.ldm.hunyuan_video.model import HunyuanVideo
 from comfy.model_base import BaseModel
@@ -26,7 +28,7 @@ from ...rlg_core.errors import WeightError
 
 # Node schemas
 
-NEWER_SCHEMA_FIELDS = frozenset({"search_aliases", "essentials_category"})
+NEWER_SCHEMA_FIELDS = frozenset({"search_aliases", "essentials_category", "has_intermediate_output"})
 """0.3.75 does not know these fields of `io.Schema`, and raises on unknown ones."""
 
 
@@ -183,12 +185,56 @@ def compute_dtype(model: BaseModel) -> torch.dtype:
     return model.manual_cast_dtype or model.get_dtype()
 
 
+CASTING = frozenset({"manual_cast_dtype"})
+"""Object patches with which hosts also set `force_cast_weights` (ModelComputeDtype): without it layers do not cast."""
+
+
 def stored_tensors(weight: Tensor) -> list[Tensor]:
     """The tensors that hold `weight`: itself, or of the host's quantised tensors the bits and their scales."""
     if not isinstance(weight, QuantizedTensor):
         return [weight]
     names, _ = weight.__tensor_flatten__()
     return [getattr(weight, name) for name in names]
+
+
+_QUANTISED_CONFIGS = ("quant_config", "layer_quant_config", "scaled_fp8")
+"""Where the config of a quantised model says so: 0.30 has the first, 0.3.75 the others."""
+
+
+def is_quantised(config: Any) -> bool:
+    """Whether the host found quantised layers in a file when it made this config of it."""
+    return any(inspect.getattr_static(config, name, None) for name in _QUANTISED_CONFIGS)
+
+
+def held_in_layers(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header with quantised layers described as this host's layers read them (0.30 renames older files)."""
+    convert = getattr(comfy.utils, "convert_old_quants", None)
+    return (tensors, metadata) if convert is None else convert(tensors, "", metadata=metadata)
+
+
+@contextmanager
+def filled(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> Iterator[None]:
+    """Inside it, `module` holds `tensors`, loaded by its own method; their names are the module's after `prefix`.
+
+    A scale that the file does not give is 1.
+    """
+    scales = (name for name in module._parameters if name.endswith(_WEIGHT_SCALES))
+    tensors = {**{prefix + name: torch.ones(()) for name in scales}, **tensors}
+    before = dict(module._parameters), dict(module._buffers)
+    made = getattr(module, "factory_kwargs", {})  # 0.30's and 0.3.75's quantised layers move weights to that device
+    device, errors = made.get("device"), []
+    try:
+        if made:
+            made["device"] = torch.device("cpu")
+        module._load_from_state_dict(tensors, prefix, {"assign_to_params_buffers": True}, False, [], [], errors)
+        if errors:
+            raise WeightError(f"{prefix}: {'; '.join(errors)}")
+        yield
+    finally:
+        if made:
+            made["device"] = device
+        module._parameters.clear(), module._buffers.clear()
+        module._parameters.update(before[0]), module._buffers.update(before[1])
 
 
 def source_file(model: ModelPatcher) -> Path | None:
@@ -210,6 +256,14 @@ def free_memory(model: BaseModel, device: torch.device) -> float:
 
 OUT_OF_MEMORY = torch.cuda.OutOfMemoryError
 """An alias of `torch.OutOfMemoryError`, which torch before 2.5 lacks; the host's own name may be any exception."""
+
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+"""What the messages of torch's other allocators have in common, which raise a plain `RuntimeError` (CPU, MPS, XPU)."""
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an operation found no memory for its result."""
+    return isinstance(error, OUT_OF_MEMORY) or any(words in str(error) for words in NO_MEMORY)
 
 
 def without_dynamic(wanted: bool) -> dict[str, bool]:

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..downloads import impostor
 from ..errors import AdapterError, shortened
 
 SAFETENSORS = (".safetensors", ".sft")
@@ -45,6 +46,8 @@ DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
 }
+if hasattr(torch, "float8_e8m0fnu"):  # since torch 2.7
+    DTYPES["F8_E8M0"] = torch.float8_e8m0fnu
 
 
 @dataclass(frozen=True)
@@ -117,19 +120,27 @@ class OpenFile:
         self.size = os.fstat(file.fileno()).st_size
         self.entries, self.metadata, self.data = self._header()
 
+    def blank(self, name: str) -> Tensor:
+        """The tensor `name` without its values: on the meta device."""
+        return torch.empty(self.entries[name].shape, dtype=self._dtype(name), device="meta")
+
     def read(self, name: str) -> Tensor:
         """The tensor `name` in memory of its own."""
+        entry, dtype = self.entries[name], self._dtype(name)
+        content = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+        self.file.seek(self.data + entry.start)
+        if self.file.readinto(content.numpy()) != len(content):
+            raise self._corrupt(f"it ends inside {name}")
+        return content.view(dtype).reshape(entry.shape)
+
+    def _dtype(self, name: str) -> torch.dtype:
         entry = self.entries[name]
         if entry.dtype not in DTYPES:
             raise AdapterError(f"{self.path}: {name} has dtype {entry.dtype}, expected floating-point values.")
         dtype = DTYPES[entry.dtype]
         if math.prod(entry.shape) * dtype.itemsize != entry.end - entry.start:
             raise self._corrupt(f"{name} has {entry.end - entry.start} bytes for shape {list(entry.shape)}")
-        content = torch.empty(entry.end - entry.start, dtype=torch.uint8)
-        self.file.seek(self.data + entry.start)
-        if self.file.readinto(content.numpy()) != len(content):
-            raise self._corrupt(f"it ends inside {name}")
-        return content.view(dtype).reshape(entry.shape)
+        return dtype
 
     def _header(self) -> tuple[dict[str, Entry], dict[str, str], int]:
         length = int.from_bytes(self.file.read(8), "little")
@@ -196,7 +207,8 @@ def shard_advice(path: Path) -> str:
 
 
 def _not_whole(path: Path, why: str) -> str:
-    return f"{path}: not a whole safetensors file ({why[:300]}). {shard_advice(path)}"
+    other = impostor(path)
+    return f"{path}: {other or f'not a whole safetensors file ({why[:300]}). {shard_advice(path)}'}"
 
 
 def check_values(path: Path, name: str, tensor: Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import AdapterError
+from ..errors import AdapterError, shortened
 from .container import PICKLES, SAFETENSORS
 
 STEM = "adapter_model"
@@ -41,5 +41,5 @@ def find_file(path: Path, adapter: str) -> tuple[Path, bool]:
         return next(iter(found.values())), False
     raise AdapterError(
         f"{path}: it holds the adapters {', '.join(found)}; "
-        + (f"there is none named {adapter!r}." if adapter else "name one of them in `adapter`.")
+        + (f"there is none named {shortened(adapter)}." if adapter else "name one of them in `adapter`.")
     )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from ..algebra import Term, rank_of, terms_of
-from ..errors import AdapterError, require_number
-from .container import TensorFile, check_values, open_tensors
+from ..errors import AdapterError, require_number, shortened
+from .container import OpenFile, TensorFile, check_values, open_tensors
 from .files import DEFAULT, find_file
 from .keys import FIRST_COMPONENT, FUSED, SECOND_COMPONENT, UNCHANGED, Key, read_key
 from .recipe import Recipe
@@ -51,49 +51,78 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Choice:
-    """The loader's `adapter` text: an adapter's name, and whether text-encoder keys are ignored on purpose."""
+    """The loader's choice: an adapter's name, and whether text-encoder keys are ignored on purpose.
+
+    Graphs of the time before `text_encoder` was an input say the latter in the `adapter` text.
+    """
 
     name: str = ""
     ignore_text_encoder: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> Choice:
+    def parse(cls, text: str, ignore_text_encoder: bool = False) -> Choice:
         words = [word.strip() for word in text.split(",") if word.strip()]
         names = [word for word in words if word.lower() != IGNORE_TEXT_ENCODER]
         if len(names) > 1:
             raise AdapterError(
-                f"adapter: expected the name of one adapter and perhaps {IGNORE_TEXT_ENCODER!r}, got {text!r}."
+                f"adapter: expected the name of one adapter and perhaps {IGNORE_TEXT_ENCODER!r}, got {shortened(text)}."
             )
-        return cls(names[0] if names else "", len(names) < len(words))
+        return cls(names[0] if names else "", ignore_text_encoder or len(names) < len(words))
 
 
-def read_adapter(path: Path, adapter: str = "", alpha: float = 0.0) -> Adapter:
+def read_adapter(path: Path, adapter: str = "", alpha: float = 0.0, ignore_text_encoder: bool = False) -> Adapter:
     """The adapter in the file or PEFT folder `path`, at `alpha`, or at what the files say if that is 0.
 
     Its tensors are in memory. Raises `AdapterError` for anything that cannot be loaded whole and at its true strength.
     """
+    choice = Choice.parse(adapter, ignore_text_encoder)
+    found = _found(path, choice, alpha, OpenFile.read)
+    file, modules, recipe = found.file, found.modules, found.recipe
+    changes = tuple(change for module in modules for change in _changes(file, module, modules[module], recipe))
+    return Adapter(
+        file,
+        choice.name or found.name,
+        format_of(found.keys, modules),
+        changes,
+        ranks_of(modules),
+        alphas_of(modules, recipe),
+        alpha_source(modules, recipe),
+        found.ignored,
+    )
+
+
+def check_adapter(path: Path, adapter: str = "", alpha: float = 0.0, ignore_text_encoder: bool = False) -> None:
+    """Raises `AdapterError` where `read_adapter` would, as far as the header and the configs beside the file tell it.
+
+    No tensor is read, so this is quick.
+    """
+    _found(path, Choice.parse(adapter, ignore_text_encoder), alpha, OpenFile.blank)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One adapter of a file: its tensors and how they are scaled, before terms are made of them."""
+
+    file: TensorFile
+    name: str
+    keys: dict[str, Key]
+    modules: Modules
+    recipe: Recipe | None
+    ignored: tuple[str, ...]
+
+
+def _found(path: Path, choice: Choice, alpha: float, read: Callable[[OpenFile, str], Tensor]) -> _Found:
+    """The adapter that `choice` names, its tensors as `read` gives them."""
     require_number("alpha", alpha, 0.0)
-    choice = Choice.parse(adapter)
     path, chosen_by_folder = find_file(path, choice.name)
     with open_tensors(path) as opened:
         keys = {name: read_key(name) for name in opened.entries}
         keys, name = _chosen_adapter(path, keys, "" if chosen_by_folder else choice.name)
         keys, ignored = _without_text_encoder(path, keys, choice.ignore_text_encoder)
         keys = _changing(path, keys)
-        file = TensorFile(path, {name: opened.read(name) for name in keys}, opened.metadata)
+        file = TensorFile(path, {name: read(opened, name) for name in keys}, opened.metadata)
     modules = _modules(file, keys)
-    recipe = chosen_recipe(file, modules, keys, alpha, name)
-    changes = tuple(change for module in modules for change in _changes(file, module, modules[module], recipe))
-    return Adapter(
-        file,
-        choice.name or name,
-        format_of(keys, modules),
-        changes,
-        ranks_of(modules),
-        alphas_of(modules, recipe),
-        alpha_source(modules, recipe),
-        ignored,
-    )
+    return _Found(file, name, keys, modules, chosen_recipe(file, modules, keys, alpha, name), ignored)
 
 
 def _chosen_adapter(path: Path, keys: dict[str, Key], wanted: str) -> tuple[dict[str, Key], str]:
@@ -107,7 +136,7 @@ def _chosen_adapter(path: Path, keys: dict[str, Key], wanted: str) -> tuple[dict
     if names and chosen not in names or not names and wanted not in ("", DEFAULT):
         raise AdapterError(
             f"{path}: it holds {'the adapters ' + ', '.join(names) if names else 'one adapter without a name'}; "
-            + (f"there is none named {wanted!r}." if wanted else "name one of them in `adapter`.")
+            + (f"there is none named {shortened(wanted)}." if wanted else "name one of them in `adapter`.")
         )
     return {name: key for name, key in keys.items() if key.adapter in (None, chosen)}, chosen or DEFAULT
 
@@ -117,8 +146,8 @@ def _without_text_encoder(path: Path, keys: dict[str, Key], ignore: bool) -> tup
     if found and not ignore:
         raise AdapterError(
             f"{path}: {len(found)} of {len(keys)} keys change a text encoder ({', '.join(found[:3])}), which a "
-            f"MODEL does not have. Write {IGNORE_TEXT_ENCODER!r} into `adapter` to load the rest, and apply the "
-            "file to the CLIP with a stock LoRA loader."
+            "MODEL does not have. Set `text_encoder` to ignore to load the rest, and apply the file to the CLIP with "
+            "a stock LoRA loader."
         )
     rest = {name: key for name, key in keys.items() if not key.is_text_encoder}
     if not rest:
@@ -147,7 +176,8 @@ def _modules(file: TensorFile, keys: Mapping[str, Key]) -> Modules:
             raise AdapterError(f"{file.path}: two keys are the {key.part} of {key.module}; one is {name}.")
         # Some converters write alpha as an integer.
         tensor = file.tensors[name].float() if key.part == "alpha" else file.tensors[name]
-        check_values(file.path, name, tensor)
+        if not tensor.is_meta:
+            check_values(file.path, name, tensor)
         parts[key.part] = tensor
     return dict(separate for module, parts in modules.items() for separate in _separated(file.path, module, parts))
 

@@ -72,7 +72,7 @@ def chosen_recipe(
     if own is None and is_peft and scaled:
         raise AdapterError(
             f"{file.path}: a PEFT adapter keeps its alpha in adapter_config.json, and there is none (nor a "
-            f"lora_config.json) in {file.path.parent}. Put it there, or set the `alpha` input (the rank is "
+            "lora_config.json) beside it. Put it there, or set the `alpha` input (the rank is "
             f"{_listed(ranks_of(factored))}; alpha is usually 1x or 2x the rank)."
         )
     if own is None and scaled:
@@ -85,7 +85,9 @@ def _require_no_question(file: TensorFile, factored: Modules, component: str) ->
     try:
         other = neighbour_recipe(file.path, component)
     except AdapterError as error:
-        raise AdapterError(_question(file.path, factored, f"The config beside it cannot be used: {error}")) from error
+        raise AdapterError(
+            _question(file.path, factored, f"The config beside it cannot be used: {error.first_line}")
+        ) from error
     if other is None or _misfit(other, factored) is not None:
         return
     scales = {scale_of(module, parts, other) for module, parts in factored.items() if "alpha" not in parts}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from ..errors import AdapterError, shortened
 from .config import read_json
-from .container import TensorFile, map_tensors
+from .container import OpenFile, TensorFile, map_tensors, open_tensors
 
 INDEX = ".index.json"
 
@@ -36,11 +41,47 @@ def map_model(path: Path) -> TensorFile:
     if not path.is_dir():
         return files[0]
     tensors = {name: tensor for file in files for name, tensor in file.tensors.items()}
-    lacking = sorted(_weight_map(path).keys() - tensors.keys())
-    if lacking or len(tensors) < sum(len(file.tensors) for file in files):
-        first = f"{lacking[0]} is in none" if lacking else "one is in two"
-        raise AdapterError(f"{path}: the index and the parts do not agree on the weights ({first}). Download it again.")
+    _check_parts(path, [*tensors], sum(len(file.tensors) for file in files))
     return TensorFile(path, tensors, files[0].metadata)
+
+
+@contextmanager
+def open_model(path: Path) -> Iterator[OpenModel]:
+    """Opens a model in one file, or in a folder in parts, to read its tensors one by one.
+
+    Raises `AdapterError` as `map_model` does, and for a file that changes while it is open.
+    """
+    with ExitStack() as stack:
+        files = [stack.enter_context(open_tensors(file)) for file in model_files(path)]
+        places = {name: file for file in files for name in file.entries}
+        if path.is_dir():
+            _check_parts(path, [*places], sum(len(file.entries) for file in files))
+        yield OpenModel(places, files[0].metadata)
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """The open file of each tensor, by name, and the text entries of the first file's header."""
+
+    places: Mapping[str, OpenFile]
+    metadata: Mapping[str, str]
+
+    def blank(self, name: str) -> Tensor:
+        """The tensor `name` without its values: on the meta device."""
+        return self.places[name].blank(name)
+
+    def read(self, name: str) -> Tensor:
+        """The tensor `name` in memory of its own."""
+        return self.places[name].read(name)
+
+
+def _check_parts(folder: Path, names: Sequence[str], tensors: int) -> None:
+    lacking = sorted(_weight_map(folder).keys() - {*names})
+    if lacking or len(names) < tensors:
+        first = f"{lacking[0]} is in none" if lacking else "one is in two"
+        raise AdapterError(
+            f"{folder}: the index and the parts do not agree on the weights ({first}). Download it again."
+        )
 
 
 def _weight_map(folder: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from PIL import Image
 from torch import Tensor
 
-from ..pictures import diversity, picture_distance, to_picture
+from ..pictures import diversity, picture_distance, structure_diversity, to_picture
 from ..sweep import Sweep
 from .plot import Curve, Panel, number, plot
 from .sheet import captioned, contact_sheet
@@ -66,7 +66,10 @@ def curves(sweep: Sweep) -> Tensor:
         panels.append(Panel([Curve(scales, means, error=errors)], title, "scale w", "reward", marks))
     spread = [diversity(pictures) for pictures in sweep.pictures]
     if not all(map(math.isnan, spread)):
+        structure = [structure_diversity(pictures) for pictures in sweep.pictures]
         panels.append(Panel([Curve(scales, spread)], "Diversity: mean distance of two pictures", "scale w", "distance"))
+        title = "Diversity of structure: the same after matching mean and contrast"
+        panels.append(Panel([Curve(scales, structure)], title, "scale w", "distance"))
     if not panels:
         title = f"Distance from the picture at w = {number(scales[_nearest_base(scales)])}"
         panels.append(Panel([Curve(scales, _shifts(sweep))], title, "scale w", "distance"))
@@ -84,12 +87,14 @@ def _shifts(sweep: Sweep) -> list[float]:
 
 
 def table(sweep: Sweep) -> str:
-    """CSV: scale, pictures, reward, standard_error, diversity, shift (mean distance from the scale nearest to 0)."""
+    """CSV: scale, pictures, reward, standard_error, diversity, shift (mean distance from the scale nearest to 0),
+    structure_diversity (diversity after matching mean and contrast).
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["scale", "pictures", "reward", "standard_error", "diversity", "shift"])
+    writer.writerow(["scale", "pictures", "reward", "standard_error", "diversity", "shift", "structure_diversity"])
     rewards = sweep.rewards() or [(math.nan, math.nan)] * len(sweep.scales)
     for scale, pictures, (mean, error), shift in zip(sweep.scales, sweep.pictures, rewards, _shifts(sweep)):
-        values = (mean, error, diversity(pictures), shift)
+        values = (mean, error, diversity(pictures), shift, structure_diversity(pictures))
         writer.writerow([number(scale), len(pictures), *("" if math.isnan(v) else f"{v:.6g}" for v in values)])
     return out.getvalue()

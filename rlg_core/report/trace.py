@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..trace import TraceEntry, linearised_statement
-from .plot import Curve, Panel
+from .plot import Curve, Panel, number
 
 PANELS = {
     "scale": "effective scale w",
@@ -13,7 +13,8 @@ PANELS = {
     "norm_ratio": "|v_rl| / |v_base|",
     "share": "guidance's share of the prediction",
     "angle": "degrees between guidance and CFG",
-    "path_kl": "KL of this step, nats",
+    "risk": "error of the skipped steps, seen at the next",
+    "path_kl": "KL from the base, nats",
 }
 MOST_IMAGES = 6
 
@@ -39,10 +40,13 @@ def _panel(entries: Sequence[TraceEntry], images: Sequence[int], name: str, titl
 
 
 def _note(entries: Sequence[TraceEntry], name: str) -> str:
-    """The end of a panel's title: skipped steps for `difference`, the linearised check for `share`, else nothing."""
+    """The end of a panel's title: skipped steps for `difference`, the linearised check for `share`, KL's sum."""
     if name == "share":
         statement = linearised_statement(entries)
         return f"; {statement}" if statement else ""
+    if name == "path_kl":
+        images = len({entry.image for entry in entries})
+        return f"; {number(sum(entry.path_kl or 0.0 for entry in entries) / images)} in all"
     skipped = sorted({entry.step for entry in entries if "base" not in entry.evaluated and len(entry.evaluated) > 0})
     if not skipped or name != "difference":
         return ""

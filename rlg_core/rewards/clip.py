@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import RLGError
-from .files import load_weights, weights_file
+from ..errors import RLGError, shortened
+from .files import load_weights, read_config, weights_file
 from .head import LinearStack
 from .pixels import crop, prepared
 
@@ -22,6 +22,8 @@ CLIP_WEIGHTS = (
 )
 AESTHETIC_HEADS = ("sac+logos+ava1-l14-linearMSE.pth", "sac+logos+ava1-l14-linearMSE.safetensors")
 TOKENS = 77
+MOST = {"num_hidden_layers": 200, "image_size": 1024, "max_position_embeddings": 4096}
+"""Bounds for a CLIP's config: what is built by count before any weight is read. Real ones have a quarter of it."""
 
 
 class ClipFeatures(nn.Module):
@@ -86,13 +88,23 @@ def load_clip(folder: Path) -> nn.Module:
     """A `CLIPModel` from a folder with `config.json` and weights. Raises `RLGError` if weights are missing."""
     from transformers import CLIPModel
 
-    weights_file(folder, ["config.json"])
+    _require_bounded(weights_file(folder, ["config.json"]))
     weights_file(folder, CLIP_WEIGHTS)
-    clip, info = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    clip, info = CLIPModel.from_pretrained(folder, local_files_only=True, weights_only=True, output_loading_info=True)
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise RLGError(f"{folder}: {len(missing)} weights of the CLIP model are missing, first {missing[0]}.")
     return clip.eval().requires_grad_(False)
+
+
+def _require_bounded(path: Path) -> None:
+    """Raises `RLGError` if a config asks for so many parts that building them would take all memory."""
+    config = read_config(path)
+    for tower in (config, config.get("text_config"), config.get("vision_config")):
+        for name, most in MOST.items():
+            value = tower.get(name, 0) if isinstance(tower, dict) else 0
+            if not isinstance(value, int) or value > most:
+                raise RLGError(f"{path}: {name} is {shortened(value)}, expected a whole number of at most {most}.")
 
 
 def load_tokenizer(folder: Path, shared: Path) -> Any:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import RLGError
+from ..downloads import DOWNLOADS, impostor
+from ..errors import RLGError, shortened
 
-POINTER = b"version https://git-lfs"
-"""How the files begin that Git leaves in place of large ones it has not downloaded."""
+LARGEST_CONFIG = 2**20
+"""Bytes of a model's config. Real ones have a few thousand."""
 
 
 def weights_file(folder: Path, names: Sequence[str]) -> Path:
@@ -25,13 +28,26 @@ def weights_file(folder: Path, names: Sequence[str]) -> Path:
 
 
 def check_downloaded(folder: Path) -> None:
-    """Raises `RLGError` if a file in `folder` is a pointer that Git leaves in place of a large file."""
+    """Raises `RLGError` if a file in `folder` is what a failed download leaves, such as a Git LFS pointer."""
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(POINTER):
-            raise RLGError(
-                f"{path}: this is a Git LFS pointer of {path.stat().st_size} bytes, not the file itself. Download the "
-                "file from the model's page, or run `git lfs pull` in its repository."
-            )
+        other = impostor(path, DOWNLOADS) if path.is_file() else None
+        if other is not None:
+            raise RLGError(f"{path}: {other}")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config of at most `LARGEST_CONFIG` bytes. Raises `RLGError` if it is larger, or no JSON object."""
+    try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise RLGError(f"{path}: expected a config of at most {LARGEST_CONFIG} bytes.")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, RLGError):
+            raise
+        raise RLGError(f"{path}: not a config in JSON ({shortened(str(error))}).") from error
+    if not isinstance(config, dict):
+        raise RLGError(f"{path}: expected a JSON object, got {type(config).__name__}.")
+    return config
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -58,8 +58,8 @@ def converted(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _layers(weights: Mapping[str, Tensor], tower: str) -> int:
-    numbers = [int(match[1]) for name in weights if (match := re.match(rf"{tower}\.encoder\.layers\.(\d+)\.", name))]
-    return 1 + max(numbers, default=-1)
+    """How many layers there are. Their numbers are not counted on: a single name could ask for any number of them."""
+    return len({match[1] for name in weights if (match := re.match(rf"{tower}\.encoder\.layers\.(\d+)\.", name))})
 
 
 def _empty_clip(weights: Mapping[str, Tensor]) -> nn.Module:

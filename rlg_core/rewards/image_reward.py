@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .files import below, fill, load_weights, weights_file
+from .files import below, fill, load_weights, read_config, weights_file
 from .head import LinearStack
 from .pixels import crop, prepared
 
@@ -84,7 +83,7 @@ def _text(weights: Mapping[str, Tensor], folder: Path, path: Path) -> nn.Module:
     from transformers import BlipTextConfig
     from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-    config = json.loads(weights_file(folder, ["med_config.json"]).read_text(encoding="utf-8"))
+    config = read_config(weights_file(folder, ["med_config.json"]))
     kept = {name: value for name, value in weights.items() if not name.endswith("position_ids")}
     vocabulary, width = weights["embeddings.word_embeddings.weight"].shape
     model = BlipTextModel(
@@ -93,8 +92,8 @@ def _text(weights: Mapping[str, Tensor], folder: Path, path: Path) -> nn.Module:
             hidden_size=width,
             num_attention_heads=config["num_attention_heads"],
             encoder_hidden_size=weights["encoder.layer.0.crossattention.self.key.weight"].shape[1],
-            intermediate_size=config["intermediate_size"],
-            num_hidden_layers=config["num_hidden_layers"],
+            intermediate_size=len(weights["encoder.layer.0.intermediate.dense.weight"]),
+            num_hidden_layers=_count(weights, "encoder.layer"),
             max_position_embeddings=len(weights["embeddings.position_embeddings.weight"]),
             layer_norm_eps=config["layer_norm_eps"],
             is_decoder=True,
@@ -106,7 +105,8 @@ def _text(weights: Mapping[str, Tensor], folder: Path, path: Path) -> nn.Module:
 
 
 def _count(weights: Mapping[str, Tensor], name: str) -> int:
-    return 1 + max(int(key.split(".")[1]) for key in weights if key.startswith(f"{name}."))
+    """How many layers there are. Their numbers are not counted on: a single name could ask for any number of them."""
+    return len({key[len(name) + 1 :].split(".")[0] for key in weights if key.startswith(f"{name}.")})
 
 
 def image_reward(folder: Path, clip_tokenizer: Path) -> ImageReward:

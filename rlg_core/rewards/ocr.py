@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import RLGError
+from ..errors import RLGError, shortened
 from ..pictures import to_picture
 
 QUOTED = re.compile(r'"([^"]+)"|\u201c([^\u201d]+)\u201d')
@@ -21,10 +21,10 @@ Reader = Callable[[np.ndarray], str]
 def wanted_text(prompt: str) -> str:
     """The text in the first pair of double quotes of the prompt. Raises `RLGError` if there is none."""
     match = QUOTED.search(prompt)
-    if match is None:
+    if match is None or not (match[1] or match[2]).strip():
         raise RLGError(
             'The text reward takes the wanted text from double quotes in the prompt, as in: a sign that says "open". '
-            f"This prompt has none: {prompt!r}."
+            f"This prompt has none: {shortened(prompt)}."
         )
     return match[1] or match[2]
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors import safe_open
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
-ADAPTERS = sorted((DEMO / "models" / "loras").glob("rl-*"))
+ADAPTERS = sorted((DEMO / "models" / "loras" / "rlg-demo").glob("rl-*"))
 REWARDS = ("brightness", "jpeg", "composition")
 
 

@@ -15,12 +15,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import tomllib
 import yaml
-from PIL import Image
+from PIL import Image, ImageColor
 
 import dev
-from devtools import environment, hosts, lanes, lock, paths, progress, server, sheet, test, ui
+from devtools import environment, hosts, lanes, lock, paths, progress, sheet, test, ui
 from devtools.console import Failure
 
 ROOT = paths.ROOT
@@ -78,19 +80,16 @@ def test_the_link_shows_the_folder_and_can_be_made_twice(tmp_path):
     assert (tmp_path / "custom_nodes" / "Pack" / "file").read_text() == "x"
 
 
-def test_model_folders_are_offered_under_their_own_names(tmp_path):
-    for kind in ("vae", "loras"):
-        (tmp_path / kind).mkdir()
-    assert yaml.safe_load(server.extra_model_paths(tmp_path)) == {
-        "demo": {"base_path": str(tmp_path), "loras": "loras", "vae": "vae"}
-    }
-
-
-def test_contact_sheet_shows_every_picture_in_its_place():
+def test_sheets_show_every_picture_in_its_place_and_frame():
     rows = [[Image.new("RGB", (96, 96), (40 * x, 80 * y, 200)) for x in range(3)] for y in range(2)]
-    found = sheet.contact_sheet(rows, [("0", "base"), ("1", "RL"), ("2", "")], "scale", ["a", "b"])
-    colours = {colour for _, colour in found.getcolors(1 << 20)}
-    assert {(40 * x, 80 * y, 200) for x in range(3) for y in range(2)} <= colours
+    verdicts = [[True, False, True], [False, True, True]]
+    blocks = [sheet.Block("scale 0", "4 of 6 right", rows, verdicts)]
+    found = np.asarray(sheet.marked_sheet("title", ["a", "b"], blocks, cell=88))
+    for y in range(2):
+        for x in range(3):
+            left, top = sheet.GAP + 88 * x, sheet.TOP + y * (88 + sheet.LINE + 8) + sheet.LINE
+            assert tuple(found[top + 42, left + 42]) == (40 * x, 80 * y, 200)
+            assert tuple(found[top + 1, left + 42]) == ImageColor.getrgb(sheet.RIGHT if verdicts[y][x] else sheet.WRONG)
 
 
 # Commands
@@ -169,7 +168,8 @@ def chosen(*arguments):
 
 
 def test_without_a_part_every_lane_runs(two_hosts):
-    kinds = [f"{kind} {release.version}" for kind in ("host", "browser", "server") for release in hosts.RELEASES]
+    on_hosts = ("host", "browser", "sweep", "server")
+    kinds = [f"{kind} {release.version}" for kind in on_hosts for release in hosts.RELEASES]
     assert [lane.name for lane in chosen()] == [*kinds, "core", "ruff check", "ruff format", "packs"]
 
 
@@ -197,6 +197,11 @@ def test_paths_and_arguments_go_to_pytest(two_hosts):
     )
     assert str(ROOT / "tests" / "pytest.ini") in lane.command
     assert str(ROOT / "tests" / "host" / "pytest.ini") in chosen("host", "--host", "0.30.0")[0].command
+
+
+def test_the_extra_of_the_package_is_what_dev_installs():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert list(environment.SWEEP) == extras["sweep"]
 
 
 @pytest.mark.parametrize(

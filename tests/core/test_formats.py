@@ -249,10 +249,10 @@ def test_named_adapters_of_one_file(tmp_path):
 @pytest.mark.parametrize("prefix", ["text_encoder.", "text_encoder_2.", "lora_te1_", "lora_te_", "text_encoders."])
 def test_text_encoder_keys(tmp_path, prefix):
     path = file(tmp_path, LORA | {prefix + key: value for key, value in LORA.items()})
-    with pytest.raises(AdapterError, match=r"2 of 4 keys change a text encoder.*ignore text encoder"):
+    with pytest.raises(AdapterError, match=r"2 of 4 keys change a text encoder.*Set `text_encoder` to ignore"):
         read_adapter(path)
-    read = read_adapter(path, "ignore text encoder")
-    assert len(read.changes) == 1 and len(read.ignored) == 2
+    words, choice = read_adapter(path, "ignore text encoder"), read_adapter(path, ignore_text_encoder=True)
+    assert words.ignored == choice.ignored and len(choice.changes) == 1 and len(choice.ignored) == 2
 
 
 def test_tucker_and_dora_of_lycoris(tmp_path):

@@ -37,6 +37,7 @@ ROOMS = {
         f"rlg_core.{room}": room
         for room in ("errors", "algebra", "formats", "names", "rows", "save", "rewards", "report")
     },
+    "rlg_core.downloads": "errors",  # words about files, which everything may use
     "rlg_core": "rlg_core",
     **{f"nodes.host.{room}": room for room in ("compat", "models", "run", "scores")},
     "nodes.host": "host",
@@ -70,7 +71,7 @@ def name_of(path: Path) -> str:
 
 
 PRODUCT = [PACK / "__init__.py", *files("nodes", "rlg_core")]
-EVERY_FILE = [*files("rlg_core", "nodes", "tests", "bench", "demo", "devtools"), *sorted(PACK.glob("*.py"))]
+EVERY_FILE = [*files("rlg_core", "nodes", "sweep", "tests", "bench", "demo", "devtools"), *sorted(PACK.glob("*.py"))]
 
 
 def imports(path: Path) -> Iterator[str]:

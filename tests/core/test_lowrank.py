@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlg_core.lowrank import leading_svd, truncate
+from rlg_core.lowrank import leading_svd, rounding_energy, truncate
 
 
 def low_rank_delta(shape, rank, scale=1e-3):
@@ -64,3 +64,48 @@ def test_kept_energy_is_the_share_of_the_squared_norm():
 def test_the_same_difference_gives_the_same_term():
     matrix = decaying()
     assert torch.equal(truncate(matrix, 8).term.up, truncate(matrix, 8).term.up)
+
+
+def trained(relative, shape=(512, 384), rank=32):
+    """A weight and a change of low rank, `relative` times as large as the weight."""
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(shape, generator=generator) * 0.02
+    change = torch.randn(shape[0], rank, generator=generator) @ torch.randn(rank, shape[1], generator=generator)
+    return weight, change * (relative * weight.norm() / change.norm())
+
+
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.bfloat16, 1.66e-3), (torch.float16, 1.66e-3 / 8)])
+@pytest.mark.parametrize("loaded_as", ["itself", "float32"])
+def test_the_rounding_of_a_file_is_known_from_its_values(dtype, relative, loaded_as):
+    weight, _ = trained(0.0)
+    stored = weight.to(dtype)
+    floor = rounding_energy(stored if loaded_as == "itself" else stored.float()) ** 0.5
+    assert floor / float(weight.norm()) == pytest.approx(relative, rel=0.05)
+    assert floor == pytest.approx(float((stored.float() - weight).norm()), rel=0.02)
+
+
+def test_weights_that_nothing_rounded_have_no_floor():
+    assert rounding_energy(trained(0.0)[0]) == 0.0
+
+
+def test_an_adapter_is_nearer_the_truth_than_the_difference_of_two_rounded_files():
+    weight, change = trained(1e-3)
+    base, rl = weight.bfloat16().float(), (weight + change).bfloat16().float()
+    floor = rounding_energy(base) + rounding_energy(rl)
+    found = truncate(rl - base, 128, floor=floor).term
+    adapter, full = (float((delta - change).norm() / change.norm()) for delta in (found.delta(), rl - base))
+    assert full > 1.5 and adapter < 1.0 and found.rank <= 32
+
+
+def test_what_lies_above_the_floor_is_kept():
+    weight, change = trained(3e-2)
+    base, rl = weight.bfloat16().float(), (weight + change).bfloat16().float()
+    found = truncate(rl - base, 128, floor=rounding_energy(base) + rounding_energy(rl)).term
+    assert found.rank == 32
+    assert (found.delta() - change).norm() < 0.6 * (rl - base - change).norm()
+
+
+def test_a_difference_that_is_all_rounding_keeps_one_direction():
+    weight, _ = trained(0.0)
+    off = weight.bfloat16().float() - weight
+    assert truncate(off, 128, floor=rounding_energy(weight.bfloat16())).term.rank <= 2

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlg_core.errors import RLGError
-from rlg_core.pictures import diversity, picture_distance
+from rlg_core.pictures import diversity, picture_distance, structure_diversity
 from rlg_core.report.plot import Curve, Panel, number, plot, ticks
 from rlg_core.report.sweep import curves, sheet, table
 from rlg_core.statistics import mean_and_error
@@ -34,9 +34,9 @@ def test_scales(text, scales):
     assert parse_scales(text) == scales
 
 
-@pytest.mark.parametrize("text", ["", " , ", "1, two", "nan", "1, inf"])
+@pytest.mark.parametrize("text", ["", " , ", "1, two", "nan", "1, inf", "-10.1", "0, 21"])
 def test_scales_that_are_none(text):
-    with pytest.raises(RLGError, match="expected numbers such as"):
+    with pytest.raises(RLGError, match=r"expected numbers .*such as"):
         parse_scales(text)
 
 
@@ -54,6 +54,16 @@ def test_diversity_is_the_mean_over_pairs():
     three = torch.cat([flat(0.0), flat(0.0), flat(0.6)])
     assert diversity(three) == pytest.approx((0.0 + 0.6 + 0.6) / 3)
     assert math.isnan(diversity(flat(0.0)))
+
+
+def test_diversity_of_structure_does_not_fall_with_saturation():
+    pictures = torch.rand(6, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    faded = 0.9 + 0.1 * pictures
+    assert diversity(faded) < 0.2 * diversity(pictures)
+    assert structure_diversity(faded) == pytest.approx(structure_diversity(pictures), rel=1e-3)
+    assert structure_diversity(pictures) == pytest.approx(1.0, abs=0.05)
+    assert structure_diversity(torch.cat([pictures[:1], faded[:1]])) == pytest.approx(0.0, abs=1e-3)
+    assert math.isnan(structure_diversity(pictures[:1]))
 
 
 def test_standard_error():
@@ -129,7 +139,7 @@ def test_the_best_scale_stands_out():
 
 def test_curves_without_scores_show_the_shift():
     assert curves(Sweep.of_lists([0.0, 1.0], [flat(0.0), flat(0.5)])).shape == (380, 760, 3)
-    assert curves(Sweep.of_lists([0.0, 1.0], [flat(0.0, 2), flat(0.5, 2)], [0.0, 1.0])).shape == (760, 760, 3)
+    assert curves(Sweep.of_lists([0.0, 1.0], [flat(0.0, 2), flat(0.5, 2)], [0.0, 1.0])).shape == (1140, 760, 3)
 
 
 def test_plot_draws_points_where_they_belong():

@@ -145,7 +145,10 @@ def without_one(tensors):
         (lambda t: {k: v[:2] if "lora_A" in k else v for k, v in t.items()}, "(shapes do not fit|says rank 4)"),
         (lambda t: {k: v.to(torch.int32) for k, v in t.items()}, "floating-point"),
         (lambda t: t | {"base_model.model.pos_embed.unheard.of": torch.zeros(3)}, "1 of 16 changes"),
-        (lambda t: t | {"text_encoder.layers.0.q_proj.lora_A.weight": torch.zeros(4, 8)}, "ignore text encoder"),
+        (
+            lambda t: t | {"text_encoder.layers.0.q_proj.lora_A.weight": torch.zeros(4, 8)},
+            "Set `text_encoder` to ignore",
+        ),
     ],
 )
 def test_bad_adapters_are_refused(node, base, folder, change, message):
@@ -153,6 +156,16 @@ def test_bad_adapters_are_refused(node, base, folder, change, message):
     with pytest.raises(ValueError, match=message):
         load(node, base, "flow_grpo")
     assert not base.patches
+
+
+def test_keys_for_a_text_encoder_are_left_out_on_demand(host, node, base, folder):
+    """By the input of its own, and by the words that graphs of before it hold in `adapter`."""
+    plain = all_weights(host, load(node, base, "flow_grpo")[0])
+    rewrite(folder, lambda t: t | {"text_encoder.layers.0.q_proj.lora_A.weight": torch.zeros(4, 8)})
+    for choice in (("", "ignore"), ("ignore text encoder",), ("Ignore Text Encoder", "refuse")):
+        model, report = node.execute(base, "flow_grpo", 1.0, 0.0, *choice).args
+        assert_same(all_weights(host, model), plain)
+        assert "ignored on purpose: 1 text-encoder keys" in report
 
 
 def test_corrupt_files_are_refused(node, base, folder):

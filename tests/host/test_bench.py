@@ -54,8 +54,10 @@ def test_memory_of_a_lora_pair_is_one_models(bench, pair):
 
 
 def test_the_report_is_written(bench, pair, timings, tmp_path):
-    from bench import report
+    from bench import TITLES, report, sections
     from bench.suite import Compared, Results
+
+    sections.put(tmp_path / "RESULTS.md", TITLES[0], "what a part wrote")
 
     memory = {name: bench.memory.Memory(100, 200) for name in timings}
     profiles = bench.profiles.of_ways(pair, (bench.ways.PLAIN, bench.ways.EXACT_BATCHED), peak=1e11)
@@ -67,4 +69,28 @@ def test_the_report_is_written(bench, pair, timings, tmp_path):
     results.sweeps = [sweep, sweep]
     text = report.write(results, tmp_path).read_text()
     assert "not measured" in text and bench.ways.PAPER.name in text
+    assert text.endswith(f"## {TITLES[0]}\n\nwhat a part wrote\n")
     assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+def test_a_part_writes_its_own_section_and_leaves_the_others(bench, tmp_path):
+    from bench import sections
+
+    path = tmp_path / "RESULTS.md"
+    path.write_text("# Benchmark\n\nHead.\n\n## One\n\n1\n\n## Two\n\n2\n")
+    sections.put(path, "One", "| 3 |")
+    sections.put(path, "Three", "4\n\n### Inside\n\n5")
+    head, found = sections.read(path)
+    assert head.startswith("# Benchmark\n\nHead.")
+    assert found == {"One": "| 3 |", "Two": "2", "Three": "4\n\n### Inside\n\n5"}
+
+
+def test_the_gpu_part_says_what_was_not_measured(host, bench):
+    from bench import gpu_part
+    from bench.gpu import MODE_NAMES, geometries
+
+    if host.comfy.model_management.get_torch_device().type != "cpu":
+        pytest.skip("there is a GPU to measure on")
+    text = gpu_part.run()
+    assert text.startswith("No GPU here: not measured.")
+    assert text.count("| not measured |") == len(MODE_NAMES) * len(geometries())

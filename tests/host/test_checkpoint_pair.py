@@ -62,7 +62,6 @@ def fine_tuned(weights, rank=4, seed=5):
 
 
 def load(host, base, rl, weight_dtype="default", compress="off", rank=64):
-    assert host.classes["RLGCheckpointPairLoader"].validate_inputs(base, rl) is True
     inputs = {"base_name": base, "rl_name": rl, "weight_dtype": weight_dtype, "compress": compress, "rank": rank}
     return run_node(host, "RLGCheckpointPairLoader", **inputs)
 
@@ -352,14 +351,18 @@ def test_truncated_files_are_refused_by_name(host, folders, pair_files, keep):
     data = (folders.diffusion_models / "base.safetensors").read_bytes()
     keep = int(keep * len(data)) if isinstance(keep, float) else keep
     (folders.diffusion_models / "short.safetensors").write_bytes(data[:keep])
-    message = refusal(host, pair_files[0], "diffusion_models/short.safetensors")
+    names = (pair_files[0], "diffusion_models/short.safetensors")
+    message = refusal(host, *names)
     assert "short.safetensors: not a whole safetensors file" in message
+    assert host.classes["RLGCheckpointPairLoader"].validate_inputs(*names) == message
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".bin"])
 def test_pickles_are_refused(host, folders, pair_files, base_weights, suffix):
     torch.save(base_weights, folders.diffusion_models / f"old{suffix}")
-    assert "pickles" in refusal(host, f"diffusion_models/old{suffix}", pair_files[1])
+    names = (f"diffusion_models/old{suffix}", pair_files[1])
+    assert "pickles" in (message := refusal(host, *names))
+    assert host.classes["RLGCheckpointPairLoader"].validate_inputs(*names) == message
 
 
 def damaged(folders, name, weights):
@@ -395,7 +398,7 @@ def test_another_size_of_the_architecture_is_refused(host, folders, pair_files):
 
 def test_weights_that_the_host_never_uses_may_be_missing(host):
     """Z-Image files lack a norm that 0.3.75 makes and never calls; a quantised file's absent scale is 1."""
-    whole = host.module("nodes.host.models.checkpoints")._whole_weights
+    whole = host.module("nodes.host.models.checkpoints").whole_weights
     with whole("z-image.safetensors"):
         logging.warning("unet missing: ['norm_final.weight', 'layers.0.feed_forward.w1.scale_weight']")
     with (

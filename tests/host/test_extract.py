@@ -110,7 +110,7 @@ def test_a_failed_write_leaves_no_file(host, sd3, output, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(host.module("rlg_core.save.files"), "save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(host.module("rlg_core.errors").AdapterError, match=r"cannot be written \(No space"):
         extract(host, *sd3)
     assert [path for path in output.rglob("*") if path.is_file()] == []
 
@@ -209,7 +209,11 @@ def test_interrupting_stops_it(host, sd3, output):
 
 
 def test_buffers_are_compared_in_the_coarser_dtype(host):
-    same = host.module("nodes.host.models.extraction")._same
+    module = host.module("nodes.host.models.extraction")
+
+    def same(a, b):
+        return module._same(a, b, [a.dtype, b.dtype])
+
     fine = torch.rand(64, generator=torch.Generator().manual_seed(0))
     assert same(fine, fine.half()) and same(fine.bfloat16(), fine)
     assert not same(fine, 1.02 * fine.bfloat16()) and not same(torch.tensor([1, 2]), torch.tensor([1, 3]))
@@ -240,3 +244,18 @@ def test_a_compressed_pair_keeps_them(host, tmp_path):
     settings = wan_sampling(steps=2)
     expected = settings.run(host, two_passes(host, model, checkpoint, 2.0))
     assert largest(settings.run(host, guide(host, model, rl_model, 2.0)), expected) < 1e-4 * max(1.0, rms(expected))
+
+
+def test_the_report_tells_rounding_from_training(host):
+    """Two bfloat16 files whose changes are as small as their rounding."""
+    weights = tiny.sd3_transformer().state_dict()
+    changed = {name: value + 3e-3 * (tuned(weights)[name] - value) for name, value in weights.items()}
+    rounded = ({name: value.bfloat16() for name, value in w.items()} for w in (weights, changed))
+    _, report = extract(host, *(tiny.load_weights(host, w) for w in rounded))
+    line = next(line for line in report.splitlines() if line.startswith("Rounding of the two files"))
+    floor = float(line.split("is ")[1].split("%")[0])
+    assert 20 < floor <= 100 and ("of the energy above it" in line or "none lies above it" in line)
+
+
+def test_weights_in_float32_have_no_rounding_floor(host, sd3):
+    assert "Rounding of the two files" not in extract(host, *sd3)[1]

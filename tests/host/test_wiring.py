@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -28,10 +31,34 @@ def sd3(host):
 
 @pytest.fixture
 def said(host, monkeypatch):
-    """What RLG nodes say to the person."""
+    """What Reinforcement Learning Guidance says of its wires: the same in the log and on the node."""
     words = []
-    monkeypatch.setattr(host.module("nodes.apply"), "notice", lambda text, node_id: words.append(text))
+    node = host.classes["RLGApply"]
+    execute = node.execute
+
+    def listened(*values, **inputs):
+        with log_of(host) as logged:
+            output = execute(*values, **inputs)
+        assert output.ui.as_dict() == {"text": ("".join(logged).removeprefix("RLG: "),)}
+        words.extend(logged)
+        return output
+
+    monkeypatch.setattr(node, "execute", listened)
     return words
+
+
+@contextmanager
+def log_of(host):
+    """What the node logs."""
+    logged = []
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())
+    log = host.module("nodes.apply").log
+    log.addHandler(handler)
+    try:
+        yield logged
+    finally:
+        log.removeHandler(handler)
 
 
 # Nodes after RLG on two checkpoints

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from support import reading, tiny
+from support.guiding import guide, run_node
 from support.quantised import rl_version
+from support.sampling import Sampling
 from support.tensors import largest
 
 gguf = pytest.importorskip("gguf", reason="ComfyUI-GGUF needs the package gguf")
@@ -103,3 +107,30 @@ def test_two_checkpoints_of_any_type(host, weights, rl_weights, load, kind, rl_k
     model, rl_model = load(weights, kind), load(rl_weights, rl_kind)
     reading.assert_two_guided(host, model, rl_model, load(rl_weights, rl_kind))
     reading.assert_difference_extracted(host, model, rl_model)
+
+
+@pytest.mark.parametrize("compress", ["off", "low-rank"])
+def test_a_base_in_gguf_is_paired_with_a_checkpoint(host, weights, rl_weights, load, folder, compress):
+    base = load(weights, "Q8_0")
+    save_file(rl_weights, folder / "rl.safetensors")
+    host.folder_paths.filename_list_cache.clear()
+    (name,) = (name for name in host.module("nodes.host.models.files").model_names() if name.endswith(".gguf"))
+    inputs = {"base_name": name, "rl_name": "diffusion_models/rl.safetensors", "weight_dtype": "default"}
+    model, rl_model, *_ = run_node(host, "RLGCheckpointPairLoader", **inputs, compress=compress, rank=48)
+    settings = Sampling(steps=2)
+    assert torch.equal(settings.run(host, model), settings.run(host, base))
+    expected = settings.run(host, tiny.load_weights(host, rl_weights))
+    tolerance = 1e-5 if compress == "off" else 0.3 * largest(settings.run(host, base), expected)
+    assert largest(settings.run(host, guide(host, model, rl_model, 1.0)), expected) < tolerance
+
+
+def test_an_adapter_is_extracted_from_a_base_in_gguf(host, weights, rl_weights, load, folder):
+    base = load(weights, "Q8_0")
+    save_file(rl_weights, folder / "rl.safetensors")
+    names = {"base_name": "diffusion_models/0.gguf", "rl_name": "diffusion_models/rl.safetensors"}
+    lora_name, _ = run_node(host, "RLGExtractFromFiles", **names, rank=8, energy=1.0, filename_prefix="x")
+    found = host.module("nodes.host.models.extraction").extract(base, tiny.load_weights(host, rl_weights), 8, 1.0)
+    saved = load_file(folder / lora_name)
+    key = reading.KEY.removesuffix(".weight")
+    product = saved[f"{key}.lora_up.weight"] @ saved[f"{key}.lora_down.weight"]
+    assert largest(product, found.terms[reading.KEY].delta()) < 1e-4

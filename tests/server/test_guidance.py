@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from devtools.server import RunFailed
 from support.graphs import changed, forget, load, pixels, without_guidance
@@ -49,14 +50,31 @@ def test_interrupting_ends_the_run_and_leaves_nothing_behind(server, base_pixels
     assert pixels(server, without_guidance(load(), "model")) == base_pixels
 
 
-def test_an_error_reaches_the_client_with_the_file_and_the_way_out(server):
-    folder = server.folder / "models" / "loras"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "broken.safetensors").write_bytes(b"not a safetensors file")
+def test_a_broken_file_is_refused_before_anything_runs(server):
+    broken_file(server).write_bytes(b"not a safetensors file")
     with pytest.raises(RunFailed) as failure:
         server.run(changed(load(), "RLGAdapterLoader", lora_name="broken.safetensors"))
-    assert failure.value.detail["node_type"] == "RLGAdapterLoader"
-    assert "broken.safetensors" in failure.value.detail["exception_message"]
+    (errors,) = failure.value.detail["node_errors"].values()
+    assert errors["class_type"] == "RLGAdapterLoader"
+    assert "broken.safetensors: not a whole safetensors file" in errors["errors"][0]["details"]
+
+
+def test_an_error_reaches_the_client_with_the_file_and_the_way_out(server):
+    save_file({"a.lora_A.weight": np.full((2, 4), np.nan, np.float32)}, broken_file(server))
+    with pytest.raises(RunFailed) as failure:
+        server.run(changed(load(), "RLGAdapterLoader", lora_name="broken.safetensors", alpha=2.0))
+    told = failure.value.detail
+    assert told["node_type"] == "RLGAdapterLoader" and told["exception_type"] == "RLG.AdapterError"
+    first, folder, *_ = told["exception_message"].splitlines()
+    assert first.startswith("broken.safetensors: ") and "use an earlier checkpoint" in first
+    assert folder == f"Folder: {server.folder / 'models' / 'loras'}"
+
+
+def broken_file(server):
+    """The path of a file in a folder of adapters."""
+    path = server.folder / "models" / "loras" / "broken.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def test_a_graph_without_an_rl_model_is_refused_before_it_runs(server):

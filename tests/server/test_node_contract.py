@@ -17,14 +17,14 @@ class Node(NamedTuple):
 
 
 CONTRACT = {
-    "RLGAdapterLoader": Node("model lora_name strength alpha adapter", "", "MODEL STRING"),
+    "RLGAdapterLoader": Node("model lora_name strength alpha adapter", "text_encoder", "MODEL STRING"),
     "RLGCheckpointPairLoader": Node("base_name rl_name weight_dtype compress rank", "", "MODEL MODEL CLIP VAE STRING"),
     "RLGApply": Node(
         "model rl_model scale start_percent end_percent outside_scale rescale",
         "schedule mask branch max_ratio",
         "MODEL",
     ),
-    "RLGSchedule": Node("shape scale_from scale_to start_percent end_percent power", "", "RLG_SCHEDULE"),
+    "RLGSchedule": Node("shape scale_from scale_to start_percent end_percent power", "preset", "RLG_SCHEDULE"),
     "RLGScaleFromKL": Node("trained_beta target_beta", "", "FLOAT"),
     "RLGBranch": Node("rl_cfg positive_scale negative_scale", "", "RLG_BRANCH"),
     "RLGBudget": Node("model evaluate refresh_every tolerance batching", "experts", "MODEL"),
@@ -44,8 +44,22 @@ CONTRACT = {
         "FLOAT RLG_SCHEDULE IMAGE STRING",
     ),
     "RLGExtractAdapter": Node("model rl_model rank energy filename_prefix", "", "MODEL STRING"),
+    "RLGExtractFromFiles": Node("base_name rl_name rank energy filename_prefix", "", "STRING STRING"),
     "RLGSaveAdapter": Node("model rl_model filename_prefix format", "", "STRING"),
 }
+
+WORDS = ("LoRA", "guidance scale", "PEFT")
+ADVANCED = {
+    "RLGAdapterLoader": "alpha adapter text_encoder",
+    "RLGCheckpointPairLoader": "weight_dtype",
+    "RLGApply": "start_percent end_percent outside_scale rescale max_ratio",
+    "RLGSchedule": "power",
+    "RLGBudget": "tolerance batching",
+    "RLGExtractAdapter": "energy",
+    "RLGExtractFromFiles": "energy",
+    "RLGAutoScale": "max_shift by_stage",
+}
+"""Names of the inputs that editors fold away."""
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +86,28 @@ def test_a_node_keeps_its_inputs_and_outputs(nodes, name):
 
 
 def test_every_node_is_in_the_category(nodes):
-    assert {info["category"] for info in nodes.values()} == {"advanced/guidance/RLG"}
+    assert {info["category"] for info in nodes.values()} == {"RLG"}
+
+
+def test_every_node_is_found_by_other_words(server, nodes):
+    if "search_aliases" not in server.get("/object_info/KSampler")["KSampler"]:
+        pytest.skip("this release knows no search aliases")
+    assert [name for name, info in nodes.items() if not info["search_aliases"]] == []
+    found = {word: {name for name, info in nodes.items() if word in info["search_aliases"]} for word in WORDS}
+    assert [word for word, names in found.items() if "RLGApply" not in names] == []
+
+
+def test_rare_inputs_are_folded(nodes):
+    found = {
+        name: " ".join(
+            key
+            for group in ("required", "optional")
+            for key, spec in info["input"].get(group, {}).items()
+            if spec[1].get("advanced")
+        )
+        for name, info in nodes.items()
+    }
+    assert {name: keys for name, keys in found.items() if keys} == ADVANCED
 
 
 def test_every_input_has_a_tooltip(nodes):

@@ -13,7 +13,7 @@ PUBLIC = [path for path in GRAPHS if path.stem.startswith("With ")]
 """Those for public models, whose files are not here; tests/host/test_public_templates.py has small ones."""
 
 WORKFLOWS = [path for path in GRAPHS if path not in PUBLIC]
-MAIN = ROOT / "workflows" / "api" / "Reinforcement Learning Guidance.json"
+MAIN = ROOT / "workflows" / "api" / "RLG One Picture.json"
 
 
 def load(path=MAIN):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -22,6 +24,16 @@ def start_host(root: Path) -> SimpleNamespace:
     host.classes = host.nodes.NODE_CLASS_MAPPINGS
     host.module = lambda name: import_module(f"{host.pack.__name__}.{name}")
     return host
+
+
+@cache
+def this_host() -> SimpleNamespace | None:
+    """The host that RLG_HOST_PATH names, started once; None where it names none."""
+    root = os.environ.get("RLG_HOST_PATH")
+    if not root:
+        return None
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    return start_host(Path(root))
 
 
 def import_host(root: Path) -> SimpleNamespace:

@@ -6,7 +6,6 @@ Qwen2.5-VL: the hosts fix their sizes) has no writer here. VAEs are TAESD's layo
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -30,16 +29,16 @@ Shapes = Mapping[str, Iterable[int]]
 def filled(shapes: Shapes, dtype: torch.dtype, seed: int = 0) -> dict[str, Tensor]:
     """Weights that keep the size of activations; norms one, biases zero."""
     noise = torch.randn(NOISE, generator=torch.Generator().manual_seed(seed))
-    return {name: one(name, tuple(shape), noise).to(dtype) for name, shape in shapes.items()}
+    return {name: one(name, tuple(shape), noise, dtype) for name, shape in shapes.items()}
 
 
-def one(name: str, shape: tuple[int, ...], noise: Tensor) -> Tensor:
+def one(name: str, shape: tuple[int, ...], noise: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """A tensor cut from the noise, which repeats where the tensor is longer."""
     if len(shape) < 2:
-        return torch.full(shape, float(name.endswith((".weight", ".scale", ".gamma"))))
+        return torch.full(shape, float(name.endswith((".weight", ".scale", ".gamma")))).to(dtype)
     count = math.prod(shape)
-    long = noise.repeat(1 + count // NOISE)[:count] if count > NOISE else noise[:count]
-    return (long * math.prod(shape[1:]) ** -0.5).reshape(shape)
+    cut = (noise[:count] * math.prod(shape[1:]) ** -0.5).to(dtype)
+    return cut.repeat(-(-count // NOISE))[:count].reshape(shape)
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -59,10 +58,11 @@ class PublicFiles:
         self.shapes = {name: shapes_of(host_weights(ARCHITECTURES[name], model)) for name, model in self.plain.items()}
 
     def write(self, directory: str, name: str) -> None:
-        """One file; KeyError where nothing is known of it."""
+        """One file; KeyError where nothing is known of it. Of a PEFT folder, both files at once."""
         path = self.models / directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        WRITERS[name](self, path)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            WRITERS[name](self, path)
 
     def weights(self, name: str, dtype: torch.dtype, seed: int = 0) -> dict[str, Tensor]:
         """A model in the host's layout."""
@@ -82,13 +82,13 @@ class PublicFiles:
 
     def diffusers_lora(self, path: Path, name: str) -> None:
         """A LoRA on a UNet's attention, as diffusers saves it."""
-        import peft
-
-        config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=UNET_ATTENTION)
-        adapted = with_adapter(self.plain[name], config)
-        weights = peft.get_peft_model_state_dict(adapted)
-        self.plain[name] = adapted.unload()
-        save_file({key.replace("base_model.model.", "unet."): value for key, value in weights.items()}, path)
+        found = {}
+        for weight, shape in shapes_of(self.plain[name].state_dict()).items():
+            module = weight.removesuffix(".weight")
+            if weight.endswith(".weight") and module.endswith(tuple(UNET_ATTENTION)):
+                found[f"unet.{module}.lora_A.weight"] = (RANK, shape[1])
+                found[f"unet.{module}.lora_B.weight"] = (shape[0], RANK)
+        save_file(filled(found, torch.float32), path)
 
     def lora(self, path: Path, name: str, key: Callable[[str], str], chosen: str) -> None:
         """A LoRA by the host's names: `key` makes a module's prefix, `chosen` is part of the modules' names."""
@@ -118,7 +118,7 @@ def wan_vae() -> dict[str, Tensor]:
 
     options = {"dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": [], "dropout": 0.0}
     model = WanVAE(dim=8, z_dim=16, temperal_downsample=[False, True, True], **options)
-    return {name: one(name, tuple(weight.shape), torch.randn(NOISE)) for name, weight in model.state_dict().items()}
+    return filled(shapes_of(model.state_dict()), torch.float32)
 
 
 def clip_l() -> dict[str, Tensor]:
@@ -145,30 +145,29 @@ def sd15(files: PublicFiles, path: Path) -> None:
 
 
 def dpo(files: PublicFiles, path: Path) -> None:
-    save_file(filled(shapes_of(files.plain["SDXL"].state_dict()), torch.float16, seed=1), path)
+    """In the host's layout: the real file has diffusers', which the host takes at SDXL's real widths only."""
+    save_file(files.weights("SDXL", torch.float16, seed=1), path)
 
 
 def flux(files: PublicFiles, path: Path) -> None:
-    save_file(files.weights("FLUX", torch.bfloat16), path)
+    save_file(files.weights("FLUX", torch.float8_e4m3fn), path)
 
 
 def srpo(files: PublicFiles, path: Path) -> None:
-    """FLUX with two layers changed: how well a difference compresses is for other tests."""
-    weights = files.weights("FLUX", torch.bfloat16)
-    for name in ("double_blocks.0.img_attn.proj.weight", "single_blocks.0.modulation.lin.bias"):
-        weights[name] = weights[name] + 0.02 * torch.ones_like(weights[name])
+    """FLUX with two small parameters changed: how well a difference compresses is for other tests."""
+    weights = files.weights("FLUX", torch.float8_e4m3fn)
+    for name in ("img_in.weight", "single_blocks.0.modulation.lin.bias"):
+        weights[name] = (weights[name].float() + 0.02).to(torch.float8_e4m3fn)
     save_file(weights, path)
 
 
 def qwen(files: PublicFiles, path: Path) -> None:
-    weights = files.weights("Qwen-Image", torch.bfloat16)
-    save_file(
-        {name: value.to(torch.float8_e4m3fn) if value.ndim > 1 else value for name, value in weights.items()}, path
-    )
+    save_file(files.weights("Qwen-Image", torch.float8_e4m3fn), path)
 
 
 def qwen_again(files: PublicFiles, path: Path) -> None:
     """The editing model has the same layout."""
+    files.write("diffusion_models", "qwen_image_fp8_e4m3fn.safetensors")
     path.hardlink_to(path.with_name("qwen_image_fp8_e4m3fn.safetensors"))
 
 
@@ -182,11 +181,6 @@ def model(name: str) -> Callable[[PublicFiles, Path], None]:
 
 def peft(name: str, targets: list[str], alpha: float) -> Callable[[PublicFiles, Path], None]:
     return lambda files, path: files.peft_folder(path.parent, name, targets, alpha)
-
-
-def with_the_other(files: PublicFiles, path: Path) -> None:
-    """Written with the file beside it."""
-    assert json.loads(path.read_text(encoding="utf-8"))["r"] == RANK
 
 
 def kohya(module: str) -> str:
@@ -236,8 +230,8 @@ WRITERS: dict[str, Callable[[PublicFiles, Path], None]] = {
     "spo-sd-v1-5_4k-p_10ep_lora_diffusers.safetensors": lambda f, p: f.diffusers_lora(p, "SD1.5"),
     "sd15_beta500_2kiter.safetensors": lambda f, p: f.diffusers_lora(p, "SD1.5"),
 }
-"""Writer by the file's name, and those of PEFT folders below: the weights' writer writes the config too."""
+"""Writer by the file's name, and those of PEFT folders below."""
 
 for _folder, (_model, _targets) in ADAPTERS.items():
-    WRITERS[f"{_folder}/adapter_config.json"] = peft(_model, _targets, 2.0 * RANK)
-    WRITERS[f"{_folder}/adapter_model.safetensors"] = with_the_other
+    for _name in ("adapter_config.json", "adapter_model.safetensors"):
+        WRITERS[f"{_folder}/{_name}"] = peft(_model, _targets, 2.0 * RANK)

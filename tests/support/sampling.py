@@ -21,11 +21,14 @@ def conditioning(seed: int, width: int = 96, pooled: int | None = 64, tokens: in
 
 @dataclass
 class Sampling:
-    """Settings of one sampling run, and what it needs to be repeated outside the host."""
+    """Settings of one sampling run, and what it needs to be repeated outside the host.
+
+    `sampler` is a name, or a sampler that a node of the host has made.
+    """
 
     steps: int = 8
     cfg: float = 4.5
-    sampler: str = "euler"
+    sampler: Any = "euler"
     scheduler: str = "simple"
     seed: int = 3
     shape: tuple[int, ...] = (1, 16, 8, 8)
@@ -43,15 +46,19 @@ class Sampling:
 
     def run(self, host: SimpleNamespace, model: Any, callback: Callable | None = None) -> torch.Tensor:
         """The final latent, as the host's samplers return it."""
-        samplers = host.comfy.samplers
-        guider = samplers.CFGGuider(model)
+        guider = host.comfy.samplers.CFGGuider(model)
         guider.set_conds(self.positive, self.negative)
         guider.set_cfg(self.cfg)
+        return self.run_with(host, guider, callback)
+
+    def run_with(self, host: SimpleNamespace, guider: Any, callback: Callable | None = None) -> torch.Tensor:
+        """The same with a guider of one's own."""
+        own = host.comfy.samplers.sampler_object(self.sampler) if isinstance(self.sampler, str) else self.sampler
         return guider.sample(
             self.noise(),
             torch.zeros(self.shape) if self.latent is None else self.latent,
-            samplers.sampler_object(self.sampler),
-            self.sigmas(host, model),
+            own,
+            self.sigmas(host, guider.model_patcher),
             denoise_mask=self.mask,
             callback=callback,
             seed=self.seed,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import Tensor
 from ....rlg_core.errors import PairError
 from ..compat import is_streamed, stored_tensors
 from . import extraction
-from .checkpoints import load_model
+from .checkpoints import load_gguf, load_model, reload_model
+from .files import is_gguf
 from .relation import relate
+from .streamed import streamed
 
 Loaded = tuple[ModelPatcher, ModelPatcher, str]
 
@@ -28,17 +31,10 @@ def load_pair(base: Path, rl: Path, options: Mapping[str, Any], rank: int | None
     return _two_models(base, rl, options) if rank is None else _one_model(base, rl, options, rank)
 
 
-def _load_both(base: Path, rl: Path, options: Mapping[str, Any]) -> tuple[ModelPatcher, ModelPatcher]:
-    model, rl_model = load_model(base, options), load_model(rl, options)
-    try:
-        relate(model, rl_model)
-    except PairError as error:
-        raise PairError(f"{base.name} and {rl.name}: {error}") from error
-    return model, rl_model
-
-
 def _two_models(base: Path, rl: Path, options: Mapping[str, Any]) -> Loaded:
-    model, rl_model = _load_both(base, rl, options)
+    model, rl_model = load_model(base, options), load_model(rl, options)
+    with _named(base, rl):
+        relate(model, rl_model)
     shared, total = share_identical(model, rl_model)
     lines = [
         f"{rl.name} on {base.name}: two {type(model.model).__name__} models.",
@@ -50,15 +46,45 @@ def _two_models(base: Path, rl: Path, options: Mapping[str, Any]) -> Loaded:
 
 
 def _one_model(base: Path, rl: Path, options: Mapping[str, Any], rank: int) -> Loaded:
-    """The difference is taken before `options` rounds weights: rounding to fp8 is larger than the changes of RL."""
-    model, rl_model = _load_both(base, rl, {})
-    found = extraction.extract(model, rl_model, rank, 1.0)
-    del rl_model
-    if options:
-        model = load_model(base, options)
+    """The difference is taken off the files: rounding to fp8, which `options` may do, is larger than what RL changes.
+
+    One weight of each is held at a time, and the base is loaded after that.
+    """
+    found, _ = extract_from_files(base, rl, rank, 1.0)
+    model = load_gguf(base, options) if is_gguf(base) else reload_model(str(base), dict(options))
     rl_model = extraction.with_terms(model, found.terms)
     heading = f"{rl.name} at low rank on {base.name}: one {type(model.model).__name__} model."
     return model, rl_model, f"{heading}\n{extraction.report(model, found)}"
+
+
+def extract_from_files(base: Path, rl: Path, rank: int, energy: float) -> tuple[extraction.Extraction, str]:
+    """The difference of two models in files, neither of which is loaded, and the report on it.
+
+    Raises `AdapterError` for a file that cannot be loaded whole, and `PairError` for two that are not a base and its
+    RL-tuned version, or are identical.
+    """
+    with _opened(base) as ours, _opened(rl) as theirs, _named(base, rl):
+        found = extraction.extract_between(ours, theirs, rank, energy)
+        return found, extraction.report(ours.model, found)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[extraction.Side]:
+    """One side of an extraction. The loader of GGUF files leaves weights in them by itself."""
+    if is_gguf(path):
+        yield extraction.Loaded(load_gguf(path, {}))
+        return
+    with streamed(path) as side:
+        yield side
+
+
+@contextmanager
+def _named(base: Path, rl: Path) -> Iterator[None]:
+    """Puts the names of both files before a `PairError`."""
+    try:
+        yield
+    except PairError as error:
+        raise PairError(f"{base.name} and {rl.name}: {error}") from error
 
 
 def share_identical(base: ModelPatcher, rl: ModelPatcher) -> tuple[int, int]:

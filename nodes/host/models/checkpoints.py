@@ -6,22 +6,26 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import comfy.model_detection
 import comfy.model_management
 import comfy.ops
 import comfy.sd
 import comfy.utils
+import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
+
+import nodes
 
 from ....rlg_core.errors import AdapterError
 from ....rlg_core.formats import map_model, model_files
 from ....rlg_core.formats.container import SHARD, check_values, shard_advice
 from ....rlg_core.formats.keys import plain_names
 from ..compat import MissingWeights, is_quantisation_key, without_dynamic
+from .files import is_gguf
 
 WEIGHT_DTYPES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
@@ -45,6 +49,8 @@ OTHER_PARTS = (
 QUANTISED = "_quantization_metadata"
 """The header entry in which newer files list their quantised layers."""
 
+Content = TypeVar("Content")
+
 LOAD_ERRORS = (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError)
 """What a host raises on tensors that are no model, or not a whole one."""
 
@@ -54,6 +60,8 @@ def load_model(path: Path, options: Mapping[str, Any]) -> ModelPatcher:
 
     Raises `AdapterError`, naming file and key, if it is not.
     """
+    if is_gguf(path):
+        return load_gguf(path, options)
     file = map_model(path)
     for name, tensor in of_diffusion_model(path, file.tensors).items():
         if tensor.dtype.is_floating_point:
@@ -61,39 +69,56 @@ def load_model(path: Path, options: Mapping[str, Any]) -> ModelPatcher:
     return reload_model(str(path), dict(options))
 
 
+def load_gguf(path: Path, options: Mapping[str, Any]) -> ModelPatcher:
+    """The diffusion model in a GGUF file, by the loader of ComfyUI-GGUF, which maps its weights into memory.
+
+    Raises `AdapterError` if that pack is not there.
+    """
+    loader = nodes.NODE_CLASS_MAPPINGS.get("UnetLoaderGGUF")
+    if loader is None:
+        raise AdapterError(f"{path}: a GGUF file, which needs ComfyUI-GGUF. Install it, or choose a .safetensors file.")
+    if options:
+        raise AdapterError(f"{path}: a GGUF file has dtypes of its own. Set weight_dtype to default.")
+    roots = [Path(root) for root in folder_paths.get_folder_paths("diffusion_models")]
+    name = next(path.relative_to(root) for root in roots if path.is_relative_to(root))
+    with whole_weights(str(path)):
+        return loader().load_unet(str(name))[0]
+
+
 def reload_model(path: str, options: dict[str, Any], disable_dynamic: bool = False) -> ModelPatcher:
     """The diffusion model in `path` alone. Also the factory in the host's `cached_patcher_init`, to load it again."""
     tensors, metadata = _state_dict(Path(path))
     names = ", ".join(list(tensors)[:3])
-    load = _checkpoint_model if _is_checkpoint(tensors) else _plain_model
-    with _whole_weights(path):
+    load = _checkpoint_model if checkpoint_prefix(tensors) else _plain_model
+    with whole_weights(path):
         model = load(tensors, dict(options), metadata=metadata, **without_dynamic(disable_dynamic))
     if model is None:
-        is_part = SHARD.search(Path(path).stem) is not None
-        expected = "Expected a checkpoint or diffusion model; load LoRA files with Load RL Adapter."
-        raise AdapterError(
-            f"{path}: ComfyUI knows no diffusion model with these weights, first {names}. "
-            + (shard_advice(Path(path)) if is_part else expected)
-        )
+        raise unknown_model(path, names)
     model.cached_patcher_init = (reload_model, (path, options))
     return model
+
+
+def unknown_model(path: str, names: str) -> AdapterError:
+    """The error for a file in which the host finds no model; `names` are those of its first tensors."""
+    is_part = SHARD.search(Path(path).stem) is not None
+    expected = "Expected a checkpoint or diffusion model; load LoRA files with Load RL Adapter."
+    return AdapterError(
+        f"{path}: ComfyUI knows no diffusion model with these weights, first {names}. "
+        + (shard_advice(Path(path)) if is_part else expected)
+    )
 
 
 def _state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]:
     """The tensors of the diffusion model in a file, or in the parts that a folder holds, as the host reads them."""
     read = [comfy.utils.load_torch_file(str(file), return_metadata=True) for file in model_files(path)]
     tensors = {name: tensor for tensors, _ in read for name, tensor in tensors.items()}
-    metadata = read[0][1]
-    plain = of_diffusion_model(path, tensors)
-    if QUANTISED in (metadata or {}) and not plain.keys() <= tensors.keys():
-        raise AdapterError(
-            f"{path}: its header names quantised layers, but under names that training left around them."
-        )
-    return plain, metadata
+    return of_diffusion_model(path, tensors, read[0][1]), read[0][1]
 
 
-def of_diffusion_model(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The diffusion model's tensors under its own names, without what training and pipelines put around them.
+def of_diffusion_model(
+    path: Path, tensors: Mapping[str, Content], metadata: Mapping[str, str] | None = None
+) -> dict[str, Content]:
+    """What of `tensors` is the diffusion model's, by its own names, without what training and pipelines put around it.
 
     VAE and text encoders are left out; they are never read, since the file is mapped into memory.
     """
@@ -102,12 +127,17 @@ def of_diffusion_model(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, T
     plain = {inner[new]: tensors[name] for name, new in kept.items()}
     if len(plain) < len(kept):
         raise AdapterError(f"{path}: several of its tensors have one name, apart from what training left around it.")
+    if QUANTISED in (metadata or {}) and not plain.keys() <= tensors.keys():
+        raise AdapterError(
+            f"{path}: its header names quantised layers, but under names that training left around them."
+        )
     return plain
 
 
-def _is_checkpoint(tensors: Mapping[str, Tensor]) -> bool:
+def checkpoint_prefix(tensors: Mapping[str, Tensor]) -> str:
+    """What the names of a checkpoint's diffusion model begin with; "" for a file with nothing else in it."""
     prefix = comfy.model_detection.unet_prefix_from_state_dict(tensors)
-    return any(name.startswith(prefix) for name in tensors)
+    return prefix if any(name.startswith(prefix) for name in tensors) else ""
 
 
 def _plain_model(tensors: dict[str, Tensor], options: dict[str, Any], **rest: Any) -> ModelPatcher | None:
@@ -150,7 +180,7 @@ def reason_of(error: Exception) -> str:
 
 
 @contextmanager
-def _whole_weights(path: str) -> Iterator[None]:
+def whole_weights(path: str) -> Iterator[None]:
     """Raises `AdapterError` if the host fails to load a model inside, or loads one with weights missing."""
     try:
         with listening("unet") as heard:

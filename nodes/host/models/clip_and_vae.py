@@ -12,6 +12,7 @@ from ....rlg_core.errors import AdapterError
 from ....rlg_core.formats import map_model
 from ..compat import ONE_SIDED_VAE, UNUSED_IN_CLIP
 from .checkpoints import LOAD_ERRORS, OTHER_PARTS, listening, reason_of
+from .files import is_gguf
 
 NAMES = {"clip": "text encoder", "vae": "VAE"}
 REMEDIES = {
@@ -36,7 +37,7 @@ class AbsentPart:
 
 def load_parts(path: Path) -> tuple[Any, Any]:
     """CLIP and VAE of the base file, with an `AbsentPart` in place of each that it does not hold, or not whole."""
-    there = any(name.startswith(OTHER_PARTS) for name in map_model(path).tensors)
+    there = not is_gguf(path) and any(name.startswith(OTHER_PARTS) for name in map_model(path).tensors)
     return _part("clip", path, there), _part("vae", path, there)
 
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import comfy.lora
 import comfy.model_management
 import comfy.utils
-import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ....rlg_core.algebra import Delta, LowRank, Placed
 from ....rlg_core.errors import PairError
-from ....rlg_core.formats.container import SAFETENSORS, open_tensors
-from ....rlg_core.lowrank import truncate
+from ....rlg_core.formats.container import SAFETENSORS, map_tensors
+from ....rlg_core.lowrank import rounding_energy, truncate
 from ....rlg_core.rows import is_linear_or_conv
 from ....rlg_core.save import comfyui_tensors, write
 from ..compat import (
@@ -32,31 +33,90 @@ from ..compat import (
     weight_shape,
 )
 from .adapters import PREFIX, name_map
+from .files import new_file
 from .relation import KEY, relate
 from .stock import as_patch
 
 Lasting = LowRank | Delta
 WORKING_COPIES = 6
 """Copies of the largest weight, in float32, that one decomposition needs at its peak."""
+PIECE = 2**22
+"""Numbers of a buffer that are compared at a time: position embeddings are larger than any weight."""
 
 
 @dataclass(frozen=True)
 class Extraction:
     """The terms that turn a base into its RL model: one for each weight that differs, out of `compared` weights.
 
-    `norms` are the squared norms of the differences, and `kept` the shares of them that the terms keep.
+    `norms` are the squared norms of the differences, `kept` the shares of them that the terms keep, and `floors` the
+    squared norms that the rounding of the two files alone would give them.
     """
 
     terms: Mapping[str, Lasting]
     kept: Mapping[str, float]
     norms: Mapping[str, float]
+    floors: Mapping[str, float]
     compared: int
 
     def kept_in_all(self) -> float:
         return sum(self.kept[key] * norm for key, norm in self.norms.items()) / sum(self.norms.values())
 
+    def floor_in_all(self) -> float:
+        """The share of the difference's energy that rounding alone would give it, at most 1."""
+        return min(1.0, sum(self.floors.values()) / sum(self.norms.values()))
 
-@torch.no_grad()
+    def kept_above_floor(self) -> float:
+        """What the terms keep of the energy above that floor, at most all of it. NaN where there is none."""
+        above = 1.0 - self.floor_in_all()
+        return min(1.0, self.kept_in_all() / above) if above else math.nan
+
+
+class Side(Protocol):
+    """Base or RL model of an extraction: the host's `model`, which need not hold values, and what reads them."""
+
+    model: ModelPatcher
+
+    def weight(self, key: str) -> Tensor:
+        """The weight `key` in float32, on the device the model computes on, in memory of its own."""
+
+    def rounding(self, key: str) -> float:
+        """The squared norm of what rounding took from the weight `key`."""
+
+    def buffers(self) -> Mapping[str, Callable[[], Tensor]]:
+        """The buffers of the network, by name."""
+
+    def dtypes(self, name: str) -> list[torch.dtype]:
+        """The dtypes that have rounded the buffer `name`."""
+
+
+class Loaded:
+    """A MODEL of the host as one side, its patches included."""
+
+    def __init__(self, model: ModelPatcher):
+        self.model = model
+        path = source_file(model)
+        known = path is not None and path.suffix.lower() in SAFETENSORS and path.is_file()
+        self.file = map_tensors(path).tensors if known else {}
+
+    def weight(self, key: str) -> Tensor:
+        return effective_weight(self.model, key)
+
+    def rounding(self, key: str) -> float:
+        return rounding_energy(unpatched_weight(self.model, key))
+
+    def buffers(self) -> Mapping[str, Callable[[], Tensor]]:
+        return {name: partial(_as_is, value) for name, value in self.model.model.diffusion_model.named_buffers()}
+
+    def dtypes(self, name: str) -> list[torch.dtype]:
+        """In memory, and in the file, where the host may find a narrower one."""
+        held = self.model.model.diffusion_model.get_buffer(name).dtype
+        return [held, *(tensor.dtype for key, tensor in self.file.items() if f".{key}".endswith(f".{name}"))]
+
+
+def _as_is(value: Tensor) -> Tensor:
+    return value
+
+
 def extract(model: ModelPatcher, rl_model: ModelPatcher, rank: int, energy: float) -> Extraction:
     """The difference of `rl_model` and `model`, patches included.
 
@@ -64,35 +124,44 @@ def extract(model: ModelPatcher, rl_model: ModelPatcher, rank: int, energy: floa
     A fused weight gets `rank` for each layer fused in it. Raises `PairError` if the two are not a base and its RL-tuned
     version, or are identical.
     """
-    keys = _comparable(model, rl_model)
+    return extract_between(Loaded(model), Loaded(rl_model), rank, energy)
+
+
+@torch.no_grad()
+def extract_between(base: Side, rl: Side, rank: int, energy: float) -> Extraction:
+    """As `extract`, of any two sides. One weight of each is read at a time."""
+    model = base.model
+    keys = _comparable(base, rl)
     sizes = [math.prod(weight_shape(model, key)) for key in keys]
     comfy.model_management.free_memory(WORKING_COPIES * 4 * max(sizes, default=0), model.load_device)
-    terms, kept, norms, fused = {}, {}, {}, _fused_layers(model)
+    terms, kept, norms, floors, fused = {}, {}, {}, {}, _fused_layers(model)
     progress = comfy.utils.ProgressBar(len(keys))
     for key in keys:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        delta = _difference(model, rl_model, key)
+        delta = _difference(base, rl, key)
         if delta is not None:
-            terms[key], kept[key] = _term(model, key, delta, rank * fused.get(key, 1), energy)
+            floors[key] = _rounding(base, rl, key)
+            terms[key], kept[key] = _term(model, key, delta, rank * fused.get(key, 1), energy, floors[key])
             norms[key] = float(delta.double().square().sum())
         progress.update(1)
     if not terms:
         raise PairError("model and rl_model are identical: there is no difference to extract.")
-    return Extraction(terms, kept, norms, len(keys))
+    return Extraction(terms, kept, norms, floors, len(keys))
 
 
-def _comparable(model: ModelPatcher, rl_model: ModelPatcher) -> list[str]:
+def _comparable(base: Side, rl: Side) -> list[str]:
     """The keys of weights in which the two may differ. Raises `PairError` if they are no pair or differ elsewhere."""
+    model, rl_model = base.model, rl.model
     for name, patcher in (("model", model), ("rl_model", rl_model)):
         if patcher.attachments.get(KEY) is not None:
             raise PairError(f"{name} has RLG on it. Give the model as it was before Reinforcement Learning Guidance.")
     if model.model is rl_model.model:
         return [key for key in dict.fromkeys([*model.patches, *rl_model.patches]) if key.startswith(PREFIX)]
     relate(model, rl_model)
-    differing = _differing_buffers(model, rl_model)
+    differing = _differing_buffers(base, rl)
     if differing:
         names = ", ".join(differing[:3])
-        known = all(source_file(patcher) is not None for patcher in (model, rl_model))
+        known = all(not isinstance(side, Loaded) or side.file for side in (base, rl))
         hint = "" if known else " If the files only differ in precision, load them with Load RLG Checkpoint Pair."
         raise PairError(
             f"The RL model changes buffers, which no adapter can hold: {names}. Use both checkpoints.{hint}"
@@ -102,34 +171,20 @@ def _comparable(model: ModelPatcher, rl_model: ModelPatcher) -> list[str]:
     return [PREFIX + name for name in names if name not in UNUSED_WEIGHTS and not is_quantisation_key(name)]
 
 
-def _differing_buffers(model: ModelPatcher, rl_model: ModelPatcher) -> list[str]:
+def _differing_buffers(base: Side, rl: Side) -> list[str]:
     """The buffers in which the two differ by more than rounding."""
-    (ours, our_file), (theirs, their_file) = (
-        (dict(patcher.model.diffusion_model.named_buffers()), _file_of(patcher)) for patcher in (model, rl_model)
-    )
-    dtypes = {name: [*_dtypes(name, ours[name], our_file), *_dtypes(name, theirs[name], their_file)] for name in ours}
-    return [name for name in ours if name not in UNUSED_WEIGHTS and not _same(ours[name], theirs[name], dtypes[name])]
-
-
-def _file_of(model: ModelPatcher) -> Mapping[str, Tensor]:
-    """The tensors of the file that `model` was loaded from; empty if that is not known."""
-    path = source_file(model)
-    known = path is not None and path.suffix.lower() in SAFETENSORS and path.is_file()
-    return open_tensors(path).tensors if known else {}
-
-
-def _dtypes(name: str, buffer: Tensor, file: Mapping[str, Tensor]) -> list[torch.dtype]:
-    """The dtypes that rounded a buffer: in memory, and in its file, where the host may find a narrower one."""
-    return [buffer.dtype, *(tensor.dtype for key, tensor in file.items() if f".{key}".endswith(f".{name}"))]
+    ours, theirs = base.buffers(), rl.buffers()
+    names = [name for name in ours if name in theirs and name not in UNUSED_WEIGHTS]
+    return [name for name in names if not _same(ours[name](), theirs[name](), [*base.dtypes(name), *rl.dtypes(name)])]
 
 
 def _same(ours: Tensor, theirs: Tensor, dtypes: Sequence[torch.dtype]) -> bool:
     """Whether the two are equal up to rounding to any of `dtypes`. They may be on different devices."""
-    a, b = (tensor.detach().cpu().double() for tensor in (ours, theirs))
     rounding = [torch.finfo(dtype) for dtype in dtypes if dtype.is_floating_point]
     relative = max((dtype.eps for dtype in rounding), default=0.0)
     smallest = max((dtype.tiny * dtype.eps for dtype in rounding), default=0.0)
-    return torch.allclose(a, b, rtol=relative, atol=smallest)
+    pieces = zip(*(tensor.detach().flatten().split(PIECE) for tensor in (ours, theirs)), strict=True)
+    return all(torch.allclose(a.cpu().double(), b.cpu().double(), rtol=relative, atol=smallest) for a, b in pieces)
 
 
 def _fused_layers(model: ModelPatcher) -> dict[str, int]:
@@ -149,21 +204,31 @@ def effective_weight(model: ModelPatcher, key: str) -> Tensor:
     return comfy.lora.calculate_weight(model.patches.get(key, []), unpatched_weight(model, key), key)
 
 
-def _difference(model: ModelPatcher, rl_model: ModelPatcher, key: str) -> Tensor | None:
+def _difference(base: Side, rl: Side, key: str) -> Tensor | None:
     """`W_rl - W_base` in float32, or None if the two are equal."""
-    delta = effective_weight(rl_model, key) - effective_weight(model, key)
+    delta = rl.weight(key)
+    delta -= base.weight(key)
     if not bool(torch.isfinite(delta).all()):
         raise PairError(f"{key}: base or RL model has NaN or infinite values, expected finite ones.")
     return delta if bool(delta.any()) else None
 
 
-def _term(model: ModelPatcher, key: str, delta: Tensor, rank: int, energy: float) -> tuple[Lasting, float]:
+def _rounding(base: Side, rl: Side, key: str) -> float:
+    """The squared norm that the rounding of both weights gives their difference; 0 where they are one weight."""
+    if base.model.model is rl.model.model:
+        return 0.0
+    return base.rounding(key) + rl.rounding(key)
+
+
+def _term(
+    model: ModelPatcher, key: str, delta: Tensor, rank: int, energy: float, floor: float
+) -> tuple[Lasting, float]:
     """The term for `delta`, with factors in the dtype the model computes in, and the share of `|delta|^2` it keeps."""
     module, parameter = _owner(model, key)
     fits = parameter == "weight" and is_linear_or_conv(module)
     if not fits or rank * (delta.shape[0] + delta[0].numel()) >= delta.numel():
         return Delta(delta.cpu()), 1.0
-    found, dtype = truncate(delta, rank, energy), compute_dtype(model.model)
+    found, dtype = truncate(delta, rank, energy, floor), compute_dtype(model.model)
     return LowRank(found.term.up.to("cpu", dtype), found.term.down.to("cpu", dtype)), found.kept
 
 
@@ -184,12 +249,21 @@ def with_terms(model: ModelPatcher, terms: Mapping[str, Lasting]) -> ModelPatche
 
 def save(found: Extraction, filename_prefix: str) -> Path:
     """Writes `found` below the output folder, under the next free number, as a LoRA that stock nodes can load."""
-    folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, folder_paths.get_output_directory())
-    path = Path(folder, f"{name}_{counter:05}_.safetensors")
+    path = new_file(filename_prefix, ".safetensors")
     changes = {key: [Placed(key.rsplit(".", 1)[1], term)] for key, term in found.terms.items()}
     tensors = comfyui_tensors(changes, {key: term.shape for key, term in found.terms.items()})
     write(path, tensors, {"kept_energy": f"{found.kept_in_all():.6f}"})
     return path
+
+
+def _rounding_lines(found: Extraction) -> list[str]:
+    """What the rounding of the files is of the difference, where it is any of it."""
+    floor = found.floor_in_all()
+    if not floor:
+        return []
+    above = found.kept_above_floor()
+    kept = "none lies above it" if math.isnan(above) else f"of the energy above it {above:.4%} is kept"
+    return [f"Rounding of the two files is {floor:.4%} of the difference's energy (the floor); {kept}."]
 
 
 def report(model: ModelPatcher, found: Extraction) -> str:
@@ -202,6 +276,7 @@ def report(model: ModelPatcher, found: Extraction) -> str:
     lines = [
         f"Of {found.compared} weights {len(found.terms)} differ: {len(low_rank)} kept at low rank, {len(whole)} whole.",
         f"Kept energy of the difference: {found.kept_in_all():.4%}; least {found.kept[least]:.4%} in {least}.",
+        *_rounding_lines(found),
         f"Size: {size / 2**20:.1f} MB beside {model.model_size() / 2**20:.1f} MB of the base.",
     ]
     raw = [key for key in whole if any(True for _ in _owner(model, key)[0].children())]

@@ -9,16 +9,20 @@ from types import ModuleType
 import folder_paths
 
 from ....rlg_core.errors import AdapterError, RLGError, shortened
-from ....rlg_core.formats import STEM, adapter_file, index_files, named_adapters
+from ....rlg_core.formats import STEM, adapter_file, index_files, map_model, named_adapters
 from ....rlg_core.formats.container import SAFETENSORS, SHARD
 
 ADAPTERS = "loras"
 MODELS = ("checkpoints", "diffusion_models")
+GGUF = "unet_gguf"
 REWARDS = "rlg_rewards"
 NO_FOLDER = "none"
 
 OWN_MODELS = Path(__file__).resolve().parents[3] / "demo" / "models"
 """The small models that come with the pack, for its templates. The loaders list them if they are there."""
+
+FORMERLY = OWN_MODELS / ADAPTERS / "rlg-demo"
+"""The folder of the demo's adapters, which 0.1.0 listed by their own names: graphs that were saved then still load."""
 
 folder_paths.add_model_folder_path(REWARDS, str(Path(folder_paths.models_dir) / REWARDS))
 for _folder in sorted(OWN_MODELS.glob("*")):
@@ -48,7 +52,8 @@ def _candidates(folder: str, name: object) -> list[Path]:
     """What there is of that `name` below the host's folders of that kind; nothing for a name that leaves them."""
     if not isinstance(name, str):
         return []
-    found = (below(root, name.replace("\\", "/")) for root in folder_paths.get_folder_paths(folder))
+    roots = [*folder_paths.get_folder_paths(folder), *([str(FORMERLY)] if folder == ADAPTERS else [])]
+    found = (below(root, name.replace("\\", "/")) for root in roots)
     return [Path(path) for path in found if path is not None and _exists(path)]
 
 
@@ -98,6 +103,16 @@ def adapter_path(name: str) -> Path:
     raise AdapterError(f"{shortened(name)}: no adapter of that name below models/{ADAPTERS} ({roots}).")
 
 
+def name_of_adapter(path: Path) -> str:
+    """The name by which the adapter file `path` is found; its whole path if another one has that name, or it has none.
+
+    Several folders may hold a file of one name, and the host takes the first.
+    """
+    roots = [Path(root) for root in folder_paths.get_folder_paths(ADAPTERS)]
+    name = next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), None)
+    return name if name is not None and _candidates(ADAPTERS, name)[0] == path else str(path)
+
+
 # Checkpoints and diffusion models
 
 
@@ -105,9 +120,20 @@ def model_names() -> list[str]:
     """`folder/name` of every safetensors file in both folders, with `/` on every system.
 
     The folder is always named: a plain name would mean another file once both folders hold one of that name. A model
-    that was saved in parts, in a folder with an `.index.json`, is listed once, by that folder.
+    that was saved in parts, in a folder with an `.index.json`, is listed once, by that folder. GGUF files are listed
+    where ComfyUI-GGUF is installed.
     """
-    return sorted({_listed(folder, _posix(name)) for folder in MODELS for name in _safetensors(folder)})
+    return sorted({_listed(folder, _posix(name)) for folder in MODELS for name in _safetensors(folder)} | _gguf())
+
+
+def is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf"
+
+
+def _gguf() -> set[str]:
+    """The GGUF files, by the list that ComfyUI-GGUF gives the host: those below the folders of diffusion models."""
+    known = folder_paths.get_filename_list(GGUF) if GGUF in folder_paths.folder_names_and_paths else []
+    return {f"{MODELS[1]}/{_posix(name)}" for name in known}
 
 
 def _safetensors(folder: str) -> list[str]:
@@ -147,6 +173,42 @@ def _models(folder: str, name: str) -> list[Path]:
     return [path for path in _candidates(folder, name) if path.is_file() or index_files(path)]
 
 
+def refusal(*names: str | None) -> str | None:
+    """Why one of these names is no whole model's, as far as headers tell, or None. Linked names (None) pass."""
+    try:
+        for name in names:
+            if name is not None:
+                map_model(model_path(name))
+    except RLGError as error:
+        return str(error)
+    return None
+
+
+# Files that are written
+
+
+def new_file(filename_prefix: str, ending: str) -> Path:
+    """A file or folder that does not exist yet, below the output folder, under the next free number.
+
+    Raises `RLGError` for a prefix that leaves the output folder, or that the system cannot use in a name.
+    """
+    root = folder_paths.get_output_directory()
+    if not isinstance(filename_prefix, str) or below(root, filename_prefix + "_") is None:
+        raise RLGError(f"filename_prefix is {shortened(filename_prefix)}: expected a name below {root}.")
+    try:
+        folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, root)
+        path = Path(folder, f"{name}_{counter:05}_{ending}")
+        os.stat(path)
+    except FileNotFoundError:
+        return path
+    except (OSError, ValueError) as error:  # also for characters that the system's names have not
+        raise RLGError(
+            f"filename_prefix is {shortened(filename_prefix)}: no file can have such a name ({type(error).__name__}), "
+            "or its folder cannot be written to."
+        ) from error
+    raise RLGError(f"{path}: there is a file of that name already; it is not overwritten.")
+
+
 # Reward models
 
 
@@ -160,10 +222,9 @@ def reward_folders() -> list[str]:
 def reward_folder(name: str) -> Path:
     """The path of the folder of that name. Raises `RLGError` if there is none."""
     roots = folder_paths.get_folder_paths(REWARDS)
-    for root in roots:
-        path = Path(root) / name
-        if name in reward_folders() and path.is_dir():
-            return path
+    for root in roots if name in reward_folders() else []:
+        if (Path(root) / name).is_dir():
+            return Path(root) / name
     raise RLGError(
         f"This reward needs a model folder, and {shortened(name)} is none in {', '.join(roots)}. "
         "The node's help lists the files it needs."

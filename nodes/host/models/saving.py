@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import folder_paths
 from comfy.model_patcher import ModelPatcher
 
 from ....rlg_core.algebra import Placed
-from ....rlg_core.errors import PairError
+from ....rlg_core.errors import PairError, require_one_of
 from ....rlg_core.save import comfyui_tensors, peft_adapter, write, write_peft
 from .adapters import PREFIX, SOURCE, name_map
+from .files import new_file
 from .patches import changed_parameters
+
+FORMATS = ("comfyui", "peft")
 
 DROPPED_METADATA = frozenset(
     {"format", "lora_adapter_metadata", "modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash"}
@@ -24,6 +26,7 @@ def save_adapter(model: ModelPatcher, rl_model: ModelPatcher, filename_prefix: s
 
     Raises `PairError` if the two are not clones of one model, or are identical.
     """
+    require_one_of("format", file_format, FORMATS)
     if model.model is not rl_model.model:
         raise PairError(
             "rl_model is another checkpoint than model, so there is no adapter to save. RLG Extract Adapter makes one."
@@ -33,13 +36,12 @@ def save_adapter(model: ModelPatcher, rl_model: ModelPatcher, filename_prefix: s
         raise PairError("model and rl_model are identical: there is no adapter to save.")
     source = rl_model.attachments.get(SOURCE, {})
     metadata = {name: text for name, text in source.items() if name not in DROPPED_METADATA}
-    folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, folder_paths.get_output_directory())
-    path = Path(folder, f"{name}_{counter:05}_")
     if file_format == "peft":
+        path = new_file(filename_prefix, "")
         tensors, config = peft_adapter(changes, name_map(model))
         write_peft(path, tensors, config, metadata)
         return path
-    path = path.with_name(path.name + ".safetensors")
+    path = new_file(filename_prefix, ".safetensors")
     shapes = {PREFIX + key: shape for key, shape in name_map(model).shapes.items()}
     write(path, comfyui_tensors(changes, shapes), metadata)
     return path

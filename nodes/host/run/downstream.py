@@ -14,6 +14,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ....rlg_core.errors import RunError
+from ..compat import CASTING
 from ..models.patches import Patch, at_work, depends_on_weight, difference
 from ..models.relation import KEY, PREDICTING, Relation, SharedWeights, TwoCheckpoints
 from ..models.term_bank import KEPT, term_bank
@@ -46,12 +47,12 @@ def _up_to_date(patcher: ModelPatcher, relation: Relation) -> Relation:
     if isinstance(relation, SharedWeights):
         return replace(relation, patcher=_bank_under(patcher, relation, later).clone())
     checkpoint = relation.patcher.clone()
-    if later:
-        own = checkpoint.patches
-        checkpoint.patches = own | {key: [*own.get(key, []), *added] for key, added in later.items()}
+    own = checkpoint.patches
+    checkpoint.patches = own | {key: [*own.get(key, []), *added] for key, added in later.items()}
+    _mirror_objects(patcher, relation, checkpoint)
+    if later or checkpoint.force_cast_weights != relation.patcher.force_cast_weights:
         # The same patches get the same id in every run, so that the host reloads weights only when they changed.
         checkpoint.patches_uuid = uuid.uuid5(relation.patcher.patches_uuid, str(patcher.patches_uuid))
-    _mirror_objects(patcher, relation, checkpoint)
     return replace(relation, patcher=checkpoint)
 
 
@@ -122,6 +123,7 @@ def _mirror_objects(patcher: ModelPatcher, relation: TwoCheckpoints, checkpoint:
                 "node before both models, or use an RL adapter (Load RL Adapter) in place of the RL checkpoint."
             )
         checkpoint.add_object_patch(name, value)
+        checkpoint.force_cast_weights |= name in CASTING
     injected = sorted(patcher.injections.keys() - relation.base.injections)
     if injected:
         raise RunError(

@@ -16,7 +16,7 @@ from torch import Tensor
 from ....rlg_core.combine import Weight
 from ....rlg_core.errors import RowsNotSeparable, RunError
 from ....rlg_core.rows import Assignment, BlockWatch, RowTerms
-from ..compat import OUT_OF_MEMORY, compute_dtype, is_answered_by_uuid, is_norm
+from ..compat import compute_dtype, is_answered_by_uuid, is_norm, is_out_of_memory
 from ..models.relation import Relation, SharedWeights
 from .calls import BASE, MERGED, ModelCall
 from .memory import missing_room
@@ -148,16 +148,16 @@ class Turn:
         try:
             batched = self._batched(roles)
             verdict = self._verdict(batched, roles, kind)
-        except OUT_OF_MEMORY as error:
-            passes.verdicts[kind] = str(error)  # for this run: memory may be back in the next one
-            log.warning("RLG: base and RL model run in separate passes from here on (%s).", error)
-            comfy.model_management.soft_empty_cache()
-            return self._separate(roles)
         except RunError:
             raise
         except RowsNotSeparable as error:
             verdict = str(error)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                passes.verdicts[kind] = str(error)  # for this run: memory may be back in the next one
+                log.warning("RLG: base and RL model run in separate passes from here on (%s).", error)
+                comfy.model_management.soft_empty_cache()
+                return self._separate(roles)
             # A model that refuses a repeated batch may still take the rows as they came; if not, that pass raises.
             verdict = f"the batch of base and RL rows failed: {error}"
         if verdict == AGREES:

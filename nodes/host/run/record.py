@@ -50,7 +50,7 @@ class Expert:
     """One RL-tuned version of the base and how strongly it guides: `w = o + mask (schedule(t) - o)`.
 
     `mask` [masks, H, W] is in [0, 1], or None for everywhere; `outside_scale` o counts where it is 0. Raises `RLGError`
-    for what is no finite number.
+    for what is no finite number, and for what is no mask.
     """
 
     relation: Relation
@@ -63,13 +63,23 @@ class Expert:
     def __post_init__(self) -> None:
         require_number("outside_scale", self.outside_scale)
         require_number("max_ratio", self.max_ratio, 0.0)
-        if self.mask is not None and not bool(self.mask.isfinite().all()):
-            bad = int((~self.mask.isfinite()).sum())
-            raise RLGError(f"mask: {bad} of its {self.mask.numel()} values are NaN or infinite: expected 0 to 1.")
+        if self.mask is not None:
+            _require_mask(self.mask)
 
     @property
     def has_own_weights(self) -> bool:
         return isinstance(self.relation, TwoCheckpoints)
+
+
+def _require_mask(mask: Tensor) -> None:
+    """Raises `RLGError` unless `mask` is [H, W], [masks, H, W] or [masks, 1, H, W], with finite values."""
+    shape = tuple(mask.shape) if isinstance(mask, Tensor) else ()
+    if len(shape) not in (2, 3, 4) or 0 in shape or shape[1:-2] not in ((), (1,)):
+        got = f"one of shape {shape}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+        raise RLGError(f"mask: expected a mask with height and width, or a batch of them, got {got}.")
+    if not bool(mask.isfinite().all()):
+        bad = int((~mask.isfinite()).sum())
+        raise RLGError(f"mask: {bad} of its {mask.numel()} values are NaN or infinite: expected 0 to 1.")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .own_cfg import FOCUS, OwnCFG
 from .passes import Passes, Turn
 from .record import Record
 from .regions import Regions
-from .reuse import BaseReuse, read_off
+from .reuse import BaseReuse
 from .scales import Clock, Scales
 from .segmented import Segmented
 from .step import Step
@@ -38,7 +38,7 @@ class Run:
         function_wrapper = guider.model_options.get("model_function_wrapper")
         self.passes = Passes(self.patcher, relations, self.budget.batching, function_wrapper)
         self.is_capped = any(expert.max_ratio > 0 for expert in record.experts)
-        self.reuse = BaseReuse(self.budget, self.sigmas) if self.budget.refresh_every > 1 else None
+        self.reuse = BaseReuse(self.budget, self.sigmas, clock) if self.budget.refresh_every > 1 else None
         self.trace = None
         if record.trace is not None:
             self.trace = RunTrace(record.trace, guider, self.sigmas, clock, regions, self._compared())
@@ -77,6 +77,11 @@ class Run:
         patchers = self.patcher.get_nested_additional_models()
         return [patcher for patcher in patchers if any(patcher.model is model for model in own)]
 
+    def end(self) -> None:
+        """Says what the finished run has shown of itself."""
+        if self.reuse is not None:
+            self.reuse.report()
+
     # In the run
 
     def apply_model(self, executor, x, t, c_concat, c_crossattn, control, transformer_options, **conds) -> Tensor:
@@ -113,7 +118,7 @@ class Run:
         step.evaluated = step.roles if difference is None else step.experts
         step.predictions = turn.evaluate(step.evaluated)
         if difference is not None:
-            step.predictions[BASE] = read_off(step, difference)
+            step.predictions[BASE] = self.reuse.read_off(step, difference)
         elif self.reuse is not None and step.compares:
             self.reuse.observe(step)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from comfy.model_sampling import CONST
 from torch import Tensor
 
 from ....rlg_core.combine import Weight, blended, is_zero
+from ....rlg_core.kl import flow_time
 from .calls import BASE, Batch
 from .record import Expert
 from .regions import Regions
@@ -15,13 +17,18 @@ from .step import needed_roles
 
 
 class Clock:
-    """The schedule's percent at a sigma: the inverse of the host's decreasing `percent_to_sigma`."""
+    """What a sigma means to a model: the schedule's percent, and the time on the path of a flow."""
 
     def __init__(self, model_sampling: Any):
         self.model_sampling = model_sampling
         self.known: dict[float, float] = {}
 
+    def time(self, sigma: float) -> float:
+        """The t of `(1 - t) x_0 + t eps` with this sigma's ratio of noise to signal."""
+        return sigma if isinstance(self.model_sampling, CONST) else flow_time(sigma)
+
     def percent(self, sigma: float) -> float:
+        """The inverse of the host's decreasing `percent_to_sigma`."""
         if sigma not in self.known:
             self.known[sigma] = self._bisect(sigma)
         return self.known[sigma]

@@ -27,7 +27,8 @@ class Step:
     `weights` are the experts' w_k by role, and `roles` those whose predictions count. `shares` are the experts' parts
     of the `MERGED` role, if there is one. `predictions` holds the denoised prediction of each role, [rows, ...].
     `evaluated` are the roles that the model ran for, fewer than `roles` if a budget read the base off the RL model.
-    `linearised` is the check of a trace, and `mean` the result.
+    `risk` has, for each picture, how far off the budget's last skipped steps were, where that showed. `linearised` is
+    the check of a trace, and `mean` the result.
     """
 
     call: ModelCall
@@ -36,6 +37,7 @@ class Step:
     shares: Mapping[int, Weight] = field(default_factory=dict)
     predictions: dict[int, Tensor] = field(default_factory=dict)
     evaluated: list[int] = field(default_factory=list)
+    risk: list[float] | None = None
     linearised: Tensor | None = None
     mean: Tensor | None = None
 

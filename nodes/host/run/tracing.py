@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from comfy.model_sampling import CONST
 from torch import Tensor
 
 from ....rlg_core.combine import Weight
-from ....rlg_core.kl import flow_step_kl, noise_step_kl
+from ....rlg_core.kl import path_weights
 from ....rlg_core.trace import TraceEntry, TraceLog, angle, root_mean_square
 from .calls import BASE, MERGED, Batch
 from .regions import Regions
@@ -48,7 +47,7 @@ class RunTrace:
     ):
         self.log, self.guider, self.sigmas, self.clock, self.regions = log, guider, sigmas, clock, regions
         self.checked = compared[len(compared) // 3] if compared else None
-        self.is_flow = isinstance(guider.model_patcher.get_model_object("model_sampling"), CONST)
+        self.kl_weights = path_weights([clock.time(sigma) for sigma in sigmas])
         self.pending: dict[str, Seen] = {}
         self.index = -1
 
@@ -94,9 +93,10 @@ class RunTrace:
     def _write(self, step: Step) -> None:
         sigma, shown = step.call.sigma, self.pending.get("positive") or next(iter(self.pending.values()))
         items = len(shown.x)
-        values: dict[str, list] = dict.fromkeys(
-            ("difference", "norm_ratio", "share", "path_kl", "angle"), [None] * items
-        )
+        names = ("difference", "norm_ratio", "share", "path_kl", "angle", "risk")
+        values: dict[str, list] = dict.fromkeys(names, [None] * items)
+        if step.risk is not None:
+            values["risk"] = step.risk
         if step.experts and BASE in step.predictions:
             values |= self._compared(shown, self.pending.get("negative"), sigma)
         evaluated = tuple(_name(role) for role in sorted(step.evaluated))
@@ -125,12 +125,13 @@ class RunTrace:
             guided_negative = (negative.base - negative.mean) / sigma
             guided = guided_negative + self.guider.cfg * (guided - guided_negative)
             columns["angle"] = angle(guided, (negative.base - positive.base) / sigma)
-        step_kl = flow_step_kl if self.is_flow else noise_step_kl
+        # The flow's velocity is -denoised / t, up to what base and RL model share.
+        moved = (guided * (sigma / self.clock.time(sigma))).flatten(1).square().sum(1)
         columns |= {
             "difference": root_mean_square((positive.base - positive.rl) / sigma),
             "norm_ratio": root_mean_square(positive.x - positive.rl) / root_mean_square(positive.x - positive.base),
             "share": root_mean_square(positive.base - positive.mean) / root_mean_square(positive.x - positive.mean),
-            "path_kl": step_kl(guided, sigma, self.sigmas[self.index + 1]),
+            "path_kl": moved * self.kl_weights[self.index],
         }
         return {name: column.tolist() for name, column in columns.items()}
 

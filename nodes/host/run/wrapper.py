@@ -43,7 +43,9 @@ def outer_sample(
         for kind, function in run.wrappers().items():
             add_wrapper_with_key(kind, KEY, function, guider.model_options, is_model_options=True)
         with _under_way(patcher.model, run), counted(patcher.model, run.most_rows()), run.passes.in_a_run():
-            return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            sampled = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        run.end()
+        return sampled
 
 
 @contextmanager

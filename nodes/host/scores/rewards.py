@@ -11,6 +11,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from ....rlg_core.errors import RLGError, require_one_of
 from ....rlg_core.rewards import KINDS, ScoreCache, batches, load_reward
 from ..models.files import NO_FOLDER, reward_folder
 
@@ -36,6 +37,7 @@ class Reward:
     """What an RLG_REWARD wire carries. It remembers the scores of pictures it has seen before."""
 
     def __init__(self, name: str, folder: str = NO_FOLDER):
+        require_one_of("reward", name, KINDS)
         kind = KINDS[name]
         path = reward_folder(folder) if kind.needs_folder else Path()
         loaded = load_reward(name, path, CLIP_TOKENIZER)
@@ -52,7 +54,13 @@ class Reward:
         return ModelPatcher(_Holder(network.to(offload, torch.float32)), load_device=device, offload_device=offload)
 
     def scores(self, pictures: Tensor, prompts: Sequence[str]) -> list[float]:
-        """The scores of n pictures [n, h, w, 3] in [0, 1] for their n prompts."""
+        """The scores of n pictures [n, h, w, 3] in [0, 1] for their n prompts.
+
+        Raises `RLGError` for no pictures, and for values that are NaN or infinite, which some rewards would not notice.
+        """
+        if not len(pictures) or not bool(pictures.isfinite().all()):
+            got = "NaN or infinite values" if len(pictures) else "none"
+            raise RLGError(f"The {self.name} reward got {got}: expected pictures with values from 0 to 1.")
         if not self.kind.needs_prompt:
             prompts = [""] * len(pictures)
         return self.cache(self._score_new, pictures, prompts)

@@ -1,0 +1,112 @@
+"""The sweep file: what it may say, and that what is wrong in it is named."""
+
+import json
+
+import pytest
+
+from devtools.console import Failure
+from support.sweeping import PROMPTS, SCALES, graph, plan_of, sweep_of
+from sweep import spec
+
+TOML = """
+[inputs.scale]
+at = "RLGApply.scale"
+values = [0, 1.5]
+[inputs.seed]
+at = "KSampler.seed"
+first = 3
+count = 2
+[inputs.prompt]
+at = "Positive prompt.text"
+file = { short = "short.txt", long = "long.txt" }
+[inputs.cfg]
+at = ["KSampler.cfg"]
+values = [3, 5]
+[rewards]
+brightness = "brightness (demo)"
+clip = { reward = "CLIP score", folder = "clip" }
+[run]
+timeout = 60
+"""
+
+
+def test_toml_with_files_of_prompts(tmp_path):
+    (tmp_path / "sweep.toml").write_text(TOML)
+    (tmp_path / "short.txt").write_text("a cat\n\n  a dog \n")
+    (tmp_path / "long.txt").write_text("a very old cat\n")
+    found = spec.read(tmp_path / "sweep.toml")
+    assert found.scale.values == (0.0, 1.5) and found.axis("seed").values == (3, 4)
+    assert found.groups == {"a cat": "short", "a dog": "short", "a very old cat": "long"}
+    assert [axis.name for axis in found.axes] == ["prompt", "seed", "cfg"]
+    assert found.rewards[1] == spec.Reward("clip", "CLIP score", "clip") and found.run.timeout == 60
+
+
+def test_json_brings_a_sweep_back(tmp_path):
+    found = plan_of(tmp_path, graph(), sweep_of()).spec
+    assert spec.Spec.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def axis(at="KSampler.cfg", **values):
+    return {"at": at, **values}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"scale": None}, r"\[inputs\] lacks 'scale'"),
+        ({"cfg": axis()}, r"\[inputs.cfg\]: expected either values, or count"),
+        ({"cfg": axis(valeus=[1])}, r"\[inputs.cfg\] has 'valeus': expected .*did you mean 'values'"),
+        ({"cfg": axis(values=[])}, r"\[inputs.cfg\] values: expected a list"),
+        ({"cfg": axis(values=[1, 2, 1])}, r"\[inputs.cfg\] values has 1 more than once"),
+        ({"cfg": axis(at="cfg", values=[1])}, r"\[inputs.cfg\] at = 'cfg': expected \"node.input\""),
+        ({"scale": axis("RLGApply.scale", values=["high"])}, r"\[inputs.scale\] values has 'high': expected numbers"),
+        ({"prompt": axis("Positive prompt.text", values=[1])}, r"\[inputs.prompt\] .*expected texts"),
+        ({"prompt": axis("Positive prompt.text", file="none.txt")}, "there is no .*none.txt"),
+        ({"picture": axis(values=[1])}, "'picture' is no name"),
+        ({"cfg": axis("KSampler.seed", values=[1])}, r"\[inputs.seed\] .*\[inputs.cfg\]|\[inputs.cfg\] .*both set"),
+        ({"cfg": axis("KSampeler.cfg", values=[1])}, "the workflow has no such node; did you mean 'KSampler'"),
+        ({"cfg": axis("KSampler.model", values=[1])}, "that input is wired to node guidance"),
+        ({"seed": axis("Save Image.filename_prefix", values=["a"])}, "the pictures do not depend on node save"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, changes, told):
+    with pytest.raises(Failure, match=told):
+        plan_of(tmp_path, graph(), sweep_of(**changes))
+
+
+def test_every_combination_is_one_unit(tmp_path):
+    plan = plan_of(tmp_path, graph(), sweep_of(cfg=axis(values=[3.0, 5.0])))
+    units = plan.units()
+    assert len({unit.key for unit in units}) == len(units) == 2 * 2 * len(PROMPTS)
+    assert {unit.scales for unit in units} == {SCALES}
+    assert [len(values) for values in plan.by_setting()] == [2 * len(PROMPTS)] * 2
+
+
+FILES = {"rlg-demo-base.safetensors": "a", "rlg-demo/rl-brightness": "b"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "differs"),
+    [
+        ((graph(steps=3), {}, FILES), True),
+        ((graph(), {"scale": axis("RLGApply.scale", values=[0, 1, 3])}, FILES), True),
+        ((graph(), {}, FILES | {"rlg-demo/rl-brightness": "another adapter of that name"}), True),
+        ((graph(), {}, FILES | {"a file that no unit loads": "c"}), False),
+    ],
+    ids=["graph", "scales", "file", "another file"],
+)
+def test_a_key_stands_for_all_that_a_unit_depends_on(tmp_path, changed, differs):
+    content, inputs, files = changed
+    first = plan_of(tmp_path, graph(), sweep_of(), FILES).units()[0]
+    assert (plan_of(tmp_path, content, sweep_of(**inputs), files).units()[0].key != first.key) == differs
+
+
+@pytest.mark.parametrize(
+    ("sampler", "why"),
+    [({"sampler_name": "euler"}, ""), ({"sampler_name": "euler_ancestral"}, "'euler_ancestral' is not among those")],
+)
+def test_scales_share_a_run_where_the_sampler_draws_no_noise(tmp_path, sampler, why):
+    recipe = plan_of(tmp_path, graph(**sampler), sweep_of()).recipe
+    assert why in recipe.apart and bool(why) == bool(recipe.apart)
+    values = {"prompt": PROMPTS[0], "seed": 7}
+    assert [scales for _, scales in recipe.graphs(values, SCALES)] == ([(s,) for s in SCALES] if why else [SCALES])
