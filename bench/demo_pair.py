@@ -40,12 +40,17 @@ class Demo:
     def adapters(self) -> list[Expert]:
         return [expert for expert in self.experts.values() if not expert.is_checkpoint]
 
-    def guided(self, scales: dict[str, float], budget: dict[str, Any] | None = None, **inputs: Any) -> Any:
-        """The base with RLG towards each expert; `budget` and `inputs` are those of RLGBudget and RLGApply."""
+    def guided(
+        self, scales: dict[str, float], budget: dict[str, Any] | None = None, rl_model: Any = None, **inputs: Any
+    ) -> Any:
+        """The base with RLG towards each expert; `budget` and `inputs` are those of RLGBudget and RLGApply.
+
+        `rl_model` takes the place of the expert's own model.
+        """
         model = self.base
         values = {"start_percent": 0.0, "end_percent": 1.0, "outside_scale": 1.0, "rescale": 0.0, **inputs}
         for name, scale in scales.items():
-            model = self.pair.node("RLGApply", model, self.pair.rl_model(name), scale=scale, **values)
+            model = self.pair.node("RLGApply", model, rl_model or self.rl(name), scale=scale, **values)
         return model if budget is None else self.pair.node("RLGBudget", model, **{**EXACT, **budget})
 
     def rl(self, name: str) -> Any:

@@ -13,13 +13,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from support.guiding import guide
 from support.sampling import Sampling, conditioning
 
 from . import host
-from .geometry import sd3
+from .demo_pair import Demo, errors, percent
+from .geometry import DEMO_BASE, sd3
 from .host import say
 from .measure import now, relative_error
 from .memory import device_bytes, in_child, reset_peak, trim
@@ -29,19 +31,24 @@ TITLE = "Extraction from files"
 TRUE_RANK, SIZE, NOISE = 32, 0.01, 0.002
 RANK = 64
 RANKS = (16, 32, 64)
-STEPS, SCALE, SIDE, TOKENS = 2, 2.0, 16, 16
+SCALE, SIDE, TOKENS = 2.0, 16, 16
 HOW = """Two files of {size:.1f} GB in bfloat16 with the geometry of SD3.5-M ({weights:.2f} billion numbers, diffusers'
 layout): a random base, and the base plus a difference of rank {rank} and {low:g} % of each weight's norm plus noise of
 {noise:g} % (and the rounding of bfloat16). Extracted by the call that RLGExtractFromFiles makes, at rank {taken}, in a
 process of its own. {machine}"""
-COMPARED = """The latent's error against two checkpoints, over the rank: RLG at w = {scale:g}, CFG 1, {steps} Euler
-steps, {side} x {side} latent. *Relative to the effect*: to the distance between guidance and the base alone."""
+COMPARED = """The latent's error against two checkpoints, over the rank: RLG at w = {scale:g}, CFG 1, one step from
+noise, {side} x {side} latent. *Relative to the effect*: to the distance between guidance and the base alone."""
+
+PROMPTS, CFG, DEMO_STEPS, DEMO_RANKS = 12, 2.0, 20, (2, 4, 8, 16, 32, 64)
+ON_DEMO = """The demo's full checkpoint, which RL training has changed in all weights: RLG at w = {scale:g}, CFG
+{cfg:g}, {steps} Euler steps, {count} pictures. Error against two checkpoints: median, 90th percentile, worst; and the
+median relative to the distance between guidance and the base alone."""
 
 
 def run() -> str:
     folder = Path(tempfile.mkdtemp(prefix="rlg-extraction-"))
     try:
-        return measured(folder)
+        return f"{measured(folder)}\n\n{of_demo()}"
     finally:
         shutil.rmtree(folder)
 
@@ -52,24 +59,47 @@ def measured(folder: Path) -> str:
     say("writing two files")
     write(shapes, {base: lambda weight, _: weight, rl: tuned})
     say("extracting")
-    told = in_child(extracted, base, rl, folder)
-    say(f"extracted: {told}")
-    weights = sum(map(math.prod, shapes.values()))
+    found = in_child(extracted, base, rl, folder)
+    say("sampling")
+    return rendered(shapes, base.stat().st_size, found, in_child(compared, base, rl, Path(found["path"])))
+
+
+def rendered(
+    shapes: Mapping[str, tuple[int, ...]], size: int, found: dict[str, Any], off: dict[int, tuple[str, str]]
+) -> str:
     how = HOW.format(
-        size=base.stat().st_size / 1e9,
-        weights=weights / 1e9,
+        size=size / 1e9,
+        weights=sum(map(math.prod, shapes.values())) / 1e9,
         rank=TRUE_RANK,
         low=100 * SIZE,
         noise=100 * NOISE,
         taken=RANK,
         machine=machine(),
     )
-    rows = [(name, value) for name, value in told["rows"]]
-    errors = in_child(compared, base, rl, Path(told["path"]))
-    head = ("rank", "kept energy", "latent's error", "relative to the effect")
-    against = [(str(rank), f"{100 * told['kept'][rank]:.2f} %", *errors[rank]) for rank in RANKS]
-    second = COMPARED.format(scale=SCALE, steps=STEPS, side=SIDE)
-    return f"{how}\n\n{table(('measured', ''), rows)}\n\n{second}\n\n{table(head, against)}"
+    rows = [(str(rank), f"{100 * found['kept'][rank]:.2f} %", *off[rank]) for rank in RANKS]
+    against = table(("rank", "kept energy", "latent's error", "relative to the effect"), rows)
+    second = COMPARED.format(scale=SCALE, side=SIDE)
+    return f"{how}\n\n{table(('measured', ''), found['rows'])}\n\n{second}\n\n{against}"
+
+
+def of_demo() -> str:
+    """The demo's full checkpoint, over the rank: a difference that RL training has made, all of the weights."""
+    demo, started = Demo(PROMPTS), host.start()
+    pair, extraction = (started.module(f"nodes.host.models.{name}") for name in ("checkpoint_pair", "extraction"))
+    (name,) = (expert.name for expert in demo.experts.values() if expert.is_checkpoint)
+    exact = demo.latents(demo.guided({name: SCALE}), CFG, DEMO_STEPS, [0])
+    alone = demo.latents(demo.base, CFG, DEMO_STEPS, [0])
+    rows = []
+    for rank in DEMO_RANKS:
+        with torch.inference_mode():
+            found, _ = pair.extract_from_files(DEMO_BASE, demo.experts[name].path, rank, 1.0)
+        rl_model = extraction.with_terms(demo.base, found.terms)
+        latents = demo.latents(demo.guided({name: SCALE}, rl_model=rl_model), CFG, DEMO_STEPS, [0])
+        effect = (latents - exact).flatten(2).norm(dim=2).flatten() / (exact - alone).flatten(2).norm(dim=2).flatten()
+        kept = f"{100 * found.kept_in_all():.2f} %"
+        rows.append((str(rank), kept, percent(errors(latents, exact)), f"{100 * float(effect.median()):.1f} %"))
+    how = ON_DEMO.format(scale=SCALE, cfg=CFG, steps=DEMO_STEPS, count=PROMPTS)
+    return f"{how}\n\n{table(('rank', 'kept energy', 'error of the latent', 'relative to the effect'), rows)}"
 
 
 # The files
@@ -181,30 +211,36 @@ def at_rank(name: str, rank: int) -> int:
 
 
 def compared(base: Path, rl: Path, adapter: Path) -> dict[int, tuple[str, str]]:
+    """By rank: the error of the latent that guidance gives, and the same relative to the effect.
+
+    In a run of one step the latent is affine in the scale. So each model is loaded alone, and guidance computed.
+    """
     started = host.start()
-    options = {"dtype": torch.bfloat16}
-    checkpoints = started.module("nodes.host.models.checkpoints")
     settings = Sampling(
-        steps=STEPS,
+        steps=1,
         cfg=1.0,
         shape=(1, 16, SIDE, SIDE),
         positive=conditioning(11, 4096, 2048, TOKENS),
         negative=conditioning(12, 4096, 2048, TOKENS),
     )
     with torch.inference_mode():
-        model, rl_model = (checkpoints.reload_model(str(path), dict(options)) for path in (base, rl))
-        exact = settings.run(started, guide(started, model, rl_model, SCALE))
-        del rl_model
+        tuned_latent = settings.run(started, loaded(started, rl))
         started.comfy.model_management.unload_all_models()
+        trim()
+        model = loaded(started, base)
         alone = settings.run(started, model)
+        exact = alone + SCALE * (tuned_latent - alone)
         return {rank: told(started, settings, model, adapter, rank, exact, alone) for rank in RANKS}
+
+
+def loaded(started: SimpleNamespace, path: Path) -> Any:
+    checkpoints = started.module("nodes.host.models.checkpoints")
+    return checkpoints.reload_model(str(path), {"dtype": torch.bfloat16})
 
 
 def told(
     started: SimpleNamespace, settings: Any, model: Any, adapter: Path, rank: int, exact: Tensor, alone: Tensor
 ) -> tuple[str, str]:
-    from safetensors.torch import load_file
-
     say(f"sampling at rank {rank}")
     rl_model = started.comfy.sd.load_lora_for_models(model, None, cut(load_file(adapter), rank), 1.0, 0)[0]
     latent = settings.run(started, guide(started, model, rl_model, SCALE))

@@ -7,7 +7,6 @@ time that passes is the driver's and Ray's. A few processes stand for all worker
 from __future__ import annotations
 
 import argparse
-import os
 import pickle
 import tempfile
 import time
@@ -15,7 +14,7 @@ import time
 import ray
 
 from sweep.board import Board
-from sweep.cluster import LOCAL, OBJECTS
+from sweep.cluster import start_local
 from sweep.drive import Driver, Hand
 from sweep.plan import Unit
 from sweep.store import Store
@@ -43,8 +42,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[8, 100, 1000])
     parser.add_argument("--units", type=int, default=3000)
     chosen = parser.parse_args()
-    os.environ.update(LOCAL)
-    ray.init(address="local", include_dashboard=False, object_store_memory=OBJECTS, logging_level="ERROR")
+    start_local()
     units = [Unit(f"{k:064x}", {"prompt": f"prompt {k}", "seed": k}, SCALES) for k in range(chosen.units)]
     print(f"a unit of {len(SCALES)} scales sends {len(pickle.dumps(rows(units[0]))) / 1000:.0f} kB to the driver\n")
     print("| workers | units per second | processor ms of the driver per unit |\n| --- | --- | --- |", flush=True)

@@ -14,7 +14,7 @@ TORCH = "torch==2.13.0"
 BESIDE_TORCH = ("torchvision==0.28.0", "torchaudio==2.11.0")  # without dependencies: they would pull another torch
 FOR_TESTS = (
     *("diffusers==0.42.1", "peft==0.21.2", "accelerate", "matplotlib"),
-    *("pytest>=8", "pytest-timeout", "ruff>=0.6", "playwright"),
+    *("pytest>=8", "pytest-timeout", "hypothesis>=6", "ruff>=0.6", "playwright"),
     *("onnxruntime", "opencv-python-headless", "pyclipper", "shapely", "six"),  # what the OCR below needs
 )
 SWEEP = ("ray>=2.60", "pyarrow>=20", "rich>=13")  # the extra of pyproject.toml

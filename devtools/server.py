@@ -41,7 +41,7 @@ class Server:
     does not come up.
     """
 
-    def __init__(self, host, folder, seconds_to_start=180, port=None, packs=None):
+    def __init__(self, host, folder, seconds_to_start=600, port=None, packs=None):
         self.host = host
         self.folder = Path(folder)
         self.log = self.folder / "server.log"
@@ -70,11 +70,9 @@ class Server:
 
     def command(self):
         """Return the command line: options that both supported releases know."""
-        models = self.folder / "extra_model_paths.yaml"
-        models.write_text(extra_model_paths(MODELS), encoding="utf-8")
         command = [self.host.python, str(self.host.path / "main.py"), "--port", str(self.port), "--listen", "127.0.0.1"]
-        command += ["--base-directory", str(self.folder), "--extra-model-paths-config", str(models)]
-        command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
+        command += ["--base-directory", str(self.folder), "--database-url", "sqlite:///:memory:"]
+        command += ["--disable-auto-launch", "--disable-api-nodes"]
         command += ["--front-end-root", self.host.frontend] if self.host.frontend else []
         command += ["--cpu"] if has_no_gpu(self.host.python) else []
         return command
@@ -113,29 +111,29 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url + urllib.parse.quote(path, safe="/?=&%+"), data, headers)
-        with DIRECT.open(request, timeout=60) as answer:
+        with DIRECT.open(request, timeout=600) as answer:
             return answer.read()
 
     def get(self, path):
         """Return the JSON that GET gives for a path."""
         return json.loads(self.read(path))
 
-    def run(self, graph, progress=lambda node, value, steps: None):
-        """Queue an API-format graph and wait for its end.
+    def run(self, graph, progress=lambda node, value, steps: None, extra=None):
+        """Queue an API-format graph and wait for its end; `extra` is what the editor sends beside it.
 
         Calls `progress(node, value, steps)` as nodes tell theirs. Returns the history entry's outputs, {node: output}.
         Raises RunFailed where the server refuses the graph, a node raises, or the run is interrupted.
         """
-        return asyncio.run(self.follow(graph, progress))
+        return asyncio.run(self.follow(graph, progress, extra))
 
-    async def follow(self, graph, progress):
+    async def follow(self, graph, progress, extra=None):
         """Queue a graph and read its messages to the end; see `run`."""
         import aiohttp  # here: commands read their options on a Python without it
 
         client = uuid.uuid4().hex
         address = f"{self.url}/ws?clientId={client}"
         async with aiohttp.ClientSession() as session, session.ws_connect(address, max_msg_size=0) as messages:
-            run = self.queue(graph, client)
+            run = self.queue(graph, client, extra)
             async for message in messages:
                 if message.type != aiohttp.WSMsgType.TEXT:
                     continue
@@ -149,10 +147,12 @@ class Server:
                     return ENDS[event["type"]](self, run, data)
         self.fail("closed the connection")
 
-    def queue(self, graph, client=""):
+    def queue(self, graph, client="", extra=None):
         """Queue a graph and return its id."""
         try:
-            return json.loads(self.read("/prompt", {"prompt": graph, "client_id": client}))["prompt_id"]
+            return json.loads(self.read("/prompt", {"prompt": graph, "client_id": client, "extra_data": extra or {}}))[
+                "prompt_id"
+            ]
         except urllib.error.HTTPError as refusal:
             detail = json.loads(refusal.read())
             raise RunFailed(json.dumps(detail, indent=1), detail) from refusal
@@ -184,13 +184,6 @@ def was_interrupted(server, run, data):
 
 
 ENDS = {"execution_success": ended_well, "execution_error": ended_in_error, "execution_interrupted": was_interrupted}
-
-
-def extra_model_paths(folder):
-    """Return the text of an extra_model_paths.yaml that offers every model folder in `folder`."""
-    kinds = sorted(kind.name for kind in folder.iterdir() if kind.is_dir()) if folder.exists() else []
-    lines = ["demo:", f"  base_path: {json.dumps(str(folder))}", *(f"  {kind}: {kind}" for kind in kinds)]
-    return "\n".join(lines) + "\n"
 
 
 def free_port():

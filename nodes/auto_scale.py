@@ -7,7 +7,8 @@ from comfy_api.latest import io, ui
 from ..rlg_core.errors import RLGError, require_whole
 from ..rlg_core.report.plot import number, plot
 from ..rlg_core.report.search import panels
-from ..rlg_core.search import STAGES, Bounds, Search, search
+from ..rlg_core.search import CONSTANT, STAGES, Choice, Search, search
+from ..rlg_core.trials import Bounds
 from .host.schema import schema
 from .host.scores.auto_scale import SAMPLERS, SCHEDULERS, Case, Judge, Sampling
 from .types import RewardType, ScheduleType
@@ -25,10 +26,10 @@ class RLGAutoScale(io.ComfyNode):
             shows=True,
             display_name="RLG Auto Scale",
             description=(
-                "Finds the scale with the highest reward. It samples at a few scales, always from the same noise, and "
-                "refines around the best one. Several prompts (lists of conditionings and texts) are judged together. "
-                "It makes up to evaluations x images_per_scale x prompts pictures, and those of the base if scale_min "
-                "is not 0."
+                "Finds the scale with the highest reward. It samples at five even scales from the same noise, then "
+                "again around the best from fresh noise, and fits a curve. The scale found is tried beside the base on "
+                "noise of its own. Several prompts (lists of conditionings and texts) are judged together. It makes "
+                "about (evaluations + 2) x images_per_scale x prompts pictures."
             ),
             search_aliases=["find scale", "guidance scale", "tune guidance", "optimise reward", "search"],
             advanced=["max_shift", "by_stage"],
@@ -54,7 +55,8 @@ class RLGAutoScale(io.ComfyNode):
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
                     tooltip=(
-                        "Seeds the noise that all scales share. Another seed gives another estimate of the best scale."
+                        "Seeds the noise: each picture has its own, which all scales share. Another seed gives another "
+                        "estimate of the best scale."
                     ),
                 ),
                 io.Int.Input(
@@ -90,8 +92,8 @@ class RLGAutoScale(io.ComfyNode):
                     min=2,
                     max=100,
                     tooltip=(
-                        "How many scales to try: half of them evenly spaced, half around the best. 6 to 12 are enough "
-                        "for a single peak."
+                        "How many trials: five evenly spaced scales, the others around the best from fresh noise. 8 to "
+                        "14 are enough for a single peak."
                     ),
                 ),
                 io.Int.Input(
@@ -113,8 +115,8 @@ class RLGAutoScale(io.ComfyNode):
                     round=0.0001,
                     tooltip=(
                         "How far the pictures may move from the base's on average: root mean square difference at 64 "
-                        "pixels per side, 0 for the same picture, 1 for black to white. Try 0.1 to 0.25. Neutral: 0, "
-                        "no limit."
+                        "pixels per side, 0 for the same picture, 1 for black to white. It bounds the upper confidence "
+                        "limit (95 %). Try 0.1 to 0.25. Neutral: 0, no limit."
                     ),
                 ),
                 io.Boolean.Input(
@@ -127,7 +129,10 @@ class RLGAutoScale(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Float.Output(display_name="scale", tooltip="The best scale; with by_stage the mean of the three."),
+                io.Float.Output(
+                    display_name="scale",
+                    tooltip="The smallest scale as good as the best; with by_stage the mean of the three.",
+                ),
                 ScheduleType.Output(
                     display_name="schedule", tooltip="For Reinforcement Learning Guidance; constant without by_stage."
                 ),
@@ -162,14 +167,15 @@ class RLGAutoScale(io.ComfyNode):
         bounds = Bounds(scale_min[0], scale_max[0], max_shift[0])
         sampling = Sampling(seed[0], steps[0], cfg[0], sampler_name[0], scheduler[0], images_per_scale[0])
         require_whole("evaluations", evaluations[0], 1)
-        planned = evaluations[0] + (len(STAGES) * max(4, evaluations[0] // 2) if by_stage[0] else 0)
+        stages = len(STAGES) * max(4, evaluations[0] // 2) if by_stage[0] else 0
+        planned = evaluations[0] + stages + 2 + (scale_min[0] != 0)
         prompts = cases(positive, negative, prompt)
         judge = Judge(model[0], rl_model[0], vae[0], latent[0], prompts, sampling, reward[0], planned)
         found = search(judge, bounds, evaluations[0], by_stage[0])
-        best, picture = found.best(), plot(panels(found))[None]
-        scale = sum(best.stages.scales) / len(best.stages.scales)
+        chosen, picture = found.choice.stages, plot(panels(found))[None]
+        scale = sum(chosen.scales) / len(chosen.scales)
         shown = ui.PreviewImage(picture, cls=cls)
-        return io.NodeOutput(scale, best.stages, picture, report(found, reward[0].name), ui=shown)
+        return io.NodeOutput(scale, chosen, picture, report(found, reward[0].name), ui=shown)
 
 
 def cases(positive: list, negative: list, prompts: list[str]) -> list[Case]:
@@ -182,18 +188,25 @@ def cases(positive: list, negative: list, prompts: list[str]) -> list[Case]:
 
 
 def report(found: Search, reward: str) -> str:
-    """What was chosen, how certain that is, and all trials."""
-    best, least = found.best(), found.smallest_as_good()
-    lines = [f"{reward}: {_described(best)}"]
-    if least is not best:
-        lines.append(f"The smallest scale within one standard error of it is {number(least.scale)}.")
-    if best.is_constant and best.scale in (found.bounds.low, found.bounds.high):
-        lines.append("The best scale is at an end of the range: a wider range may hold a better one.")
-    lines += ["", "scale\treward\tstandard error\tshift\tdiversity"]
-    for trial in sorted(found.trials.values(), key=lambda trial: trial.stages.scales):
-        beyond = "" if found.bounds.allows(trial) else "\tbeyond max_shift"
-        values = (trial.reward, trial.error, trial.shift, trial.diversity)
-        lines.append("\t".join([_scales(trial), *map(number, values)]) + beyond)
+    """What was chosen, how it does on fresh noise, how certain both are, and all trials."""
+    choice, line = found.choice, found.lines[CONSTANT]
+    lines = [f"{reward}: {_described(choice)}", _gain(choice)]
+    peak = choice.peaks[CONSTANT]
+    if len(choice.trial.scores) > 1:
+        lines.append(
+            f"The fit is highest at scale {number(peak.best)} (95 %, for these prompts: {number(peak.low)} "
+            f"to {number(peak.high)}); the smallest scale within one standard error of that is {number(peak.smallest)}."
+        )
+    if peak.best == found.bounds.high:
+        lines.append("The best scale is at the upper end of the range: a wider range may hold a better one.")
+    lines += ["", "scale\treward\tstandard error\tshift\tdiversity\tstructure\tnoise"]
+    for trial in sorted(found.trials.values(), key=lambda trial: (trial.noise, trial.stages.scales)):
+        beyond = "" if found.allows(trial.stages) else "\tbeyond max_shift"
+        values = (trial.reward, trial.error, trial.shift, trial.diversity, trial.structure)
+        lines.append("\t".join([_scales(trial), *map(number, values), str(trial.noise)]) + beyond)
+    if found.bounds.max_shift:
+        limits = ", ".join(f"{number(s)}: {number(found.upper_shift(t.stages))}" for s, t in line.trials if t.shifts)
+        lines.append(f"Upper limits of the shift (95 %), which max_shift bounds: {limits}.")
     return "\n".join(lines)
 
 
@@ -201,15 +214,20 @@ def _scales(trial) -> str:
     return number(trial.scale) if trial.is_constant else " / ".join(map(number, trial.stages.scales))
 
 
-def _described(best) -> str:
-    where = (
-        f"best at scale {number(best.scale)}"
-        if best.is_constant
-        else "best at scales " + ", ".join(f"{name} {number(scale)}" for name, scale in zip(STAGES, best.stages.scales))
-    )
+def _described(choice: Choice) -> str:
+    scales = choice.stages.scales
+    if len(set(scales)) == 1:
+        return f"scale {number(scales[0])}."
+    return "scales " + ", ".join(f"{name} {number(scale)}" for name, scale in zip(STAGES, scales)) + "."
+
+
+def _gain(choice: Choice) -> str:
+    """Picture by picture, from noise that had no part in the choice."""
+    trial, gain = choice.trial, choice.gain
+    sure = f" +- {number(gain.half)} (95 %, for these prompts)" if gain.half == gain.half else " (one picture)"
     return (
-        f"{where}, reward {number(best.reward)} +- {number(best.error)}, "
-        f"shift {number(best.shift)}, diversity {number(best.diversity)}."
+        f"On fresh noise: reward {number(trial.reward)}, over the base's {gain.mean:+.4g}{sure}; shift "
+        f"{number(trial.shift)}, diversity {number(trial.diversity)}."
     )
 
 

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..rlg_core.errors import LARGEST_SEED, require_whole
 from .host.schema import schema
-from .host.scores.implicit_reward import implicit_reward
+from .host.scores.implicit_reward import ERRORS, implicit_reward
 
 
 class RLGImplicitReward(io.ComfyNode):
@@ -21,8 +21,8 @@ class RLGImplicitReward(io.ComfyNode):
             display_name="RLG Implicit Reward",
             description=(
                 "Which pictures the RL model prefers over its base, judged by the two models themselves: how much "
-                "better the RL model predicts a picture from noised versions of it. Above 0 it prefers the picture. "
-                "Compare pictures of one prompt."
+                "better the RL model predicts a picture from noised versions of it, as a mean over elements. Above 0 "
+                "it prefers the picture. Compare pictures of one prompt. For flow models it is no log ratio."
             ),
             search_aliases=["implicit reward", "DPO reward", "preference"],
             inputs=[
@@ -48,6 +48,16 @@ class RLGImplicitReward(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Seeds the noise, which is the same for all pictures. Compare scores of the same seed.",
                 ),
+                io.Combo.Input(
+                    "error",
+                    options=list(ERRORS),
+                    default="velocity",
+                    optional=True,
+                    tooltip=(
+                        "velocity: all noise levels count the same (neutral; it ranked best on the demo pair). noise: "
+                        "for flow models errors count (1 - t)^2, as errors of the noise do; no other model changes."
+                    ),
+                ),
             ],
             outputs=[
                 io.Float.Output(
@@ -58,10 +68,12 @@ class RLGImplicitReward(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, rl_model, positive, latent, draws: int, seed: int) -> io.NodeOutput:
+    def execute(
+        cls, model, rl_model, positive, latent, draws: int, seed: int, error: str = "velocity"
+    ) -> io.NodeOutput:
         require_whole("draws", draws, 1)
         require_whole("seed", seed, 0, LARGEST_SEED)
-        drawn = implicit_reward(model, rl_model, positive, latent["samples"], draws, seed).double()
+        drawn = implicit_reward(model, rl_model, positive, latent["samples"], draws, seed, error).double()
         errors = drawn.std(0) / math.sqrt(draws) if draws > 1 else drawn[0] * math.nan
         return io.NodeOutput(drawn.mean(0).tolist(), errors.tolist())
 

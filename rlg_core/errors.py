@@ -36,6 +36,8 @@ def _without_last(folder: str, name: str) -> tuple[str, str]:
     """The folder above `folder`, and `name` with the last part of `folder` before it."""
     above, separator, last = folder[:-1].replace("\\", "/").rpartition("/")
     return (above + separator, f"{last}/{name}") if last else (folder, name)
+
+
 LARGEST_SEED = 2**64 - 1
 """Seeds are whole numbers of 64 bits."""
 

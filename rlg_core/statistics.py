@@ -84,6 +84,13 @@ def of_these(groups: Sequence[Sequence[float]]) -> Estimate:
     return stratified(groups) if any(len(group) > 1 for group in groups) else clustered(groups)
 
 
+def one_sided(estimate: Estimate) -> float:
+    """The upper end of the one-sided 95 % interval, or the mean where there is no interval."""
+    if math.isnan(estimate.half):
+        return estimate.mean
+    return estimate.mean + estimate.error * quantile(estimate.degrees, 2.0 * LEVEL - 1.0)
+
+
 def holm(p_values: Sequence[float], level: float = 1.0 - LEVEL) -> list[bool]:
     """Which of several tests hold together: with probability `1 - level` none of them by chance (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda k: p_values[k])

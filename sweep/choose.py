@@ -38,3 +38,8 @@ def best(scores: Mapping[float, Sequence[float]], keep: int) -> list[float]:
     """Return the `keep` scales of the highest mean score, in the order of the scales."""
     ranked = sorted(scores, key=lambda scale: (-sum(scores[scale]) / len(scores[scale]), abs(scale)))
     return sorted(ranked[:keep])
+
+
+def saved(runs: int, grid: int) -> str:
+    """Return what a search has saved: `runs` of the `grid` of every unit at every scale."""
+    return f"{runs} of the {grid} pairs of unit and scale of the full grid: {1 - runs / grid:.0%} saved."

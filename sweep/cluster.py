@@ -24,6 +24,9 @@ OBJECTS = 256 * 2**20
 LOCAL = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 """Settings of a local Ray: it reports to nobody, and the servers of its workers do not step back for other programs."""
 
+STARTS = 3
+"""Times that Ray is started before a sweep gives up: a busy machine may take it longer than Ray waits."""
+
 SHARE = 4
 """Processors for each worker, where there is no GPU and no number of workers is asked for."""
 
@@ -46,13 +49,24 @@ def cluster(shape: Shape, job: Job) -> Iterator[list[Any]]:
         shipped = {"working_dir": str(ROOT), "excludes": ["/*", *(f"!/{name}" for name in SHIPPED), "__pycache__"]}
         ray.init(address=address, runtime_env=shipped, log_to_driver=False)
     else:
-        os.environ.update({name: os.environ.get(name, value) for name, value in LOCAL.items()})
-        quietly = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-        ray.init(address="local", object_store_memory=OBJECTS, **quietly)
+        start_local()
     try:
         yield workers(shape, job)
     finally:
         ray.shutdown()
+
+
+def start_local() -> None:
+    """Start a Ray on this machine that ends with this process. Raises Failure where it does not start."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in LOCAL.items()})
+    quietly = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    for attempt in range(STARTS):
+        try:
+            ray.init(address="local", object_store_memory=OBJECTS, **quietly)
+            return
+        except Exception as error:  # Ray raises no other kind where it has not started after half a minute
+            if attempt == STARTS - 1:
+                raise Failure(f"Ray does not start on this machine: {error}") from error
 
 
 def workers(shape: Shape, job: Job) -> list[Any]:

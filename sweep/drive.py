@@ -13,11 +13,12 @@ import ray
 from devtools.console import Failure
 
 from .board import Board
+from .checks import differences
 from .plan import Unit
 from .server import START
 from .spec import SCALE
 from .store import Store
-from .worker import Result
+from .worker import Facts, Result
 
 TRIES = 3
 """A unit that fails so often is recorded; a worker whose server fails to start so often in a row gets no more units."""
@@ -64,6 +65,7 @@ class Hand:
     handle: Any
     name: str
     keeps: bool
+    facts: Facts | None = None
     unit: Unit | None = None
     since: float = 0.0
     loaded: tuple | None = None
@@ -92,10 +94,23 @@ class Tally:
 
 
 class Driver:
-    """Runs units on workers, and shows on `board` how it goes. `reward` is the one whose scores are shown, if any."""
+    """Runs units on workers, and shows on `board` how it goes.
 
-    def __init__(self, hands: Sequence[Hand], store: Store, timeout: float, board: Board, reward: str = ""):
+    `reward` is the one whose scores are shown, if any. `about` is what a worker that comes back is asked for its facts
+    with: it may be on another machine now.
+    """
+
+    def __init__(
+        self,
+        hands: Sequence[Hand],
+        store: Store,
+        timeout: float,
+        board: Board,
+        reward: str = "",
+        about: Sequence[Any] = (),
+    ):
         self.hands, self.store, self.timeout, self.board, self.reward = list(hands), store, timeout, board, reward
+        self.about = about
         self.tally, self.tries = Tally(), defaultdict(int)
         self.busy: dict[Any, Hand] = {}
 
@@ -141,7 +156,7 @@ class Driver:
             if hand.faults < TRIES:
                 self._await(hand)
         if unit is None:
-            self.board.tell(f"{hand.name} is {'away' if hand.away else 'gone' if hand.faults >= TRIES else 'back'}")
+            self._welcome(hand, result)
         elif result.error is None:
             self._finish(hand, unit, result)
         else:
@@ -175,9 +190,17 @@ class Driver:
         self.store.blame(unit.key, failure(unit, result.error, hand.name))
 
     def _await(self, hand: Hand) -> None:
-        """Give a worker that ended no unit until it answers again."""
+        """Give a worker that ended no unit until it answers again, on whatever machine Ray starts it."""
         hand.loaded, hand.away, hand.since = None, True, time.monotonic()
-        self.busy[hand.handle.answer.options(max_task_retries=-1).remote()] = hand
+        self.busy[hand.handle.facts.options(max_task_retries=-1).remote(*self.about)] = hand
+
+    def _welcome(self, hand: Hand, result: Result | Facts) -> None:
+        """Give a worker that was away units again, unless it has changed."""
+        changes = changed(hand.facts, result) if isinstance(result, Facts) else []
+        if changes:
+            hand.faults = TRIES
+        state = "away" if hand.away else "gone" if hand.faults >= TRIES else "back"
+        self.board.tell("; ".join([f"{hand.name} is {state}", *changes]))
 
     def _is_lost(self, hand: Hand) -> bool:
         """Tell whether a worker should have answered long ago."""
@@ -189,6 +212,12 @@ class Driver:
             unit, hand.unit, hand.away = hand.unit, None, True
             message = f"{hand.name} has not answered for {time.monotonic() - hand.since:.0f} s"
             self._again(hand, unit, Result(error={"message": message}))
+
+
+def changed(before: Facts, now: Facts) -> list[str]:
+    """Return in what a worker that came back differs from what was checked before the start."""
+    gone = sorted(before.files.keys() - now.files.keys())
+    return [*differences([before, now]), *(f"{name!r} is not on {now.where}" for name in gone)]
 
 
 def failure(unit: Unit, error: Mapping[str, Any], where: str) -> dict[str, Any]:

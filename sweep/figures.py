@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from devtools.sheet import contact_sheet
 from rlg_core.pictures import diversity, to_picture, to_tensor
 from rlg_core.report.plot import Curve, Panel, number, plot
 
+from .sheet import contact_sheet
 from .spec import EVERYTHING, PROMPT, SCALE, SEED, Spec
 from .statistics import Choice, Interval, choose, clusters, complete, front, interval
 from .store import Store

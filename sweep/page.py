@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlg_core.report.plot import number
 
 from .board import counted, lasting
+from .choose import saved
 from .spec import EVERYTHING, Spec
 from .statistics import Choice, Interval
 
@@ -53,7 +54,11 @@ def _amount(rows: Sequence[Mapping], failures: Sequence[Mapping], manifest: Mapp
     planned = manifest["units"]
     places = len({row["worker"] for row in rows})
     told = f"{units} units, {len(rows)} pictures, {seconds} of sampling on {counted(places, 'machine')}."
-    if manifest["mode"] == "grid" and units < planned:
+    if manifest["mode"] == "choose-w":
+        told += " " + saved(
+            len({(row["unit"], row["scale"]) for row in rows}), planned * len(manifest["spec"]["scale"]["values"])
+        )
+    elif units < planned:
         told = f'<strong class="bad">Not complete: {units} of {planned} units.</strong> ' + told
     return f"<p>{told}" + (f' <strong class="bad">{len(failures)} units failed.</strong>' if failures else "") + "</p>"
 

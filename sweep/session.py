@@ -26,7 +26,7 @@ from .recipe import Recipe, recipe
 from .search import Search
 from .spec import Spec
 from .store import Store
-from .worker import Facts, Job
+from .worker import Job
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Order:
 class Session:
     """A sweep on workers that are up and checked."""
 
-    def __init__(self, order: Order, plan: Plan, store: Store, hands: Sequence[Hand], facts: Sequence[Facts]):
-        self.order, self.plan, self.store, self.hands, self.facts = order, plan, store, list(hands), facts
+    def __init__(self, order: Order, plan: Plan, store: Store, hands: Sequence[Hand], about: Sequence[Any]):
+        self.order, self.plan, self.store, self.hands, self.about = order, plan, store, list(hands), about
 
     def manifest(self) -> dict[str, Any]:
         """Return what the results folder says of the sweep: all that tells it from another one."""
@@ -56,8 +56,8 @@ class Session:
             "spec": self.plan.spec.to_json(),
             "units": len(self.plan.units()),
             "apart": self.plan.recipe.apart,
-            "host": self.facts[0].host,
-            "pack": self.facts[0].pack,
+            "host": self.hands[0].facts.host,
+            "pack": self.hands[0].facts.pack,
             "files": dict(self.plan.files),
         }
 
@@ -67,10 +67,12 @@ class Session:
         self.store.claim(manifest)
         for hand in self.hands:
             hand.keeps = ray.get(hand.handle.sees.remote(manifest))
+            if not hand.keeps:
+                say(f"{hand.name} does not reach {self.store.place}: its pictures come here first")
         there = self.store.done()
         reward = self.plan.spec.rewards[0].name if self.plan.spec.rewards else ""
         with Board() as board:
-            driver = Driver(self.hands, self.store, self.plan.spec.run.timeout, board, reward)
+            driver = Driver(self.hands, self.store, self.plan.spec.run.timeout, board, reward, self.about)
             for units in self.batches():
                 missing = [unit for unit in units if unit.key not in there]
                 if len(missing) < len(units):
@@ -97,11 +99,13 @@ class Session:
     def dry_run(self) -> None:
         """Say what the sweep will do, with times from units that are run for it and thrown away."""
         units, workers = self.plan.units(), len(self.hands)
+        if self.order.choose_w:
+            say(choose.saved(self.evaluations(), len(units) * len(self.plan.spec.scale.values)))
         amounts = {"unit": len(units), "picture": self.evaluations(), "worker": workers}
         say(", ".join(counted(count, what) for what, count in amounts.items()))
         apart = self.plan.recipe.apart
         say(f"the scales of a unit: {f'one after the other, since {apart}' if apart else 'in one sampling run'}")
-        for facts in self.facts:
+        for facts in (hand.facts for hand in self.hands):
             say(f"{facts.where}: ComfyUI {facts.host}, {facts.device}")
         first, size = probe(self.hands, units[:workers])
         later, size = probe(self.hands, units[workers : 2 * workers]) if len(units) > workers else (first, size)
@@ -155,13 +159,14 @@ def checked(order: Order, how: Recipe, spec: Spec, store: Store, workers: Sequen
     say(f"starting {counted(len(workers), 'worker')}")
     graphs = list(graphs_of(how, spec))
     kinds = sorted({node["class_type"] for graph in graphs for node in graph.values()})
-    facts = told([worker.facts.remote(kinds, literals(graphs)) for worker in workers])
+    about = (kinds, literals(graphs))
+    facts = told([worker.facts.remote(*about) for worker in workers])
     found = problems(how, spec, facts)
     if found:
         raise Failure("\n".join(["this sweep cannot run:", *found]))
     files = {name: identity for worker in facts for name, identity in worker.files.items()}
-    hands = [Hand(worker, known.where, keeps=True) for worker, known in zip(workers, facts)]
-    return Session(order, Plan(how, spec, files), store, hands, facts)
+    hands = [Hand(worker, known.where, True, known) for worker, known in zip(workers, facts)]
+    return Session(order, Plan(how, spec, files), store, hands, about)
 
 
 def told(references: Sequence[Any]) -> list[Any]:

@@ -121,9 +121,6 @@ class Worker:
         there = self.store.manifest()
         return there is not None and canonical(there) == canonical(manifest)
 
-    def answer(self) -> None:
-        """Do nothing: an answer says that this worker is there."""
-
     def run(self, unit: Unit, keeps: bool) -> Result:
         """Run a unit that is not done yet. `keeps`: this worker writes the results, else it hands them back."""
         if keeps and self.store.has(unit.key):

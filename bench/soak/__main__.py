@@ -26,7 +26,7 @@ from .watch import Soak, resident_megabytes, temporary_files
 
 RELEASES = {release.version: release for release in hosts.RELEASES}
 NODE = Path(__file__).parent / "node"
-EVERY = 50
+EVERY = 25
 """Prompts from one look at memory and counts to the next."""
 ZERO = ("live runs", "live passes", "live turns", "runs under way", "patched modules", "hooked modules")
 
@@ -57,7 +57,7 @@ def soak(host: hosts.Host, prompts: int, seed: int, with_pack: bool, minutes: fl
         subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
         packs = {"rlg-soak": NODE} | ({PACK: ROOT} if with_pack else {})
         found, started = Soak(), time.time()
-        with Server(host, folder, seconds_to_start=900, packs=packs) as server:
+        with Server(host, folder, packs=packs) as server:
             for number in range(prompts):
                 if number % EVERY == 0:
                     look(server, number, found)
@@ -72,9 +72,11 @@ def soak(host: hosts.Host, prompts: int, seed: int, with_pack: bool, minutes: fl
 
 
 def look(server: Server, number: int, found: Soak) -> None:
-    """Memory and counts, at rest. The server's history of prompts, which grows by design, is cleared before."""
+    """Memory and counts, at rest: models and results are freed, and the history of prompts, which grows by design."""
     server.read("/history", {"clear": True})
-    outputs = server.run({"1": {"class_type": "SoakCounts", "inputs": {"tick": number}}})
+    server.read("/free", {"unload_models": True, "free_memory": True})
+    for tick in (2 * number, 2 * number + 1):  # the server frees after the first
+        outputs = server.run({"1": {"class_type": "SoakCounts", "inputs": {"tick": tick}}})
     found.counts.append((number, outputs["1"]["counts"][0]))
     found.memory.append((number, resident_megabytes(server.process.pid)))
 
@@ -94,8 +96,8 @@ def run(server: Server, number: int, prompt: graphs.Prompt, found: Soak) -> None
         outputs = server.run(prompt.graph, progress)
     except RunFailed as failure:
         expected = "interrupted" if prompt.interrupts else prompt.error
-        kind = failure.detail.get("exception_type", "") if isinstance(failure.detail, dict) else ""
-        ours = prompt.interrupts or "rlg_core.errors" in kind
+        kind = failure.detail.get("exception_type", "refused before it ran")
+        ours = prompt.interrupts or "rlg_core.errors" in kind or "node_errors" in failure.detail
         if not expected or expected not in str(failure) or not ours:
             found.failures.append(f"prompt {number}: {prompt.kind}: {kind} {str(failure)[:300]}")
         return

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
 
+import numpy as np
+
 from rlg_core.report.plot import Curve, Panel, number
 
 from .measure import CORRECT, SHIFT, Bench
 from .page import TITLES, Figures, read, signed, summary, table, told, yes
 from .sizes import Sizes
-from .statistics import paired
 from .ways import Expert, Way, constant
 
+RESAMPLES, SURE = 1000, 0.95
 PREFERRED = ({"jpeg", "composition"}, {"brightness", "jpeg"})
 """Compressibility deletes what composition wants: the pair with the plainest conflict comes first."""
 
@@ -24,13 +26,14 @@ def measure(bench: Bench, sizes: Sizes) -> dict:
     if chosen is None:
         return {}
     names, rewards = [e.name for e in chosen], [e.reward for e in chosen]
-    base, cells = bench(Way(), sizes.few), []
+    base, cells, means = bench(Way(), sizes.few), [], []
     for a in sizes.grid:
         for b in sizes.grid:
             outcome = bench(_mixed(names, (a, b)), sizes.few)
-            over = {n: asdict(paired(outcome.values[n], base.values[n])) for n in outcome.values}
+            over = {n: asdict(outcome.over(base, n)) for n in outcome.values}
+            means.append([outcome.means(reward) for reward in rewards])
             cells.append({"weights": [a, b], "values": summary(outcome), "over_base": over})
-    return {"names": names, "rewards": rewards, "cells": cells}
+    return {"names": names, "rewards": rewards, "cells": cells, "stays": on_front(np.array(means)).tolist()}
 
 
 def _chosen(experts: Sequence[Expert]) -> tuple[Expert, Expert] | None:
@@ -49,6 +52,16 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return sorted(kept, key=lambda k: points[k])
 
 
+def on_front(means: np.ndarray) -> np.ndarray:
+    """In what share of resampled captions each point is on the front; `means` [points, rewards, captions]."""
+    generator, captions = np.random.default_rng(0), means.shape[2]
+    held = np.zeros(len(means))
+    for _ in range(RESAMPLES):
+        drawn = means[:, :, generator.integers(captions, size=captions)].mean(2)
+        held[front([tuple(point) for point in drawn])] += 1
+    return held / RESAMPLES
+
+
 def report(data: dict, figures: Figures) -> list[str]:
     lines = ["## Two experts at once", ""]
     if not data:
@@ -56,14 +69,31 @@ def report(data: dict, figures: Figures) -> list[str]:
     (one, two), (first, second), cells = data["names"], data["rewards"], data["cells"]
     points = [tuple(cell["values"][r]["mean"] for r in (first, second)) for cell in cells]
     best = front(points)
-    head = [f"w of {one}", f"w of {two}", TITLES[first], TITLES[second], TITLES[CORRECT], TITLES[SHIFT]]
+    head = [
+        f"w of {one}",
+        f"w of {two}",
+        TITLES[first],
+        TITLES[second],
+        TITLES[CORRECT],
+        TITLES[SHIFT],
+        "stays on the front",
+    ]
     body = [
-        [*cells[k]["weights"], *(told(cells[k]["values"][n]) for n in (first, second, CORRECT, SHIFT))] for k in best
+        [*cells[k]["weights"], *(told(cells[k]["values"][n]) for n in (first, second, CORRECT, SHIFT)), _stays(data, k)]
+        for k in best
     ]
     lines += [f"`{one}` and `{two}` on a grid of weights; the Pareto front of their two rewards:", *table(head, body)]
     lines += [f"- {sentence}" for sentence in _sentences(data, best)]
     panel = Panel(_curves(data, points, best), "every pair of weights", TITLES[first], TITLES[second])
     return [*lines, *figures.plot("experts", "rewards of two experts at all pairs of weights", [panel], 420)]
+
+
+def _stays(data: dict, k: int) -> str:
+    """In how many resamples a point of the front is on it; below 95 % it may be there by chance."""
+    if "stays" not in data:
+        return "not resampled"
+    share = data["stays"][k]
+    return f"{share:.0%}" + ("" if share >= SURE else ", changes places")
 
 
 def _sentences(data: dict, best: list[int]) -> list[str]:

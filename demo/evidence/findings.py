@@ -5,8 +5,7 @@ from __future__ import annotations
 from rlg_core.report.plot import number
 
 from .measure import CORRECT, SHIFT
-from .page import DIVERSITY, TITLES, WORDS, listed, read, signed, told, yes
-from .statistics import crossing
+from .page import DIVERSITY, STRUCTURE, TITLES, WORDS, crossed, listed, read, signed, told, yes
 
 JUDGED = "composition"
 """The reward that is a program's verdict: at most 1, and nearly yes or no for a single picture."""
@@ -29,7 +28,7 @@ def sentences(adapter: dict, cfg: list[dict]) -> list[str]:
         found.append(f"At w = -1 the reward is {WORDS[read(change).sign]} (against the base {signed(change)}).")
     if rows[0]["lora"]:
         found.append(_against_lora(reward, rows))
-    return [*found, _against_cfg(reward, rows, cfg)]
+    return [*found, _against_cfg(adapter, cfg)]
 
 
 def rises(reward: str, rows: list[dict]) -> bool:
@@ -55,12 +54,11 @@ def _ceiling(reward: str, rows: list[dict]) -> list[str]:
     """How much of what the base misses is made up, where a reward has a highest value."""
     if reward != JUDGED:
         return []
-    base, one, two = (at(rows, w)["rlg"][reward]["mean"] for w in (0.0, 1.0, 2.0))
-    share_of_one, share_of_two = ((score - base) / (1 - base) for score in (one, two))
+    base = at(rows, 0.0)["rlg"][reward]["mean"]
+    one, two = (signed(at(rows, w)["over_base"][reward]) for w in (1.0, 2.0))
     return [
-        f"The score cannot exceed 1: of the {number(1 - base)} that the base misses, the RL model makes up "
-        f"{share_of_one:.0%}, w = 2 {share_of_two:.0%}; the nearer to 1, the fewer pictures are left to tell scales "
-        "apart."
+        f"The score cannot exceed 1: of the {number(1 - base)} that the base misses, the RL model makes up {one}, "
+        f"w = 2 {two}; the nearer to 1, the fewer pictures are left to tell scales apart."
     ]
 
 
@@ -72,7 +70,7 @@ def _instead(reward: str, rows: list[dict]) -> list[str]:
     )
     if best["scale"] >= 2:
         return []
-    names = [n for n in two["rlg"] if n not in (reward, CORRECT, SHIFT, DIVERSITY)]
+    names = [n for n in two["rlg"] if n not in (reward, CORRECT, SHIFT, DIVERSITY, STRUCTURE)]
     moved = [
         f"{TITLES[n]} {number(best['rlg'][n]['mean'])} to {number(two['rlg'][n]['mean'])}" for n in (SHIFT, *names)
     ]
@@ -88,21 +86,17 @@ def _interpolation(reward: str, rows: list[dict]) -> list[str]:
             "Interpolation: the RL model itself gains no more than its error over the base "
             f"({signed(one['over_base'][reward])})."
         ]
-    share = half["over_base"][reward]["mean"] / one["over_base"][reward]["mean"]
-    gain = signed(one["over_base"][reward])
-    return [f"Interpolation: w = 0.5 has {share:.0%} of what the RL model gains over the base ({gain})."]
+    part, gain = (signed(row["over_base"][reward]) for row in (half, one))
+    return [f"Interpolation: w = 0.5 gains {part} over the base, the RL model {gain}."]
 
 
 def _extrapolation(reward: str, rows: list[dict]) -> str:
     best = max(rows, key=lambda row: row["rlg"][reward]["mean"])
-    one, end = at(rows, 1.0), rows[-1]
-    edge = ", the end of the range" if best is end else ""
-    gain = best["rlg"][reward]["mean"] - at(rows, 0.0)["rlg"][reward]["mean"]
-    own = one["over_base"][reward]
-    times = f", {gain / own['mean']:.1f} times the RL model's gain" if read(own).sign == 1 and best["scale"] > 0 else ""
+    edge = ", the end of the range" if best is rows[-1] else ""
+    gain, own = (signed(row["over_base"][reward]) for row in (best, at(rows, 1.0)))
     return (
-        f"Extrapolation: the highest reward is at w = {number(best['scale'])}{edge} "
-        f"({told(best['rlg'][reward])}){times}."
+        f"Extrapolation: the highest reward is at w = {number(best['scale'])}{edge} ({told(best['rlg'][reward])}): "
+        f"{gain} over the base, where the RL model gains {own}."
     )
 
 
@@ -150,19 +144,12 @@ def _against_lora(reward: str, rows: list[dict]) -> str:
     )
 
 
-def _against_cfg(reward: str, rows: list[dict], cfg: list[dict]) -> str:
+def _against_cfg(adapter: dict, cfg: list[dict]) -> str:
+    reward = adapter["reward"]
     best = max(cfg, key=lambda row: row["values"][reward]["mean"])
+    told_best = told(best["values"][reward])
     if best is cfg[0]:
-        return (
-            "Against CFG alone: no CFG scale raises this reward above CFG "
-            f"{number(best['cfg'])}'s {told(best['values'][reward])}."
-        )
-    upward = [row for row in rows if row["scale"] >= 0]
-    means = [row["rlg"][reward]["mean"] for row in upward]
-    reached = crossing([row["scale"] for row in upward], means, best["values"][reward]["mean"])
-    where = (
-        f"RLG reaches that at w = {reached:.2f}" if reached == reached else "RLG does not cross that at any w from 0 on"
-    )
-    return (
-        f"Against CFG alone: the base's best is {told(best['values'][reward])}, at CFG {number(best['cfg'])}; {where}."
-    )
+        return f"Against CFG alone: no CFG scale raises this reward above CFG {number(best['cfg'])}'s {told_best}."
+    # Numbers that were measured before this was compared on the same pictures do not have it.
+    where = f"; RLG reaches that at {crossed(adapter['as_cfg'])}, same pictures" if "as_cfg" in adapter else ""
+    return f"Against CFG alone: the base's best is {told_best}, at CFG {number(best['cfg'])}{where}."

@@ -9,19 +9,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from demo import rewards
-from rlg_core.pictures import diversity, picture_distance
+from rlg_core.pictures import diversity, picture_distance, structure_diversity
 from rlg_core.rewards import scenes as judge
 from rlg_core.rewards.scenes import Prompt
 
 from .pair import BASE, CLIP, Pair
-from .statistics import Estimate, estimate
+from .statistics import Estimate, by_caption, estimate, paired
 from .ways import HERE, MODELS, Dial, Way
 
 CORRECT, SHIFT = "correct", "shift"
+MEASURES = (diversity, structure_diversity)
 SOURCES = (
     "../rlg_core/rewards/scenes.py",
     "rewards.py",
@@ -38,7 +40,7 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """`values[name]`: a number for each picture, seed by seed; `diversity`: one for each prompt.
+    """`values[name]`: a number for each picture, seed by seed; `diversity` and `structure`: one for each prompt.
 
     Names are those of the rewards, `correct` (1 where the judge finds the scene as asked) and `shift` (distance from
     the base's picture of the same prompt and noise).
@@ -47,8 +49,22 @@ class Outcome:
     values: dict[str, list[float]]
     diversity: list[float]
 
+    structure: list[float]
+
+    @property
+    def captions(self) -> int:
+        return len(self.diversity)
+
     def of(self, name: str) -> Estimate:
-        return estimate(self.values[name])
+        return estimate(self.values[name], self.captions)
+
+    def over(self, other: Outcome, name: str) -> Estimate:
+        """How much higher `name` is than `other`'s, picture by picture."""
+        return paired(self.values[name], other.values[name], self.captions)
+
+    def means(self, name: str, seeds: int | None = None) -> np.ndarray:
+        """The mean of each caption, over its first pictures or all."""
+        return by_caption(self.values[name], self.captions)[:, :seeds].mean(1)
 
     @property
     def spread(self) -> Estimate:
@@ -70,7 +86,8 @@ def outcome(batches: Sequence[Tensor], base: Sequence[Tensor], prompts: Sequence
     values = {name: [v for part in parts for v in part[name]] for name in parts[0]}
     values[SHIFT] = [round(v, 5) for a, b in zip(batches, base) for v in picture_distance(_last(a), _last(b)).tolist()]
     together = torch.stack([_last(pictures) for pictures in batches])
-    return Outcome(values, [round(diversity(together[:, k]), 5) for k in range(len(prompts))])
+    spreads = ([round(measure(together[:, k]), 5) for k in range(len(prompts))] for measure in MEASURES)
+    return Outcome(values, *spreads)
 
 
 def _last(pictures: Tensor) -> Tensor:

@@ -13,16 +13,17 @@ from rlg_core.pictures import to_picture
 from rlg_core.report.plot import Curve, Panel, number, plot
 
 from .measure import CORRECT, SHIFT, Outcome
-from .statistics import Estimate
+from .statistics import Estimate, estimate
 
 PLUS_MINUS = "\u00b1"
-DIVERSITY = "diversity"
+DIVERSITY, STRUCTURE = "diversity", "structure"
 TITLES = {
     "brightness": "brightness",
     "jpeg": "compressibility (minus kB)",
     "composition": "composition",
     CORRECT: "scenes fully correct",
     DIVERSITY: "diversity",
+    STRUCTURE: "diversity of structure",
     SHIFT: "shift from the base",
 }
 WORDS = {1: "higher", -1: "lower", 0: "no different within error"}
@@ -30,7 +31,8 @@ WORDS = {1: "higher", -1: "lower", 0: "no different within error"}
 
 def summary(outcome: Outcome) -> dict[str, dict]:
     """The estimate of everything measured, ready for JSON."""
-    return {name: asdict(outcome.of(name)) for name in outcome.values} | {DIVERSITY: asdict(outcome.spread)}
+    spreads = {DIVERSITY: asdict(outcome.spread), STRUCTURE: asdict(estimate(outcome.structure))}
+    return {name: asdict(outcome.of(name)) for name in outcome.values} | spreads
 
 
 def read(value: Mapping) -> Estimate:
@@ -66,6 +68,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     cells = [[number(c) if isinstance(c, float) else str(c) for c in row] for row in rows]
     lines = [head, ["---"] * len(head), *cells]
     return ["", *("| " + " | ".join(line) + " |" for line in lines), ""]
+
+
+def crossed(value: Mapping) -> str:
+    """`w = 1.6 (1.5 to 1.7)`, as `crossing_of_means` has it."""
+    low, high = (("beyond the range" if end is None else f"{end:.2f}") for end in (value["low"], value["high"]))
+    return "no w of the sweep" if value["at"] is None else f"w = {value['at']:.2f} ({low} to {high})"
 
 
 def curve(xs: Sequence[float], values: Sequence[Mapping], label: str = "") -> Curve:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
 from rlg_core.report.plot import number
 from rlg_core.rewards.scenes import all_prompts
+from rlg_core.statistics import LEVEL, Estimate, holm
 
 from . import auto, cfg, experts, findings, implicit, kl, scales, schedules
 from .measure import CORRECT, Bench, OutOfTime
@@ -29,6 +31,8 @@ PARTS = {
     "auto": auto,
 }
 SETUP = "setup"
+DIFFERENCES = ("steps", "difference", "diversity_over_base")
+"""Names in the JSON files below which differences lie, besides those that begin with `over_`."""
 
 
 def run(
@@ -90,7 +94,7 @@ def written(figures: Figures) -> list[str]:
     """The page, from the JSON files."""
     files = {name: figures.folder / f"{name}.json" for name in (SETUP, *PARTS)}
     data = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items() if path.is_file()}
-    lines = head(data[SETUP])
+    lines = [*head(data[SETUP]), *certainty({name: data[name] for name in PARTS if name in data})]
     if "scales" in data:
         lines += verdicts(data["scales"])
     for name, part in PARTS.items():
@@ -109,7 +113,8 @@ page, its plots and the numbers in `evidence/*.json`. Every sentence with a resu
 - {prompts} prompts, {seeds} pictures each in the sweep over w ({pictures} a scale; {judged} and {judged_pictures} for
   composition, whose verdicts are nearly yes or no), {few} elsewhere. All ways of sampling start from the same noise, so
   differences are taken picture by picture.
-- Values are means with 95 % confidence intervals. *Beyond error*: the interval of the difference leaves out zero.
+- Values are means with 95 % confidence intervals for other captions of this kind: each caption counts once (Student's
+  t). *Beyond error*: the interval of the difference leaves out zero.
 - Brightness is mean luma; compressibility minus the kilobytes of a JPEG at quality 95; composition a program's dense
   score of number, colour and shape; *fully correct* its yes or no. Diversity is the mean distance of a prompt's
   pictures, shift the distance from the base's picture of the same noise (root mean square, 0 to 1).
@@ -129,6 +134,36 @@ def head(data: dict) -> list[str]:
         "scheduler": SCHEDULER,
     }
     return [HEAD.format(**facts)]
+
+
+OLD = """- Not so yet: {parts}. They were last measured when pictures, not captions, counted as independent, and only
+  the summaries were kept. Pictures of a caption resemble each other, so those intervals are too narrow for other
+  captions.
+"""
+
+
+def certainty(parts: dict[str, dict]) -> list[str]:
+    """What the intervals are of, and how many differences could be there by chance."""
+    found = {name: list(differences(data)) for name, data in parts.items()}
+    old = [name for name, those in found.items() if any(math.isinf(e.degrees) for e in those)]
+    every = [e for those in found.values() for e in those]
+    beyond, held = sum(e.sign != 0 for e in every), sum(holm([e.p_value for e in every]))
+    said = (
+        f"- {len(every)} differences are tested: {beyond} are beyond error one by one, where {LEVEL:.0%} intervals "
+        f"would let {(1 - LEVEL) * len(every):.0f} through if nothing differed, and {held} hold together (Holm)."
+    )
+    return [*([OLD.format(parts=listed(old)).rstrip()] if old else []), said]
+
+
+def differences(data, inside: bool = False) -> Iterator[Estimate]:
+    """Every estimate of a difference in the numbers of a part, but those of a way with itself."""
+    if isinstance(data, dict) and {"mean", "half", "n"} <= data.keys():
+        estimate = Estimate(**data)
+        if inside and estimate.half:
+            yield estimate
+    elif isinstance(data, (dict, list)):
+        for name, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from differences(value, inside or str(name).endswith(DIFFERENCES) or str(name).startswith("over_"))
 
 
 def verdicts(data: dict) -> list[str]:

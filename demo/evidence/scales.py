@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from .measure import CORRECT, Bench, Outcome
 from .page import DIVERSITY, PLUS_MINUS, TITLES, Figures, curve, level, signed, summary, table, told
 from .pair import SEED
 from .sizes import Sizes
-from .statistics import paired
+from .statistics import crossing_of_means, paired
 from .ways import Way, lora, rlg
 
 TOGETHER = 2.0
@@ -39,9 +40,18 @@ def measure(bench: Bench, sizes: Sizes) -> dict:
             before = [None, *outcomes.values()]
             rows = [_row(w, outcomes, *row, expert.reward) for w, *row in zip(sizes.scales, before, scaled)]
             adapters[expert.name] = {"reward": expert.reward, "beta": expert.beta, "rows": rows}
+            adapters[expert.name]["as_cfg"] = _as_cfg(bench, sizes, outcomes, expert.reward)
     cfg = [_cfg_row(cfg, bench(Way(cfg=cfg), sizes.seeds), base) for cfg in sizes.cfgs]
     both = {name: _with_cfg(bench, sizes, name, adapter["reward"]) for name, adapter in adapters.items()}
     return {"adapters": adapters, "cfg": cfg, "with_cfg": both, "shown": _shown(bench, base)}
+
+
+def _as_cfg(bench: Bench, sizes: Sizes, outcomes: dict[float, Outcome], reward: str) -> dict:
+    """Where RLG reaches the best CFG scale's reward, on the same captions and seeds."""
+    best = max((bench(Way(cfg=cfg), sizes.seeds) for cfg in sizes.cfgs), key=lambda o: o.of(reward).mean)
+    scales = [w for w in sizes.scales if w >= 0]
+    means = np.stack([outcomes[w].means(reward, sizes.seeds) for w in scales], 1)
+    return crossing_of_means(scales, means, best.means(reward))
 
 
 def _shown(bench: Bench, base: Outcome) -> list[str]:
@@ -54,7 +64,7 @@ def _shown(bench: Bench, base: Outcome) -> list[str]:
 def _with_cfg(bench: Bench, sizes: Sizes, name: str, reward: str) -> dict:
     """RLG on top of CFG: rows for w = 0, 1 and 2."""
     outcomes = [bench(rlg(name, float(w), TOGETHER), sizes.few) for w in (0, 1, 2)]
-    steps = [asdict(paired(b.values[reward], a.values[reward])) for a, b in zip(outcomes, outcomes[1:])]
+    steps = [asdict(b.over(a, reward)) for a, b in zip(outcomes, outcomes[1:])]
     return {"reward": reward, "steps": steps, "values": [summary(o) for o in outcomes]}
 
 
@@ -64,7 +74,7 @@ def _row(
     now, base = outcomes[scale], outcomes[0.0]
 
     def difference(other: Outcome | None, names: Sequence[str]) -> dict | None:
-        return other and {name: asdict(paired(now.values[name], other.values[name])) for name in names}
+        return other and {name: asdict(now.over(other, name)) for name in names}
 
     return {
         "scale": scale,
@@ -79,7 +89,7 @@ def _row(
 
 
 def _cfg_row(cfg: float, now: Outcome, base: Outcome) -> dict:
-    over = {name: asdict(paired(values, base.values[name])) for name, values in now.values.items()}
+    over = {name: asdict(now.over(base, name)) for name in now.values}
     return {"cfg": cfg, "values": summary(now), "over_base": over}
 
 
@@ -113,13 +123,20 @@ def report(data: dict, figures: Figures) -> list[str]:
 
 def _adapter(name: str, adapter: dict, data: dict, figures: Figures) -> list[str]:
     reward, rows = adapter["reward"], adapter["rows"]
-    beta = f", trained with KL coefficient {number(adapter['beta'])}" if adapter["beta"] else ""
+    beta = f", {_trained(reward, adapter['beta'])}" if adapter["beta"] else ""
     others = [n for n in rows[0]["rlg"] if n != reward]
     head = ["w", f"**{TITLES[reward]}**", *(TITLES[n] for n in others)]
     body = [[row["scale"], *(told(row["rlg"][n]) for n in (reward, *others))] for row in rows]
     lines = [f"### {name} (reward: {reward}{beta})", "", *_sheet(name, data["shown"], figures), *table(head, body)]
     lines += [f"- {sentence}" for sentence in sentences(adapter, data["cfg"])]
     return [*lines, *_plots(name, adapter, data["cfg"], figures)]
+
+
+def _trained(reward: str, beta: float) -> str:
+    """What `beta` is: Flow-GRPO's is that of a KL divergence, DiffusionNFT's one of squared velocities."""
+    if reward == JUDGED:
+        return f"trained by DiffusionNFT, weight {number(beta)} on squared velocities, which is no KL coefficient"
+    return f"trained with KL coefficient {number(beta)}"
 
 
 def _sheet(name: str, prompts: list[str], figures: Figures) -> list[str]:

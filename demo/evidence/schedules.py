@@ -7,7 +7,6 @@ from dataclasses import asdict
 from .measure import CORRECT, SHIFT, Bench, Outcome
 from .page import DIVERSITY, TITLES, Figures, read, signed, summary, table, told
 from .sizes import Sizes
-from .statistics import paired
 from .ways import Dial, Way, constant
 
 DIALS = {
@@ -39,7 +38,7 @@ def measure(bench: Bench, sizes: Sizes) -> dict:
 
 
 def _row(title: str, outcome: Outcome, rl: Outcome) -> dict:
-    over = {name: asdict(paired(values, rl.values[name])) for name, values in outcome.values.items()}
+    over = {name: asdict(outcome.over(rl, name)) for name in outcome.values}
     return {"dial": title, "values": summary(outcome), "over_rl": over}
 
 
@@ -64,10 +63,9 @@ def _sentences(part: dict) -> list[str]:
     gains = {half: rows[half]["over_rl"][reward] for half in (FIRST, SECOND)}
     whole = rows[TWO]["over_rl"][reward]
     if read(whole).sign:
-        shares = {half: gain["mean"] / whole["mean"] for half, gain in gains.items()}
         said.append(
-            f"Of what constant 2 changes over the RL model ({signed(whole)}), the first half alone brings "
-            f"{shares[FIRST]:.0%}, the second half alone {shares[SECOND]:.0%}."
+            f"Over the RL model, constant 2 changes the reward by {signed(whole)}, w = 2 in the first half alone by "
+            f"{signed(gains[FIRST])}, in the second half alone by {signed(gains[SECOND])}."
         )
     else:
         said.append(

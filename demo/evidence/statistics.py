@@ -1,42 +1,32 @@
-"""Means with 95 % confidence intervals, differences picture by picture, and rank correlation."""
+"""Means with 95 % intervals for other captions like these, differences picture by picture, and rank correlation.
+
+Pictures of one caption resemble each other: captions count as the independent values, pictures do not.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-Z = 1.96
-"""Half width of a 95 % interval in standard errors."""
+from rlg_core.statistics import Estimate, clustered
 
 RESAMPLES = 2000
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean and the half width of its 95 % confidence interval, from `n` values."""
-
-    mean: float
-    half: float
-    n: int
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the interval leaves 0 out, else 0."""
-        return 0 if math.isnan(self.half) or abs(self.mean) <= self.half else (1 if self.mean > 0 else -1)
+def by_caption(values: Sequence[float], captions: int | None = None) -> np.ndarray:
+    """[captions, pictures] of values that come seed by seed; without `captions` each value is one of its own."""
+    return np.reshape(values, (-1, captions or len(values))).T
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    data = np.asarray(values, dtype=np.float64)
-    half = Z * data.std(ddof=1) / math.sqrt(len(data)) if len(data) > 1 else math.nan
-    return Estimate(float(data.mean()), float(half), len(data))
+def estimate(values: Sequence[float], captions: int | None = None) -> Estimate:
+    return clustered(by_caption(values, captions))
 
 
-def paired(after: Sequence[float], before: Sequence[float]) -> Estimate:
-    """Mean of `after - before`, same prompt and noise in each pair: the noise they share does not count."""
-    return estimate(np.subtract(after, before))
+def paired(after: Sequence[float], before: Sequence[float], captions: int | None = None) -> Estimate:
+    """Mean of `after - before`, same caption and noise in each pair: the noise they share does not count."""
+    return estimate(np.subtract(after, before), captions)
 
 
 def ranks(values: Sequence[float]) -> np.ndarray:
@@ -69,3 +59,16 @@ def crossing(xs: Sequence[float], ys: Sequence[float], target: float) -> float:
         if y0 != y1 and min(y0, y1) <= target <= max(y0, y1):
             return x0 + (x1 - x0) * (target - y0) / (y1 - y0)
     return math.nan
+
+
+def crossing_of_means(xs: Sequence[float], ys: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Where the means of `ys` [captions, xs] first reach that of `targets` [captions], with a 95 % interval.
+
+    The interval is by resampled captions; where some of them never reach it, it ends at infinity (as None).
+    """
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(len(targets), size=(RESAMPLES, len(targets)))
+    found = [crossing(xs, ys[k].mean(0), targets[k].mean()) for k in drawn]
+    ends = np.percentile(np.nan_to_num(found, nan=np.inf), [2.5, 97.5], method="nearest")
+    at = crossing(xs, ys.mean(0), targets.mean())
+    return {name: value if math.isfinite(value) else None for name, value in zip(("at", "low", "high"), (at, *ends))}

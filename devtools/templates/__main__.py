@@ -1,4 +1,4 @@
-"""`python -m devtools.templates`, in the prepared Python: write the templates and their API copies anew."""
+"""`python -m devtools.templates`, in the prepared Python: write the templates, their API copies and pictures anew."""
 
 import sys
 
@@ -7,15 +7,17 @@ from ..console import end_in_order, say
 from ..paths import HOME, ROOT
 from ..server import Server
 from .all import TEMPLATES, written
+from .pictures import write_pictures
 
 
 def main() -> None:
     """Ask the oldest supported ComfyUI what its nodes look like, and write every template."""
     host = hosts.fetch(hosts.OLDEST, sys.executable)
     with Server(host, HOME / "templates") as server:
-        told = server.get("/object_info")
-    for path, content in written(told).items():
-        (ROOT / path).write_text(content, encoding="utf-8")
+        for path, content in written(server.get("/object_info")).items():
+            (ROOT / path).write_text(content, encoding="utf-8")
+        for workflow in TEMPLATES:
+            write_pictures(server, workflow, ROOT)
     say(f"{len(TEMPLATES)} templates are written")
 
 

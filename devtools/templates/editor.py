@@ -35,7 +35,7 @@ def to_editor(workflow: Workflow, known: dict[str, Kind], host: str, pack: str) 
             for index, (group, frame) in enumerate(zip(workflow.groups, frames, strict=True), 1)
         ],
         "config": {},
-        "extra": {"ds": {"scale": 0.6, "offset": [60, 80]}},
+        "extra": {"ds": {"scale": 0.6, "offset": [140, 110]}},
         "version": 0.4,
     }
 

@@ -70,7 +70,7 @@ def test_a_broken_file_is_red_before_anything_runs(starter, server, screenshots)
     starter.wait_for_timeout(500)
     starter.screenshot(path=screenshots / "red.png")
     assert "page.safetensors: this is a web page" in starter.evaluate(NODE_ERRORS)
-    assert starter.evaluate("app.graph.nodes.filter(n => n.has_errors).map(n => n.type)") == [LOADER]
+    assert starter.evaluate("Object.values(app.lastNodeErrors).map(e => e.class_type)") == [LOADER]
     close_dialogs(starter)
 
 

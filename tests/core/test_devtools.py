@@ -22,7 +22,7 @@ import yaml
 from PIL import Image, ImageColor
 
 import dev
-from devtools import environment, hosts, lanes, lock, paths, progress, server, sheet, test, ui
+from devtools import environment, hosts, lanes, lock, paths, progress, sheet, test, ui
 from devtools.console import Failure
 
 ROOT = paths.ROOT
@@ -78,14 +78,6 @@ def test_the_link_shows_the_folder_and_can_be_made_twice(tmp_path):
     for _ in range(2):
         paths.link_folder(tmp_path / "a clone", tmp_path / "custom_nodes" / "Pack")
     assert (tmp_path / "custom_nodes" / "Pack" / "file").read_text() == "x"
-
-
-def test_model_folders_are_offered_under_their_own_names(tmp_path):
-    for kind in ("vae", "loras"):
-        (tmp_path / kind).mkdir()
-    assert yaml.safe_load(server.extra_model_paths(tmp_path)) == {
-        "demo": {"base_path": str(tmp_path), "loras": "loras", "vae": "vae"}
-    }
 
 
 def test_sheets_show_every_picture_in_its_place_and_frame():

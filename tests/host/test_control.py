@@ -395,6 +395,21 @@ def test_trace_tells_the_positive_prompts_scale(host, pair):
     assert [entry.scale for entry in trace.entries] == [3.0, 3.0]
 
 
+def test_pictures_at_risk_are_named(host, pair, caplog):
+    """A budget of two refreshes at an absurd scale: what they show is far off."""
+    budget = run_node(host, "RLGBudget", guide(host, pair[1], pair[2], 20.0), "exact", 16, 0.0, "auto")[0]
+    watched, trace = run_node(host, "RLGTrace", budget)
+    Sampling(steps=6, shape=(2, 16, 8, 8)).run(host, watched)
+    risks = [entry.risk for entry in trace.entries if entry.step == 5]
+    assert all(risk > 0.5 for risk in risks) and all(e.risk is None for e in trace.entries if e.step < 5)
+    assert "2 of 2 pictures may be far from exact guidance (number 0, 1" in caplog.text
+
+
+def test_the_time_of_a_flow_is_its_sigma(host, pair):
+    clock = host.module("nodes.host.run.scales").Clock(pair[1].get_model_object("model_sampling"))
+    assert [clock.time(sigma) for sigma in (1.0, 0.37)] == [1.0, 0.37]
+
+
 def test_trace_says_what_a_budget_skipped(host, pair):
     budget = run_node(host, "RLGBudget", guide(host, pair[1], pair[2], 2.0), "exact", 2, 0.0, "auto")[0]
     watched, trace = run_node(host, "RLGTrace", budget)
@@ -405,7 +420,7 @@ def test_trace_says_what_a_budget_skipped(host, pair):
 def test_an_empty_trace_says_why(host, pair):
     _, trace = run_node(host, "RLGTrace", guide(host, pair[1], pair[2]))
     with pytest.raises(ValueError, match="no sampler has run"):
-        run_node(host, "RLGTracePlot", trace, {})
+        run_node(host, "RLGTracePlot", trace, {"samples": torch.zeros(1, 16, 8, 8)})
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
@@ -414,7 +429,7 @@ def test_a_trace_measures_nothing_where_one_model_ran(host, pair, scale):
     Sampling(steps=3).run(host, watched)
     assert len(trace.entries) == 3
     assert all((e.difference, e.share, e.angle, e.path_kl) == (None,) * 4 for e in trace.entries)
-    assert run_node(host, "RLGTracePlot", trace, {})[0].ndim == 4
+    assert run_node(host, "RLGTracePlot", trace, {"samples": torch.zeros(1, 16, 8, 8)})[0].ndim == 4
 
 
 def test_rescale_counts_where_an_expert_with_a_cfg_of_its_own_rests(host, pair):

@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from support.tensors import largest
 
 with repository_on_path():
     from demo import model
-    from demo.evidence import findings, run, statistics, ways
+    from demo.evidence import experts, findings, run, statistics, ways
     from demo.evidence.pair import Pair
     from demo.evidence.sizes import QUICK
     from rlg_core.rewards.scenes import parse
@@ -97,7 +98,7 @@ def test_the_run_writes_the_page_and_measures_nothing_twice(host, models, tmp_pa
     assert "Not measured yet" not in text and "nan" not in text
     pictures = re.findall(r"\]\((evidence/.+?\.png)\)", text)
     assert len(pictures) >= 6 and all((tmp_path / name).is_file() for name in pictures)
-    assert "in 1 of 2 trainings" in text and "puts the second at w = 2 of the first" in text
+    assert "in 1 of 2 trainings" in text and "the second would be at w = 2 of the first" in text
     for part in run.PARTS:
         assert (tmp_path / "evidence" / f"{part}.json").is_file()
 
@@ -138,10 +139,15 @@ def row(scale, step, correct=0.0):
 def test_sentences_follow_the_numbers(step, rises):
     rows = [row(0.0, 0.0), row(0.5, 0.2), row(1.0, 0.2), row(2.0, step, -0.3)]
     cfg = [{"cfg": c, "values": {"jpeg": {"mean": mean, "half": 0.1, "n": 9}}} for c, mean in ((1.0, 0.5), (3.0, 0.75))]
-    text = "\n".join(findings.sentences({"reward": "jpeg", "rows": rows}, cfg))
+    text = "\n".join(
+        findings.sentences({"reward": "jpeg", "rows": rows, "as_cfg": {"at": 0.75, "low": 0.5, "high": None}}, cfg)
+    )
     assert f"beyond error, and falls nowhere between: {rises}" in text
-    assert "w = 0.5 has 50% of what the RL model gains" in text
-    assert "Where it breaks: at w = 2" in text and "RLG reaches that at w = 0.75" in text
+    assert "w = 0.5 gains +0.500" in text
+    assert (
+        "Where it breaks: at w = 2" in text
+        and "RLG reaches that at w = 0.75 (0.50 to beyond the range), same pictures" in text
+    )
 
 
 def test_a_verdict_says_how_much_is_left_to_gain():
@@ -156,13 +162,36 @@ def test_a_verdict_says_how_much_is_left_to_gain():
         found["over_base"]["composition"] = {"mean": score - 0.6, "half": 0.1, "n": 9}
     cfg = [{"cfg": 1.0, "values": {"composition": {"mean": 0.6, "half": 0.1, "n": 9}}}]
     text = "\n".join(findings.sentences({"reward": "composition", "rows": rows}, cfg))
-    assert "of the 0.4 that the base misses, the RL model makes up 50%, w = 2 75%" in text
+    assert (
+        "of the 0.4 that the base misses, the RL model makes up +0.200 \u00b1 0.100, w = 2 +0.300 \u00b1 0.100" in text
+    )
 
 
 def test_statistics():
-    assert statistics.paired([2.0, 3.0, 4.0], [1.0, 2.0, 3.0]) == statistics.Estimate(1.0, 0.0, 3)
-    assert statistics.estimate([0.0, 2.0]).half == pytest.approx(1.96)
+    assert statistics.paired([2.0, 3.0, 4.0], [1.0, 2.0, 3.0]) == statistics.Estimate(1.0, 0.0, 3, 2)
+    by_caption = statistics.estimate([0.0, 1.0, 2.0, 1.0, 2.0, 3.0], captions=3)
+    assert (by_caption.mean, by_caption.n, by_caption.degrees) == (1.5, 3, 2)  # captions 0.5, 1.5 and 2.5
     assert statistics.rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]) == pytest.approx(0.8)
     assert statistics.ranks([5.0, 1.0, 5.0]).tolist() == [1.5, 0.0, 1.5]
     assert statistics.crossing([0, 1, 2], [0.0, 1.0, 3.0], 2.0) == pytest.approx(1.5)
     assert [statistics.Estimate(m, 1.0, 5).sign for m in (-2.0, 0.5, 2.0)] == [-1, 0, 1]
+    rising = np.linspace(0.0, 1.0, 3)[None] + 0.01 * np.arange(6)[:, None]
+    found = statistics.crossing_of_means([0.0, 1.0, 2.0], rising, np.full(6, 0.525))
+    assert found["at"] == pytest.approx(1.0, abs=1e-6) and found["low"] < 1.0 < found["high"]
+
+
+def test_points_of_a_front_that_change_places_are_known():
+    near = np.random.default_rng(0).normal(size=(2, 40))
+    means = np.stack([[1.0 + 0.1 * near[0], 0.0 * near[0]], [0.0 * near[0], 1.0 + 0.1 * near[1]], [near[0], near[1]]])
+    stays = experts.on_front(means)
+    assert stays[0] == stays[1] == 1.0 and 0.0 < stays[2] < 1.0
+
+
+def test_the_page_says_how_many_differences_chance_would_make():
+    change = {"half": 1.0, "n": 54, "degrees": 53}
+    part = {"over_base": [change | {"mean": mean} for mean in (0.2, 1.05, 9.0)], "values": change | {"mean": 5.0}}
+    said = "\n".join(run.certainty({"scales": part}))
+    assert "3 differences are tested: 2 are beyond error one by one" in said and "and 1 hold together" in said
+    assert "Not so yet" not in said and "Not so yet: scales" in "\n".join(
+        run.certainty({"scales": {"over_base": {"mean": 1.0, "half": 1.0, "n": 270}}})
+    )

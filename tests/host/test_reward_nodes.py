@@ -177,10 +177,10 @@ def reference(host, adapted, model, kind, drawn):
     return torch.stack(rows)
 
 
-def implicit_reward(host, model, rl_model, items, draws=DRAWS):
+def implicit_reward(host, model, rl_model, items, draws=DRAWS, **settings):
     """(scores, standard errors) of some latents by the node."""
     latent = {"samples": items}
-    return run_node(host, "RLGImplicitReward", model, rl_model, conditioning(11), latent, draws, SEED)
+    return run_node(host, "RLGImplicitReward", model, rl_model, conditioning(11), latent, draws, SEED, **settings)
 
 
 @pytest.mark.parametrize("kind", list(PREDICTIONS))
@@ -194,6 +194,11 @@ def test_implicit_reward_by_definition(host, sd3, kind):
     assert scores == pytest.approx(expected.mean(0).tolist(), rel=1e-2, abs=1e-5)
     assert errors == pytest.approx((expected.std(0) / DRAWS**0.5).tolist(), rel=1e-2, abs=1e-5)
     assert max(scores) - min(scores) > 3e-4, "pictures differ"
+    levels = model.get_model_object("model_sampling")
+    sigmas = torch.tensor([float(levels.percent_to_sigma(float(percent))) for percent in drawn.percents])
+    weights = (1 - sigmas) ** 2 if kind == "flow" else torch.ones(DRAWS)
+    of_noise = implicit_reward(host, model, rl_model, latents(), error="noise")[0]
+    assert of_noise == pytest.approx((weights[:, None] * expected).mean(0).tolist(), rel=1e-2, abs=1e-5)
 
 
 def test_implicit_reward_does_not_depend_on_the_company(host, sd3):

@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from support import tiny
+from support import leftovers, tiny
 from support.guiding import guide
 from support.sampling import Sampling, counted_calls
 from support.tensors import cloned, largest, random
@@ -28,14 +28,7 @@ def plain(host, models):
 
 def clean(host, model, plain, factor) -> None:
     """No module is patched, the base is as it was, and the pack holds nothing of a run."""
-    patched = [name for name, module in model.model.named_modules() if "forward" in module.__dict__]
-    hooked = [
-        name for name, module in model.model.named_modules() if module._forward_hooks or module._forward_pre_hooks
-    ]
-    assert not patched and not hooked
-    assert model.model.memory_usage_factor == factor
-    assert not dict(host.module("nodes.host.run.wrapper")._running)
-    assert model.model.current_patcher is None
+    leftovers.assert_none(host, model, factor=factor)
     assert torch.equal(SETTINGS.run(host, model), plain)
 
 

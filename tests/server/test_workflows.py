@@ -23,7 +23,7 @@ def test_template_is_served(server, name):
     assert json.loads(served)["nodes"]
 
 
-@pytest.mark.parametrize("name", [path.stem for path in WORKFLOWS])
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_thumbnail_is_served(server, name):
     thumbnail = Image.open(io.BytesIO(server.read(f"/api/workflow_templates/{PACK}/{name}.jpg")))
     assert min(thumbnail.size) >= 256

@@ -4,7 +4,7 @@ import json
 
 from devtools.paths import ROOT
 
-STARTER = ROOT / "workflows" / "Reinforcement Learning Guidance.json"
+STARTER = ROOT / "workflows" / "RLG One Picture.json"
 NODE = "app.graph.nodes.find(n => n.type == type)"
 TEXT = f"type => {NODE}.widgets.find(w => w.name == 'rlg_text')?.element.textContent ?? ''"
 DONE = "() => window.rlgEnded"

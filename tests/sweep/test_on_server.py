@@ -3,14 +3,16 @@
 import io
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from support.graphs import changed
+from support import graphs
 from support.sweeping import PROMPTS, SCALES, graph, plan_of, sweep_of
 from sweep.checks import graphs_of, literals, problems
+from sweep.drive import changed
 from sweep.worker import Job, Worker
 
 
@@ -27,9 +29,9 @@ def worker_for(server, tmp_path):
 
 def found(plan, *workers):
     """Return what keeps a sweep from running on workers."""
-    graphs = list(graphs_of(plan.recipe, plan.spec))
-    kinds = {node["class_type"] for graph in graphs for node in graph.values()}
-    return problems(plan.recipe, plan.spec, [worker.facts(kinds, literals(graphs)) for worker in workers])
+    every = list(graphs_of(plan.recipe, plan.spec))
+    kinds = {node["class_type"] for graph in every for node in graph.values()}
+    return problems(plan.recipe, plan.spec, [worker.facts(kinds, literals(every)) for worker in workers])
 
 
 def test_a_good_sweep_has_no_problems(worker_for):
@@ -50,10 +52,10 @@ def wrong_axis(at, *values):
         (graph(), wrong_axis("KSampler.sampler_name", "eulr"), "KSampler.sampler_name = 'eulr': expected one of"),
         (
             graph(),
-            wrong_axis("RLGAdapterLoader.lora_name", "rl-brightness", "gone.safetensors"),
+            wrong_axis("RLGAdapterLoader.lora_name", "rlg-demo/rl-brightness", "gone.safetensors"),
             "RLGAdapterLoader.lora_name = 'gone.safetensors': expected one of",
         ),
-        (changed(graph(), "UNETLoader", unet_name="gone"), {}, "UNETLoader.unet_name = 'gone': expected one of"),
+        (graphs.changed(graph(), "UNETLoader", unet_name="gone"), {}, "UNETLoader.unet_name = 'gone': expected one of"),
         (graph() | {"sampler": graph()["sampler"] | {"class_type": "NoSampler"}}, {}, "there is no node 'NoSampler'"),
     ],
 )
@@ -66,23 +68,24 @@ def test_what_cannot_run_is_told_before_the_start(worker_for, graph, axes, told)
     assert len(problem) == 1 and told in problem[0] and problem[0].startswith(worker.url)
 
 
-def test_workers_that_differ_are_told(worker_for):
+def test_workers_that_differ_are_told(worker_for, server):
     plan, worker = worker_for(graph(), sweep_of())
-    graphs = list(graphs_of(plan.recipe, plan.spec))
-    kinds = {node["class_type"] for graph in graphs for node in graph.values()}
-    one = worker.facts(kinds, literals(graphs))
-    other = type(one)("elsewhere", "0.1", "other pack", "cpu", one.nodes, one.files | {"rl-brightness": "other"})
+    every = list(graphs_of(plan.recipe, plan.spec))
+    kinds = {node["class_type"] for graph in every for node in graph.values()}
+    one = worker.facts(kinds, literals(every))
+    other = replace(
+        one, where="elsewhere", host="0.1", pack="other", files=one.files | {"rlg-demo/rl-brightness": "other"}
+    )
     told = problems(plan.recipe, plan.spec, [one, other])
-    assert [part for part in ("ComfyUI", "this pack", "rl-brightness") if any(part in line for line in told)] == [
-        "ComfyUI",
-        "this pack",
-        "rl-brightness",
-    ]
+    assert changed(one, one) == [] and changed(one, other) == told
+    assert changed(one, replace(one, files={}))[0] == f"{min(one.files)!r} is not on {server.url}"
+    for part in ("ComfyUI", "this pack", "rlg-demo/rl-brightness"):
+        assert any(part in line for line in told)
 
 
 @pytest.mark.parametrize(("sampler", "batch"), [("euler", 2), ("euler_ancestral", 1)])
 def test_pictures_are_those_of_the_workflow_that_they_carry(worker_for, server, tmp_path, sampler, batch):
-    workflow = changed(graph(sampler_name=sampler), "EmptySD3LatentImage", batch_size=batch)
+    workflow = graphs.changed(graph(sampler_name=sampler), "EmptySD3LatentImage", batch_size=batch)
     plan, worker = worker_for(workflow, sweep_of())
     unit = plan.unit({"prompt": PROMPTS[0], "seed": 7}, SCALES)
     result = worker.run(unit, keeps=True)

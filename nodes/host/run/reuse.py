@@ -14,7 +14,9 @@ from .scales import Clock
 from .step import Step
 
 log = logging.getLogger(__name__)
-RISK = 0.1
+RISK = 0.5
+"""On the demo pair (972 pictures) one in four beyond this ended more than 10 % off, and one in 37 of the others."""
+
 MOST_NAMED = 8
 
 

@@ -1,4 +1,4 @@
-"""Judges scales by sampling with them: the same prompts and noise for every scale."""
+"""Judges scales by sampling with them: the same prompts for every scale, and the same noise within a round."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....rlg_core.errors import LARGEST_SEED, RunError, require_number, require_one_of, require_whole
-from ....rlg_core.pictures import diversity, picture_distance
+from ....rlg_core.pictures import diversity, picture_distance, structure_diversity
 from ....rlg_core.schedule import Stages
-from ....rlg_core.search import Trial
+from ....rlg_core.trials import Trial
 from ..compat import empty_latent_ratios
 from ..models.relation import relate
 from ..run.attach import with_expert
@@ -25,6 +25,8 @@ from ..run.record import Expert
 from .rewards import Reward
 
 Conditioning = list
+SPREAD = 0x9E3779B97F4A7C15
+"""Odd, and far from any simple ratio to 2^64: its multiples are seeds that no neighbouring seed of a user meets."""
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
 SCHEDULERS = comfy.samplers.KSampler.SCHEDULERS
 
@@ -83,33 +85,46 @@ class Judge:
             raise RunError("model and rl_model are identical (a bypassed LoRA loader?): no scale changes anything.")
         self.latent, self.cases, self.sampling, self.reward = latent, cases, sampling, reward
         self.progress = comfy.utils.ProgressBar(evaluations * len(cases) * sampling.steps)
-        self.base: Tensor | None = None
+        self.bases: dict[int, Tensor] = {}
 
-    def __call__(self, stages: Stages) -> Trial:
-        pictures = self._pictures(stages)
+    def __call__(self, stages: Stages, noise: int) -> Trial:
+        """Pictures and noise are numbered prompt by prompt; each has noise of its own, the same for all scales."""
+        pictures = self._pictures(stages, noise)
         if not bool(torch.isfinite(pictures).all()):
             raise RunError(f"At scale {stages.scales[0]:g} the pictures have NaN or infinite values: lower scale_max.")
         prompts = [case.prompt for case in self.cases for _ in range(len(pictures) // len(self.cases))]
-        if self.base is None:
-            self.base = pictures if set(stages.scales) == {0.0} else self._pictures(Stages.constant(0.0))
-        shift = float(picture_distance(pictures, self.base).mean())
-        spread = [diversity(of_case) for of_case in pictures.chunk(len(self.cases))]
-        return Trial(stages, tuple(self.reward.scores(pictures, prompts)), shift, sum(spread) / len(spread))
+        base = self._base(stages, noise, pictures)
+        shifts = () if base is None else tuple(picture_distance(pictures, base).tolist())
+        parts = pictures.chunk(len(self.cases))
+        spreads = [sum(map(measure, parts)) / len(parts) for measure in (diversity, structure_diversity)]
+        scores = tuple(self.reward.scores(pictures, prompts))
+        return Trial(stages, scores, shifts, *spreads, noise, len(scores) // len(self.cases))
 
-    def _pictures(self, stages: Stages) -> Tensor:
+    def _base(self, stages: Stages, noise: int, pictures: Tensor) -> Tensor | None:
+        """The base's pictures from the same noise, or None where they are not known. For noise 0 they are made."""
+        if set(stages.scales) == {0.0}:
+            self.bases[noise] = pictures
+        elif noise == 0 and noise not in self.bases:
+            self.bases[noise] = self._pictures(Stages.constant(0.0), noise)
+        return self.bases.get(noise)
+
+    def _pictures(self, stages: Stages, noise: int) -> Tensor:
         """The pictures [cases * images, h, w, 3] of the guided model, case by case."""
         guided = with_expert(self.model, Expert(self.relation, stages), 0.0)
-        return torch.cat([self._decoded(self._sampled(guided, case)) for case in self.cases])
+        first = noise * len(self.cases)
+        return torch.cat([self._decoded(self._sampled(guided, c, first + k)) for k, c in enumerate(self.cases)])
 
-    def _sampled(self, guided: ModelPatcher, case: Case) -> Tensor:
+    def _sampled(self, guided: ModelPatcher, case: Case, number: int) -> Tensor:
+        """Latents of one case from the noise with this number; number 0 is the seed's own."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         settings = self.sampling
+        seed = (settings.seed + number * SPREAD) % 2**64
         ratios = empty_latent_ratios(self.latent)
         latent = comfy.sample.fix_empty_latent_channels(guided, self.latent["samples"], **ratios)
         latent = comfy.utils.repeat_to_batch_size(latent, settings.images)
         return comfy.sample.sample(
             guided,
-            comfy.sample.prepare_noise(latent, settings.seed),
+            comfy.sample.prepare_noise(latent, seed),
             settings.steps,
             settings.cfg,
             settings.sampler_name,
@@ -120,7 +135,7 @@ class Judge:
             noise_mask=self.latent.get("noise_mask"),
             callback=lambda *_: self.progress.update(1),
             disable_pbar=True,
-            seed=settings.seed,
+            seed=seed,
         )
 
     def _decoded(self, latent: Tensor) -> Tensor:

@@ -11,15 +11,17 @@ import comfy.samplers
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.model_sampling import CONST
 from torch import Tensor
 
-from ....rlg_core.errors import RunError
+from ....rlg_core.errors import RLGError, RunError
 from ....rlg_core.schedule import Schedule
 from ..models.relation import relate
 from ..run.attach import with_expert
 from ..run.record import Expert, record_of
 
 log = logging.getLogger(__name__)
+ERRORS = ("velocity", "noise")
 
 LAST_PERCENT = 0.999
 """The last percent that is drawn: at percent 1 there is no noise left to predict."""
@@ -70,12 +72,21 @@ class ErrorMeter(comfy.samplers.Sampler):
 
 
 def implicit_reward(
-    model: ModelPatcher, rl_model: ModelPatcher, positive: list, latent: Tensor, draws: int, seed: int
+    model: ModelPatcher,
+    rl_model: ModelPatcher,
+    positive: list,
+    latent: Tensor,
+    draws: int,
+    seed: int,
+    error: str = "velocity",
 ) -> Tensor:
     """`|v - v_base|^2 - |v - v_rl|^2` [draws, pictures]: above 0 if the RL model predicts the picture better.
 
-    Noise levels and noise are the same for all pictures and both models. Raises `RunError` if `model` has RLG on it.
+    With the `error` of the noise, that of flow models counts `(1 - t)^2`. Noise levels and noise are the same for all
+    pictures and both models. Raises `RunError` if `model` has RLG on it, `RLGError` for an unknown `error`.
     """
+    if error not in ERRORS:
+        raise RLGError(f"error is {error!r}: expected one of {', '.join(ERRORS)}.")
     if record_of(model) is not None:
         raise RunError(
             "RLG Implicit Reward compares the plain base with the RL model. Wire `model` from before the RLG nodes."
@@ -92,7 +103,15 @@ def implicit_reward(
             meter, with_expert(model, Expert(relation, Schedule(scale_from=scale)), 0.0), positive, latent, drawn, seed
         )
         errors.append(torch.stack(meter.errors))
-    return errors[0] - errors[1]
+    return (errors[0] - errors[1]) * (_noise_weights(model, drawn)[:, None] if error == "noise" else 1.0)
+
+
+def _noise_weights(model: ModelPatcher, drawn: Draws) -> Tensor:
+    """What turns squared errors of the velocity into those of the noise, by draw: `eps - eps' = (1 - t) (v - v')`."""
+    levels = model.get_model_object("model_sampling")
+    if not isinstance(levels, CONST):
+        return torch.ones(len(drawn.percents))
+    return torch.tensor([(1.0 - float(levels.percent_to_sigma(float(percent)))) ** 2 for percent in drawn.percents])
 
 
 def _run(meter: ErrorMeter, model: ModelPatcher, positive: list, latent: Tensor, drawn: Draws, seed: int) -> None:
