@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import random as python_random
+from types import MethodType
+from unittest import mock
 
 import pytest
 import torch
@@ -289,3 +291,36 @@ def test_plain_graphs_stay_batched(host, loaded):
     with counted_calls(guided) as calls:
         Sampling(steps=2).run(host, guided)
     assert calls == [4, 4]
+
+
+# Functions of the network, replaced for the time of a call
+
+
+def with_another_forward(model):
+    """A function wrapper under which the forward of the network is another one, as under those of caches."""
+    network = model.get_model_object("diffusion_model")
+
+    def forward(self, x, *args, **kwargs):
+        return type(self).forward(self, x * 0.9, *args, **kwargs)
+
+    def wrapper(function, given):
+        with mock.patch.object(network, "forward", MethodType(forward, network)):
+            return function(given["input"], given["timestep"], **given["c"])
+
+    clone = model.clone()
+    clone.set_model_unet_function_wrapper(wrapper)
+    return clone
+
+
+def test_a_replaced_forward_is_right_beside_the_same_weights(host, loaded, batching):
+    agree(host, loaded, with_another_forward, batching)
+
+
+def test_a_forward_that_is_replaced_in_one_of_two_checkpoints_is_refused(host, loaded):
+    model, _, rl_alone = loaded
+    for guided in (
+        with_another_forward(guide(host, model, rl_alone, 2.0)),
+        guide(host, with_another_forward(model), with_another_forward(rl_alone), 2.0),
+    ):
+        with pytest.raises(ValueError, match="replaces forward in the base while it runs"):
+            Sampling(steps=2).run(host, guided)

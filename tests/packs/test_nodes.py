@@ -60,4 +60,6 @@ def test_as_two_separate_models_or_refused(host, pack, kind, node, leave):
         pytest.skip(f"{node}: {error}")
     leave(Found(kind, node, verdicts))
     bad = {place: str(verdict) for place, verdict in verdicts.items() if verdict.outcome not in ("right", "refused")}
+    if bad and node in known_packs.WRONG_THERE:
+        pytest.xfail(known_packs.WRONG_THERE[node])
     assert not bad, bad

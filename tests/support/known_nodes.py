@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from .layouts import SmallModels
-from .model_patches import qwen_control, uso_style, wan_camera, z_image_control
+from .model_patches import qwen_control, uso_style, wan_camera
 from .tensors import random
 
 Values = Mapping[str, Any] | Callable[[SmallModels], Mapping[str, Any]]
@@ -107,7 +107,6 @@ GIVEN: dict[str, Given] = {
     "VideoTriangleCFGGuidance": Given("SVD", is_slow=True),
     "WanContextWindowsManual": Given("Wan", {"context_length": 5, "context_overlap": 4}, {"shape": (1, 16, 4, 8, 8)}),
     "WanUni3CControlnetApply": Given("Wan", wan_camera, is_slow=True),
-    "ZImageFunControlnet": Given("Z-Image", z_image_control),
     "wanBlockSwap": Given("SD3", shows=False, reason="the node does nothing: it replaces a pack's node of that name"),
 }
 
@@ -116,6 +115,7 @@ SAME_CODE = "ModelMergeBlocks"
 
 NOT_HERE: dict[str, str] = {
     "ARVideoI2V": "needs a causal Wan checkpoint",
+    "AddNoise": "adds noise and runs no model",
     "AnimaLLLiteApply": "needs an LLLite file for Anima",
     "ChromaRadianceOptions": "needs a Chroma Radiance checkpoint",
     "HiDreamO1PatchSeamSmoothing": "needs a HiDream-O1 checkpoint",
@@ -123,7 +123,9 @@ NOT_HERE: dict[str, str] = {
     "MultiGPU_WorkUnits": "needs two GPUs; RLG refuses models that are split over them",
     "SUPIRApply": "needs the SUPIR file",
     "TorchCompileModel": "takes minutes; the host lane runs compiled models",
+    "TrainLoraNode": "trains for minutes; RLG refuses to be trained",
     "TripoSplatSamplingPreview": "needs a TripoSplat checkpoint",
+    "ZImageFunControlnet": "needs a control network that fits a Z-Image of real width",
     "WanInfiniteTalkToVideo": "needs sound and an InfiniteTalk file",
 }
 

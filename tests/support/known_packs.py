@@ -59,13 +59,18 @@ NOT_HERE: dict[str, str] = {
     "VelocatorQuantizeModel": "needs the closed package velocator",
 }
 
+WRONG_THERE: dict[str, str] = {
+    "NormalizedAttentionGuidance": "it projects its negative prompt with the weights that are in memory when it is run",
+}
+"""Nodes that are wrong with any patched model, and so with RLG: nothing in the graph shows it."""
+
 STEPS = {"steps": 5}
 TILES = {"tile_width": 128, "tile_height": 128, "tile_overlap": 32}
 
 GIVEN: dict[str, Given] = {
     "ADE_AnimateDiffUnload": Given("SD1.5", shows=False, reason="there is nothing to unload"),
     "ADE_UseEvolvedSampling": Given("SD1.5", shows=False, reason="it shows with a motion model only"),
-    "ApplyFBCacheOnModel": Given("FLUX", {"residual_diff_threshold": 0.9}, STEPS),
+    "ApplyFBCacheOnModel": Given("SD1.5", {"residual_diff_threshold": 0.9}, STEPS),
     "TeaCache": Given("FLUX", {"rel_l1_thresh": 10.0, "cache_device": "cpu"}, STEPS),
     "TiledDiffusion": Given("SD1.5", TILES, {"shape": (1, 4, 24, 24)}),
     "WanVideoEnhanceAVideoKJ": Given("Wan", {"weight": 4.0}),

@@ -144,7 +144,6 @@ LAYOUTS: dict[str, Layout] = {
         last="head.head",
     ),
     "Lumina2": Layout("Lumina2", LUMINA, (1, 16, 8, 8), 64),
-    "Z-Image": Layout("ZImage", LUMINA | {"z_image_modulation": True}, (1, 16, 8, 8), 64),
     "Qwen-Image": Layout(
         "QwenImage",
         dict(

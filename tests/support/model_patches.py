@@ -26,12 +26,9 @@ def loaded(host: SimpleNamespace, network: torch.nn.Module) -> Any:
     return host.comfy.model_patcher.ModelPatcher(network.eval().requires_grad_(False), cpu, cpu)
 
 
-def vae(host: SimpleNamespace, video: bool = False) -> Any:
-    """The host's tiny autoencoder for 16 channels."""
-    if video:
-        network = import_module("comfy.taesd.taehv").TAEHV(latent_channels=16, latent_format=None)
-    else:
-        network = import_module("comfy.taesd.taesd").TAESD(latent_channels=16)
+def vae(host: SimpleNamespace) -> Any:
+    """The host's tiny autoencoder for videos of 16 channels."""
+    network = import_module("comfy.taesd.taehv").TAEHV(latent_channels=16, latent_format=None)
     return host.comfy.sd.VAE(sd=random_weights(network, seed=6))
 
 
@@ -47,15 +44,9 @@ def qwen_control(models: SmallModels) -> dict[str, Any]:
     network = extras().QwenImageBlockWiseControlNet(num_layers=2, dim=128, **operations())
     return {
         "model_patch": loaded(models.host, network),
-        "vae": vae(models.host, video=True),
+        "vae": vae(models.host),
         "image": picture(),
     }
-
-
-def z_image_control(models: SmallModels) -> dict[str, Any]:
-    cls = import_module("comfy.ldm.lumina.controlnet").ZImage_Control
-    network = cls(dim=96, n_heads=1, n_kv_heads=1, ffn_dim_multiplier=1.0, n_control_layers=1, **operations())
-    return {"model_patch": loaded(models.host, network), "vae": vae(models.host), "image": picture()}
 
 
 def uso_style(models: SmallModels) -> dict[str, Any]:
@@ -80,6 +71,6 @@ def wan_camera(models: SmallModels) -> dict[str, Any]:
     )
     return {
         "model_patch": loaded(models.host, network),
-        "vae": vae(models.host, video=True),
+        "vae": vae(models.host),
         "render_video": picture(5),
     }

@@ -23,7 +23,7 @@ from .memory import missing_room
 from .randomness import SameStart, same_for_every_pass
 from .remembered import NetworkAttributes, Remembered
 from .verification import AGREES, UNKNOWN, Verdict, Verdicts, error_of, explained, negligible
-from .wholeness import Ran, Wholeness
+from .wholeness import Ran, Wholeness, require_same_functions
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class Passes:
         by_name = {role: bank.by_name() for role, bank in banks.items()}
         self.terms = RowTerms(self.model, by_name, is_norm, patcher.load_device)
         networks = {BASE: self.model.diffusion_model} | {k: m.diffusion_model for k, m in self.own.items()}
+        self.networks, self.object_patches = networks, patcher.object_patches
         self.watches = {role: BlockWatch(network) for role, network in networks.items()}
         around = dict(patcher.object_patches) | ({"function wrapper": function_wrapper} if function_wrapper else {})
         self.around = [function for function in around.values() if callable(function)]
@@ -222,6 +223,8 @@ class Turn:
         """One role's pass."""
         call, owner = self.call.for_role(role, purpose), (purpose, role) if purpose else role
         if role in self.passes.own:
+            networks = self.passes.networks
+            require_same_functions(networks[BASE], networks[role], self.passes.object_patches)
             return self._run(call.on(self.passes.own[role]), [], owner, role)
         return self._whole(call, self._terms(role), owner)
 

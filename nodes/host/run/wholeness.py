@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
+
+from torch import nn
 
 from ....rlg_core.errors import RunError
 from ....rlg_core.rows import Pass
@@ -66,3 +68,18 @@ class Wholeness:
                 f"{len(whole - short[0])} of {len(whole)} blocks of the network did not run in a pass of the base or "
                 f"RL model, which could have got the other's activations in their place. {CAUSES}"
             )
+
+
+def require_same_functions(base: nn.Module, own: nn.Module, patched: Collection[str]) -> None:
+    """Raises `RunError` where a function of the base's network is replaced and the same one of an RL checkpoint is not.
+
+    Cache nodes replace it for the time of a call, in the one network that they know. Object patches (`patched`) are
+    told apart elsewhere.
+    """
+    replaced = [name for name, value in vars(base).items() if callable(value) and name not in vars(own)]
+    replaced = [name for name in replaced if f"diffusion_model.{name}" not in patched]
+    if replaced:
+        raise RunError(
+            f"A node (TeaCache, say) replaces {', '.join(replaced)} in the base while it runs, and the RL checkpoint "
+            "goes without. Remove that node, or use an RL adapter (Load RL Adapter) in place of the RL checkpoint."
+        )
