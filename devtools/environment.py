@@ -66,7 +66,7 @@ def install(requirements, extras):
         stamp("host", [*base, *wanted])
     if "sweep" in extras and stale("sweep", SWEEP):
         say("installing what sweeps need")
-        pip(PYTHON, "install", "--no-compile", *SWEEP, *base[:2])
+        pip(PYTHON, "install", *SWEEP, *base[:2])  # compiled: Ray gives the processes that it starts 15 s to be up
         stamp("sweep", SWEEP)
     if "tests" in extras and stale("tests", [*FOR_TESTS, OCR]):
         say("installing what the tests need")

@@ -51,9 +51,14 @@ def cluster(shape: Shape, job: Job) -> Iterator[list[Any]]:
     else:
         start_local()
     try:
-        yield workers(shape, job)
+        yield workers(shape, job, {} if address else {"PYTHONPATH": with_this_clone()})
     finally:
         ray.shutdown()
+
+
+def with_this_clone() -> str:
+    """Return PYTHONPATH with this clone in it."""
+    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
 
 
 def start_local() -> None:
@@ -69,7 +74,7 @@ def start_local() -> None:
                 raise Failure(f"Ray does not start on this machine: {error}") from error
 
 
-def workers(shape: Shape, job: Job) -> list[Any]:
+def workers(shape: Shape, job: Job, environment: Mapping[str, str]) -> list[Any]:
     """Return the handles of the workers: one for each GPU, for each share of the processors, or for each server."""
     there = ray.cluster_resources()
     cpus, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
@@ -78,18 +83,13 @@ def workers(shape: Shape, job: Job) -> list[Any]:
         raise Failure(f"--workers {shape.workers}: Ray has {most} {what}, and each worker takes one.")
     addresses = shape.servers or [""] * (shape.workers or gpus or max(1, cpus // SHARE))
     takes = {"num_cpus": 0} if shape.servers else {"num_cpus": 0, "num_gpus": 1} if gpus else {"num_cpus": 1}
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cpus // len(addresses)))
     # Ray starts a worker that died again; its unit is the driver's to hand out, for another worker may be free sooner
     remote = ray.remote(Worker).options(
         max_restarts=-1,
         max_task_retries=0,
         scheduling_strategy="SPREAD",
-        runtime_env={"env_vars": environment(max(1, cpus // len(addresses)))},
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, **environment}},
         **takes,
     )
     return [remote.remote(job, url) for url in addresses]
-
-
-def environment(threads: int) -> Mapping[str, str]:
-    """Return the environment variables of workers: threads for PyTorch, and where this clone is on this machine."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(threads), "PYTHONPATH": path}

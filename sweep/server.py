@@ -111,8 +111,12 @@ def local_host(fallback: Mapping[str, str]) -> tuple[hosts.Host, bool]:
     own = hosts.own_host()
     if own:
         return own, True
-    if "RLG_HOST_PATH" not in os.environ:
-        os.environ.update(fallback)
+    environment = {**fallback, **os.environ}
+    if "RLG_HOST_PATH" not in environment:
+        raise Failure(
+            "no ComfyUI is named: set COMFYUI_PATH on every machine, or use `python dev.py sweep` on this one"
+        )
+    os.environ.update(environment)
     host = hosts.from_environment()
     if not (host.path / "main.py").exists():
         raise Failure(f"there is no ComfyUI in {host.path}: set COMFYUI_PATH on that machine, before `ray start`")

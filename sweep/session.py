@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ def start(order: Order) -> int:
     if order.choose_w and not spec.rewards:
         raise Failure(f"{order.sweep} has no [rewards]: --choose-w chooses by the first of them.")
     how, store = recipe(workflow, spec), Store(order.results)
-    job = Job(how, order.results, spec.run.timeout, {} if order.shape.servers else started_with())
+    job = Job(how, store.place, spec.run.timeout, {} if order.shape.servers else started_with())
     with alone(store, order.dry_run), cluster(order.shape, job) as workers:
         session = checked(order, how, spec, store, workers)
         if order.dry_run:
@@ -150,8 +151,9 @@ def start(order: Order) -> int:
 
 
 def started_with() -> dict[str, str]:
-    """Return the environment variables of the ComfyUI that dev.py set up; none where COMFYUI_PATH names another."""
-    return {} if hosts.own_host() else hosts.to_environment(hosts.from_environment())
+    """Return the environment variables of the ComfyUI that dev.py set up, unless the user has named one."""
+    is_set_up = "RLG_HOST_PATH" in os.environ and not hosts.own_host()
+    return hosts.to_environment(hosts.from_environment()) if is_set_up else {}
 
 
 def checked(order: Order, how: Recipe, spec: Spec, store: Store, workers: Sequence[Any]) -> Session:

@@ -79,6 +79,10 @@ class Worker:
         self.job, self.url, self.store = job, url, Store(job.place)
         self.server: server.Server | None = None
 
+    @property
+    def name(self) -> str:
+        return self.url or f"{socket.gethostname()}, process {os.getpid()}"
+
     def up(self) -> server.Server:
         """Return the server, started where none is running. Raises Failure where none comes up."""
         if self.server is None or not self.server.is_alive():
@@ -100,7 +104,10 @@ class Worker:
 
     def facts(self, kinds: Iterable[str], literals: Iterable[Literal]) -> Facts:
         """Return what this worker has for graphs: `kinds` are the classes of their nodes."""
-        running, literals = self.up(), list(literals)
+        try:
+            running, literals = self.up(), list(literals)
+        except Failure as error:
+            raise Failure(f"{self.name}: {error}") from error
         nodes = {}
         for kind in kinds:
             nodes |= running.get(f"/object_info/{kind}")
@@ -108,7 +115,7 @@ class Worker:
         chosen = {value for kind, name, value in literals if isinstance(value, str) and is_choice(nodes, kind, name)}
         inputs = running.inputs() if isinstance(running, server.Headless) else None
         return Facts(
-            self.url or f"{socket.gethostname()}, process {os.getpid()}",
+            self.name,
             stats["system"].get("comfyui_version", "unknown"),
             "" if self.url else files.pack_version(ROOT),
             stats["devices"][0]["name"],
