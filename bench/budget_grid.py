@@ -23,9 +23,10 @@ MODES = {
 }
 OTHER = 0.1
 """A relative error above which it is another picture."""
-HOW = """The demo pair ({experts}), CFG {cfg:g}, {pictures} pictures per expert and cell in one batch, steps and
-samplers {runs}. Error of each picture's latent relative to the exact one's: median, 90th percentile, worst. *Another
-picture*: the share with an error above {other:.0f} %. `linearised` needs an adapter."""
+HOW = """The demo pair ({experts}), CFG {cfg:g}, {pictures} pictures (one of each prompt) per expert, scale and run,
+in one batch. Runs (steps and sampler): {runs}. Error of each picture's latent relative to the exact one's: median, 90th
+percentile, worst. *Another picture*: the share with an error above {other:.0f} %. `linearised` needs an adapter.
+Evaluations over plain CFG's (exact: 2): 1.5, 1.3, 1.65 to 1.9 and 1."""
 Found = dict[str, dict[tuple[str, float, int, str], Tensor]]
 
 

@@ -11,11 +11,11 @@ from .host import say
 from .report import table
 
 TITLE = "Merged experts"
-CFG, STEPS, PROMPTS, SEEDS = 2.0, 20, 4, 2
+CFG, STEPS, PROMPTS, SEEDS = 2.0, 20, 6, 2
 LEAST = 0.05
 """The least spread of a reward that counts: a few right scenes in a row have none."""
-PAIRS = ((1.0, 1.0), (1.5, 0.5), (2.0, 1.0), (2.0, 2.0), (1.5, -0.5))
-TRIPLES = ((1.0, 1.0, 1.0), (2.0, 1.0, 0.5), (1.5, 1.5, 1.5))
+PAIRS = ((0.5, 0.5), (1.0, 1.0), (1.5, 0.5), (2.0, 1.0), (2.0, 2.0), (1.5, -0.5))
+TRIPLES = ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0), (2.0, 1.0, 0.5), (1.5, 1.5, 1.5))
 HOW = """The demo pair, CFG {cfg:g}, {steps} Euler steps, {count} pictures per row ({prompts} prompts, {seeds} seeds,
 all pairs of adapters). Error of each picture's latent relative to the exact one: median, 90th percentile, worst.
 *Rewards*: the mean difference of the experts' own rewards from the exact pictures', in standard deviations of the exact

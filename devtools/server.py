@@ -111,7 +111,7 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url + urllib.parse.quote(path, safe="/?=&%+"), data, headers)
-        with DIRECT.open(request, timeout=60) as answer:
+        with DIRECT.open(request, timeout=600) as answer:
             return answer.read()
 
     def get(self, path):

@@ -18,12 +18,13 @@ from . import (
     sweep,
     trace,
 )
+from .host.wires import requiring_wires
 
 TOPICS = (
     *(adapter_loader, save_adapter, apply, control, budget, trace, checkpoint_pair, extract_adapter),
     *(rewards, sweep, auto_scale, implicit_reward),
 )
-NODES: list[type[io.ComfyNode]] = [node for topic in TOPICS for node in topic.NODES]
+NODES: list[type[io.ComfyNode]] = [requiring_wires(node) for topic in TOPICS for node in topic.NODES]
 
 
 class RLGExtension(ComfyExtension):

@@ -91,7 +91,9 @@ class RLGAdapterLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora_name: str | None, alpha: float | None = 0.0, adapter: str | None = "") -> bool | str:
+    def validate_inputs(
+        cls, lora_name: str | None = None, alpha: float | None = 0.0, adapter: str | None = ""
+    ) -> bool | str:
         """Whether the file can be loaded, as far as its header and the configs beside it tell.
 
         Accepts whatever is in the folder now, with slashes of either kind, even if the page's list is older. Linked
@@ -106,7 +108,7 @@ class RLGAdapterLoader(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name: str | None, **_) -> str:
+    def fingerprint_inputs(cls, lora_name: str | None = None, **_) -> str:
         return fingerprints.adapter_fingerprint(lora_name)
 
     @classmethod

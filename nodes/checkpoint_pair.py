@@ -95,7 +95,7 @@ class RLGCheckpointPairLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, base_name: str | None, rl_name: str | None) -> bool | str:
+    def validate_inputs(cls, base_name: str | None = None, rl_name: str | None = None) -> bool | str:
         """Whether both files are whole, as far as their headers tell.
 
         Accepts whatever is in the folders now, and the plain names of stock loaders. Linked names are None here.
@@ -103,7 +103,7 @@ class RLGCheckpointPairLoader(io.ComfyNode):
         return files.refusal(base_name, rl_name) or True
 
     @classmethod
-    def fingerprint_inputs(cls, base_name: str | None, rl_name: str | None, **_) -> str:
+    def fingerprint_inputs(cls, base_name: str | None = None, rl_name: str | None = None, **_) -> str:
         return fingerprints.model_fingerprint(base_name, rl_name)
 
     @classmethod

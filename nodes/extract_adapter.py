@@ -138,12 +138,12 @@ class RLGExtractFromFiles(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, base_name: str | None, rl_name: str | None) -> bool | str:
+    def validate_inputs(cls, base_name: str | None = None, rl_name: str | None = None) -> bool | str:
         """As Load RLG Checkpoint Pair does."""
         return files.refusal(base_name, rl_name) or True
 
     @classmethod
-    def fingerprint_inputs(cls, base_name: str | None, rl_name: str | None, **_) -> str:
+    def fingerprint_inputs(cls, base_name: str | None = None, rl_name: str | None = None, **_) -> str:
         return fingerprints.model_fingerprint(base_name, rl_name)
 
     @classmethod

@@ -56,13 +56,13 @@ class RLGRewardLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str | None) -> bool | str:
+    def validate_inputs(cls, folder: str | None = None) -> bool | str:
         """Accepts a folder that was added after the page was loaded. A linked name is None here."""
         known = folder is None or folder in files.reward_folders()
         return known or f"{shortened(folder)} is no folder below models/{files.REWARDS}."
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str | None, **_) -> str:
+    def fingerprint_inputs(cls, folder: str | None = None, **_) -> str:
         return fingerprints.reward_fingerprint(folder)
 
     @classmethod

@@ -96,8 +96,8 @@ def run(server: Server, number: int, prompt: graphs.Prompt, found: Soak) -> None
         outputs = server.run(prompt.graph, progress)
     except RunFailed as failure:
         expected = "interrupted" if prompt.interrupts else prompt.error
-        kind = failure.detail.get("exception_type", "") if isinstance(failure.detail, dict) else ""
-        ours = prompt.interrupts or "rlg_core.errors" in kind
+        kind = failure.detail.get("exception_type", "refused before it ran")
+        ours = prompt.interrupts or "rlg_core.errors" in kind or "node_errors" in failure.detail
         if not expected or expected not in str(failure) or not ours:
             found.failures.append(f"prompt {number}: {prompt.kind}: {kind} {str(failure)[:300]}")
         return

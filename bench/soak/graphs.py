@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Graph = dict[str, dict[str, Any]]
-ADAPTERS = ("rl-brightness", "rl-jpeg", "rl-composition", "rl-brightness-beta0.1")
+ADAPTERS = tuple(f"rlg-demo/rl-{name}" for name in ("brightness", "jpeg", "composition", "brightness-beta0.1"))
 SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, -1.0)
 
 

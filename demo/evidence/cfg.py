@@ -27,14 +27,14 @@ def measure(bench: Bench, sizes: Sizes) -> dict:
     They are taken on each half of the seeds separately. The adapter is the one for
     composition, or where there is none the first.
     """
-    experts, cells = bench.pair.experts, []
+    experts, cells, seeds = bench.pair.experts, [], max(2, sizes.judged // 2)
     adapter = JUDGED if JUDGED in experts else next(iter(experts))
     for cfg in CFGS:
         for w in SCALES:
-            values = bench(rlg(adapter, w, cfg), sizes.judged).values
+            values = bench(rlg(adapter, w, cfg), seeds).values
             means = {name: _by_prompt(values[name], len(bench.pair.prompts)) for name in METRICS}
             cells.append({"cfg": cfg, "w": w, "means": means})
-    return {"adapter": adapter, "seeds": sizes.judged, "prompts": len(bench.pair.prompts), "cells": cells}
+    return {"adapter": adapter, "seeds": seeds, "prompts": len(bench.pair.prompts), "cells": cells}
 
 
 def _by_prompt(values: list[float], prompts: int) -> list[list[float]]:

@@ -18,6 +18,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import torch
+from comfy.ldm.hunyuan_video.model import HunyuanVideo
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
@@ -324,6 +325,18 @@ CACHES_BY_UUID = frozenset({"easycache"})
 def is_answered_by_uuid(transformer_options: Mapping[str, Any]) -> bool:
     """Whether a cache that knows conditionings by uuid may answer for the whole network."""
     return not CACHES_BY_UUID.isdisjoint(transformer_options)
+
+
+ONE_MASK = frozenset({"attention_mask"})
+
+
+def conds_of_one_row(model: BaseModel) -> frozenset[str]:
+    """The conditionings that `model` takes with one row for a batch of any size, and that fail with more.
+
+    HunyuanVideo writes its text's mask, which prompts with an image have, into a mask of one row (both hosts). Its own
+    graphs therefore cannot batch such prompts; base and RL model, which have the same prompt, can share the row.
+    """
+    return ONE_MASK if isinstance(model.diffusion_model, HunyuanVideo) else frozenset()
 
 
 # Guiders

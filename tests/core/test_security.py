@@ -120,6 +120,15 @@ def test_a_pickle_in_a_reward_folder_runs_nothing(tmp_path, name, form):
     assert not canary.exists()
 
 
+@pytest.mark.parametrize("name", PICKLED)
+def test_a_pointer_of_git_is_told(tmp_path, name):
+    (clip_config(tmp_path) / PICKLED[name]).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+    with pytest.raises(RLGError, match="Git LFS pointer"):
+        load_reward(name, tmp_path, tmp_path)
+
+
 def test_every_reward_with_a_folder_is_tried():
     assert PICKLED.keys() == {name for name, kind in KINDS.items() if kind.needs_folder}
 

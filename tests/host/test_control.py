@@ -420,7 +420,7 @@ def test_trace_says_what_a_budget_skipped(host, pair):
 def test_an_empty_trace_says_why(host, pair):
     _, trace = run_node(host, "RLGTrace", guide(host, pair[1], pair[2]))
     with pytest.raises(ValueError, match="no sampler has run"):
-        run_node(host, "RLGTracePlot", trace, {})
+        run_node(host, "RLGTracePlot", trace, {"samples": torch.zeros(1, 16, 8, 8)})
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
@@ -429,7 +429,7 @@ def test_a_trace_measures_nothing_where_one_model_ran(host, pair, scale):
     Sampling(steps=3).run(host, watched)
     assert len(trace.entries) == 3
     assert all((e.difference, e.share, e.angle, e.path_kl) == (None,) * 4 for e in trace.entries)
-    assert run_node(host, "RLGTracePlot", trace, {})[0].ndim == 4
+    assert run_node(host, "RLGTracePlot", trace, {"samples": torch.zeros(1, 16, 8, 8)})[0].ndim == 4
 
 
 def test_rescale_counts_where_an_expert_with_a_cfg_of_its_own_rests(host, pair):

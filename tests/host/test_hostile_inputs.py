@@ -169,6 +169,21 @@ def test_pictures_that_are_none(host, refused, pictures):
     refused(lambda: run_node(host, "RLGReward", pictures, judge, ""))
 
 
+@pytest.mark.parametrize("value", ["../../etc/passwd", 3, 0.5, True, {"a": []}], ids=repr)
+@pytest.mark.parametrize(
+    "name, others",
+    [
+        ("RLGApply", {"rl_model": None, "scale": 1.0, "start_percent": 0.0, "end_percent": 1.0, "rescale": 0.0}),
+        ("RLGTrace", {}),
+        ("RLGBatchSweep", {"scales": "1"}),
+        ("RLGAdapterLoader", {"lora_name": "x", "strength": 1.0, "alpha": 0.0, "adapter": ""}),
+    ],
+)
+def test_constants_where_a_wire_belongs(host, refused, name, others, value):
+    first = "latent" if name == "RLGBatchSweep" else "model"
+    refused(lambda: run_node(host, name, **{first: value}, **others))
+
+
 @pytest.mark.parametrize("adapter", ["a" * 1_000_000, "a, b", "\ud800", "../x", "\0"])
 def test_adapter_names(host, pair, refused, tmp_path, monkeypatch, adapter):
     from safetensors.torch import save_file

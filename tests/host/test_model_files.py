@@ -310,3 +310,10 @@ def test_a_swap_of_equal_size_and_time_is_noticed(host, folders):
     config.write_text('{"r": 2, "lora_alpha": 8}')
     seen.append(put_back(config))
     assert len({*seen}) == 4
+
+
+def test_the_demos_adapters_load_by_the_names_that_0_1_0_listed(files):
+    if not files.FORMERLY.is_dir():
+        pytest.skip("the demo is not here")
+    assert files.adapter_path("rl-brightness").samefile(files.adapter_path("rlg-demo/rl-brightness"))
+    assert "rlg-demo/rl-brightness" in files.adapter_names() and "rl-brightness" not in files.adapter_names()

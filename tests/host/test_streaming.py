@@ -124,7 +124,9 @@ def test_every_architecture_has_all_its_weights(host, name, layout):
 def extract(host, base, rl, rank=RANK, energy=1.0, prefix="loras/tiny"):
     node = host.classes["RLGExtractFromFiles"]
     names = {"base_name": f"diffusion_models/{base}", "rl_name": f"diffusion_models/{rl}"}
-    assert node.validate_inputs(**names) is True
+    answer = node.validate_inputs(**names)
+    if answer is not True:  # where a graph with these names is refused
+        raise ValueError(answer)
     return run_node(host, "RLGExtractFromFiles", **names, rank=rank, energy=energy, filename_prefix=prefix)
 
 

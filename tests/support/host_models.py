@@ -74,13 +74,13 @@ def host_weights(tiny: Tiny, diffusers_model: torch.nn.Module) -> dict[str, Tens
     return expanded({name: tuple(weight.shape) for name, weight in host_network(tiny).state_dict().items()})
 
 
-def host_network(tiny: Tiny, device: str = "meta") -> torch.nn.Module:
-    """The host's class at this geometry; its weights are still to come."""
+def host_network(tiny: Tiny, device: str = "meta", smaller: Mapping[str, Any] | None = None) -> torch.nn.Module:
+    """The host's class at this geometry, or a `smaller` one; its weights are still to come."""
     import comfy.ops
 
     module, _, cls = tiny.host[0].rpartition(".")
     defined = import_module(f"comfy.ldm.{module}")
-    options = known_options(defined, tiny.host[1])
+    options = known_options(defined, {**tiny.host[1], **(smaller or {})})
     operations = comfy.ops.disable_weight_init
     return getattr(defined, cls)(**options, operations=operations, device=device, dtype=torch.float32)
 
@@ -94,7 +94,7 @@ def known_options(defined: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if not params or name in known}
 
 
-def without_storage(weights: dict[str, Tensor], shrunk: Mapping[str, Any]) -> Any:
+def without_storage(weights: dict[str, Tensor], shrunk: Mapping[str, Any], device: str = "meta") -> Any:
     """The host's model for a checkpoint, as its loader finds and builds it, on the checkpoint's own tensors."""
     import comfy.model_detection
     import comfy.model_patcher
@@ -103,7 +103,7 @@ def without_storage(weights: dict[str, Tensor], shrunk: Mapping[str, Any]) -> An
     assert config is not None, "the host does not recognise the checkpoint"
     config.unet_config |= shrunk
     config.set_inference_dtype(torch.float32, None)
-    model = config.get_model(weights, "", device="meta")
+    model = config.get_model(weights, "", device=device)
     missing, unexpected = model.diffusion_model.load_state_dict(weights, strict=False, assign=True)
     assert not unexpected and set(missing) <= NEVER_LOADED, (missing, unexpected)
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))

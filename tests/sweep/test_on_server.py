@@ -52,7 +52,7 @@ def wrong_axis(at, *values):
         (graph(), wrong_axis("KSampler.sampler_name", "eulr"), "KSampler.sampler_name = 'eulr': expected one of"),
         (
             graph(),
-            wrong_axis("RLGAdapterLoader.lora_name", "rl-brightness", "gone.safetensors"),
+            wrong_axis("RLGAdapterLoader.lora_name", "rlg-demo/rl-brightness", "gone.safetensors"),
             "RLGAdapterLoader.lora_name = 'gone.safetensors': expected one of",
         ),
         (graphs.changed(graph(), "UNETLoader", unet_name="gone"), {}, "UNETLoader.unet_name = 'gone': expected one of"),
@@ -73,11 +73,13 @@ def test_workers_that_differ_are_told(worker_for, server):
     every = list(graphs_of(plan.recipe, plan.spec))
     kinds = {node["class_type"] for graph in every for node in graph.values()}
     one = worker.facts(kinds, literals(every))
-    other = replace(one, where="elsewhere", host="0.1", pack="other", files=one.files | {"rl-brightness": "other"})
+    other = replace(
+        one, where="elsewhere", host="0.1", pack="other", files=one.files | {"rlg-demo/rl-brightness": "other"}
+    )
     told = problems(plan.recipe, plan.spec, [one, other])
     assert changed(one, one) == [] and changed(one, other) == told
     assert changed(one, replace(one, files={}))[0] == f"{min(one.files)!r} is not on {server.url}"
-    for part in ("ComfyUI", "this pack", "rl-brightness"):
+    for part in ("ComfyUI", "this pack", "rlg-demo/rl-brightness"):
         assert any(part in line for line in told)
 
 

@@ -82,7 +82,7 @@ def test_every_combination_is_one_unit(tmp_path):
     assert [len(values) for values in plan.by_setting()] == [2 * len(PROMPTS)] * 2
 
 
-FILES = {"rlg-demo-base.safetensors": "a", "rl-brightness": "b"}
+FILES = {"rlg-demo-base.safetensors": "a", "rlg-demo/rl-brightness": "b"}
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ FILES = {"rlg-demo-base.safetensors": "a", "rl-brightness": "b"}
     [
         ((graph(steps=3), {}, FILES), True),
         ((graph(), {"scale": axis("RLGApply.scale", values=[0, 1, 3])}, FILES), True),
-        ((graph(), {}, FILES | {"rl-brightness": "another adapter of that name"}), True),
+        ((graph(), {}, FILES | {"rlg-demo/rl-brightness": "another adapter of that name"}), True),
         ((graph(), {}, FILES | {"a file that no unit loads": "c"}), False),
     ],
     ids=["graph", "scales", "file", "another file"],

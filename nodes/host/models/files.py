@@ -21,6 +21,9 @@ NO_FOLDER = "none"
 OWN_MODELS = Path(__file__).resolve().parents[3] / "demo" / "models"
 """The small models that come with the pack, for its templates. The loaders list them if they are there."""
 
+FORMERLY = OWN_MODELS / ADAPTERS / "rlg-demo"
+"""The folder of the demo's adapters, which 0.1.0 listed by their own names: graphs that were saved then still load."""
+
 folder_paths.add_model_folder_path(REWARDS, str(Path(folder_paths.models_dir) / REWARDS))
 for _folder in sorted(OWN_MODELS.glob("*")):
     folder_paths.add_model_folder_path(_folder.name, str(_folder))
@@ -49,7 +52,8 @@ def _candidates(folder: str, name: object) -> list[Path]:
     """What there is of that `name` below the host's folders of that kind; nothing for a name that leaves them."""
     if not isinstance(name, str):
         return []
-    found = (below(root, name.replace("\\", "/")) for root in folder_paths.get_folder_paths(folder))
+    roots = [*folder_paths.get_folder_paths(folder), *([str(FORMERLY)] if folder == ADAPTERS else [])]
+    found = (below(root, name.replace("\\", "/")) for root in roots)
     return [Path(path) for path in found if path is not None and _exists(path)]
 
 

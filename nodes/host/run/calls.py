@@ -14,7 +14,7 @@ from comfy.model_base import BaseModel
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
-from ..compat import CACHES_BY_UUID, STATELESS_OPTIONS
+from ..compat import CACHES_BY_UUID, STATELESS_OPTIONS, conds_of_one_row
 from ..models.relation import KEY
 
 BASE = 0
@@ -96,6 +96,7 @@ class ModelCall:
     def for_roles(self, roles: Sequence[int], purpose: str = "") -> ModelCall:
         """One call over `[rows of the first role | rows of the second | ...]`."""
         times = len(roles)
+        shared = conds_of_one_row(self.executor.class_obj) if self.rows == 1 else ()
         return replace(
             self,
             x=self._repeat(self.x, times),
@@ -104,7 +105,7 @@ class ModelCall:
             c_crossattn=self._repeat(self.c_crossattn, times),
             control=self._repeat(self.control, times),
             transformer_options=self._options(roles, purpose),
-            conds=self._repeat(self.conds, times),
+            conds={name: c if name in shared else self._repeat(c, times) for name, c in self.conds.items()},
         )
 
     def on(self, model: BaseModel) -> ModelCall:
