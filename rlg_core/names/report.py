@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -30,10 +31,11 @@ def describe(
     """
     architecture = names.architecture.name if names.architecture else "by the host's own names"
     path = adapter.file.path
+    source = adapter.alpha_source.replace(f"{path.parent}{os.sep}", "")  # of files beside it, the names say enough
     lines = [
         f"adapter: {adapter.name} of {path.parent.name if path.stem == STEM else path.name}",
         f"format: {adapter.format}, on {architecture}",
-        f"rank: {_listed(adapter.ranks)}; alpha: {_listed(adapter.alphas)}, from {adapter.alpha_source}",
+        f"rank: {_listed(adapter.ranks)}; alpha: {_listed(adapter.alphas)}, from {source}",
         f"scale: {_listed(sorted({change.scale for change in adapter.changes}))}, times strength {strength:g}",
         f"matched: {len(matches)} of {len(adapter.changes)} changes, "
         f"on {len({match.target.key for match in matches})} weights",

@@ -36,7 +36,7 @@ CONTRACT = {
     "RLGRewardLoader": Node("reward folder", "", "RLG_REWARD"),
     "RLGReward": Node("image reward prompt", "", "FLOAT[] FLOAT IMAGE"),
     "RLGPickBest": Node("images scores keep", "", "IMAGE INT[]"),
-    "RLGImplicitReward": Node("model rl_model positive latent draws seed", "", "FLOAT[] FLOAT[]"),
+    "RLGImplicitReward": Node("model rl_model positive latent draws seed", "error", "FLOAT[] FLOAT[]"),
     "RLGAutoScale": Node(
         "model rl_model positive negative latent vae reward prompt seed steps cfg sampler_name scheduler "
         "scale_min scale_max evaluations images_per_scale max_shift by_stage",
