@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -58,10 +58,20 @@ def capped(weight: Weight, difference: Tensor, reference: Tensor, max_ratio: flo
     return weight * share.reshape(-1, *[1] * (difference.ndim - 1))
 
 
-def rescale(prediction: Tensor, reference: Tensor, strength: float) -> Tensor:
+def where_guided(strength: float, weights: Iterable[Weight]) -> Weight:
+    """`strength` for the rows that one of `weights` guides, and 0 for rows that are the base's, as they are alone."""
+    total = sum(abs(weight) for weight in weights)
+    if not isinstance(total, Tensor):
+        return strength
+    guided = total.flatten(1).amax(1) > NEGLIGIBLE
+    return strength * guided.float().reshape(-1, *[1] * (total.ndim - 1))
+
+
+def rescale(prediction: Tensor, reference: Tensor, strength: Weight) -> Tensor:
     """Moves the standard deviation of `prediction` towards that of `reference`, per sample, by `strength` in [0, 1].
 
-    Both have the same shape [rows, ...]. Source: Lin et al., arXiv 2305.08891, section 3.4.
+    Both have the same shape [rows, ...]; the strength is one number, or one per row [rows, 1, ...]. Source: Lin et al.,
+    arXiv 2305.08891, section 3.4.
     """
     dims = tuple(range(1, prediction.ndim))
     ratio = reference.std(dim=dims, keepdim=True) / prediction.std(dim=dims, keepdim=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlg_core.combine import base_weight, blended, geometric_mean, is_zero, rescale
+from rlg_core.combine import base_weight, blended, geometric_mean, is_zero, rescale, where_guided
 
 GENERATOR = torch.Generator().manual_seed(0)
 BASE, FIRST, SECOND = (torch.randn(2, 4, 5, 5, generator=GENERATOR) for _ in range(3))
@@ -70,6 +70,16 @@ def test_rescale_moves_the_deviation_per_sample(strength):
     result = rescale(mean, FIRST, strength).flatten(1).std(dim=1)
     expected = strength * FIRST.flatten(1).std(dim=1) + (1 - strength) * mean.flatten(1).std(dim=1)
     assert torch.allclose(result, expected, rtol=1e-5)
+
+
+def test_rescale_leaves_rows_that_nothing_guides():
+    weights = [torch.tensor([0.0, 2.0]).reshape(2, 1, 1, 1), torch.zeros(2, 1, 3, 3)]
+    mean = geometric_mean(BASE, [(weights[0], FIRST)])
+    result = rescale(mean, FIRST, where_guided(0.5, weights))
+    assert torch.equal(result[0], BASE[0])
+    assert torch.equal(result[1], rescale(mean, FIRST, 0.5)[1])
+    assert where_guided(0.5, [weights[0], 1.0]).flatten().tolist() == [0.5, 0.5]
+    assert where_guided(0.5, [3.0]) == 0.5
 
 
 def test_masked_weights():

@@ -8,7 +8,7 @@ from typing import Any
 from comfy.patcher_extension import WrapperExecutor
 from torch import Tensor
 
-from ....rlg_core.combine import Weight, base_weight, geometric_mean, is_zero, rescale
+from ....rlg_core.combine import Weight, base_weight, geometric_mean, is_zero, rescale, where_guided
 from .calls import Batch, ModelCall
 from .randomness import SameStart, same_for_every_pass
 from .record import Record
@@ -45,7 +45,9 @@ class OwnCFG:
         mean = geometric_mean(base, guided)
         if rest:
             mean = mean + prediction.of(rest) - base
-        return rescale(mean, guided[0][1], self.record.rescale) if self.record.rescale else mean
+        if not self.record.rescale:
+            return mean
+        return rescale(mean, guided[0][1], where_guided(self.record.rescale, weights.values()))
 
     def focused(self, call: ModelCall, weights: list[Weight]) -> list[Weight]:
         """The weights in a call that is for some experts only. An expert with its own CFG takes the base's place."""

@@ -9,7 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ....rlg_core.combine import Weight, capped, geometric_mean, rescale
+from ....rlg_core.combine import Weight, capped, geometric_mean, rescale, where_guided
 from ....rlg_core.errors import RunError
 from .calls import BASE, MERGED, ModelCall
 from .own_cfg import FOCUS, OwnCFG
@@ -59,8 +59,9 @@ class Run:
         """The rows of this run's largest batched call, as a multiple of the rows that the host knows."""
         if self.budget.is_linearised or self.budget.batching == "sequential":
             return 1
-        sharing = {BASE, *self.shared}
-        most = max((len(sharing.intersection(self.scales.roles_at(s))) for s in self.sigmas[:-1]), default=1) or 1
+        sharing, always = {BASE, *self.shared}, [BASE] if self.is_capped else []
+        roles = ([*always, *self.scales.roles_at(sigma)] for sigma in self.sigmas[:-1])
+        most = max((len(sharing.intersection(own)) for own in roles), default=1) or 1
         return min(most, 2) if self.budget.merges_experts else most
 
     def _compared(self) -> list[float]:
@@ -127,7 +128,8 @@ class Run:
         mean = geometric_mean(base, [(self._weight(step, role), step.predictions[role]) for role in step.experts])
         if not (self.record.rescale and step.is_mixed) or FOCUS in step.call.transformer_options:
             return mean
-        return rescale(mean, step.predictions[step.experts[0]], self.record.rescale)
+        strength = where_guided(self.record.rescale, (step.weights[role] for role in step.experts))
+        return rescale(mean, step.predictions[step.experts[0]], strength)
 
     def _weight(self, step: Step, role: int) -> Weight:
         """The weight of an expert, lowered where its `max_ratio` bounds what it adds to the velocity."""
