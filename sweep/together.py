@@ -9,6 +9,9 @@ from .graph import Graph, Target, is_link, needed, put
 APPLY, BATCH = "RLGApply", "RLGBatchSweep"
 NODE = "rlg-sweep-scales"
 WHOLE = {"start_percent": 0.0, "end_percent": 1.0}
+BUDGET = "RLGBudget"
+ITEM_BY_ITEM = {"evaluate": ("exact", "linearised"), "tolerance": (0.0,)}
+"""Settings of a budget, the neutral one first, under which an item comes out the same whatever shares its batch."""
 
 DETERMINISTIC = ["euler", "heun", "dpm_2", "lms", "dpmpp_2m", "ddim", "deis", "ipndm", "res_multistep"]
 """Samplers that draw no noise of their own, so that an item comes out the same whatever shares its batch."""
@@ -25,7 +28,12 @@ def why_not(graph: Graph, scale: Sequence[Target], pictures: list) -> str:
             return f"{kind}.{name} is not the scale of {APPLY}"
         if "schedule" in inputs or any(inputs.get(key, value) != value for key, value in WHOLE.items()):
             return f"node {node} has a schedule or a window"
-    found = samplers(needed(graph, [pictures[0]]))
+    used = needed(graph, [pictures[0]])
+    for node, inputs in ((key, node["inputs"]) for key, node in used.items() if node["class_type"] == BUDGET):
+        shared = [name for name, known in ITEM_BY_ITEM.items() if inputs.get(name, known[0]) not in known]
+        if shared:
+            return f"the {shared[0]} of node {node} (a budget) is one for a whole batch"
+    found = samplers(used)
     if len(found) != 1:
         return f"{len(found)} nodes take a latent_image, where one is expected"
     name = sampler_name(graph, found[0])

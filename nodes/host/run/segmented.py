@@ -8,6 +8,7 @@ from comfy.patcher_extension import WrapperExecutor
 from torch import Tensor
 
 from ....rlg_core.combine import is_zero
+from ....rlg_core.errors import RunError
 from .calls import Batch
 from .scales import Scales
 
@@ -21,11 +22,19 @@ class Segmented:
     def predict_noise(
         self, executor: WrapperExecutor, x: Tensor, timestep: Tensor, model_options: dict, seed: Any
     ) -> Tensor:
-        """`WrappersMP.PREDICT_NOISE`: denoised [items, ...]. A scale of 1 is the RL model."""
+        """`WrappersMP.PREDICT_NOISE`: denoised [items, ...]. A scale of 1 is the RL model.
+
+        Raises `RunError` for a batch of which only some items have that scale: CFG is one for all of them.
+        """
         (weight,) = self.scales.of(Batch(x, float(timestep.flatten()[0]), conditionings=((None, 0),)))
         guider = executor.class_obj
         if is_zero(weight - 1.0):
             return executor(x, timestep, model_options, seed)
+        if isinstance(weight, Tensor) and any(is_zero(own - 1.0) for own in weight):
+            raise RunError(
+                "RLG Budget `segmented` runs a batch with CFG where the scale is 1 and without it elsewhere, and this "
+                "batch has both. Leave 1 out of the scales, or use RLG Sweep, which runs them one by one."
+            )
         sampler_cfg, guider.cfg = guider.cfg, 1.0
         try:
             return executor(x, timestep, model_options, seed)
