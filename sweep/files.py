@@ -26,7 +26,7 @@ def identities(server: Server, names: Iterable[str], inputs: Path | None) -> dic
         return {name: size for name, size in found.items() if size}
     folders = [Path(folder) for paths in model_folders(server).values() for folder in paths]
     found = {name: existing(name, [*folders, inputs]) for name in names}
-    return {name: digest(path) for name, path in found.items() if path}
+    return {name: " ".join(map(digest, paths)) for name, paths in found.items() if paths}
 
 
 def model_folders(server: Server) -> dict[str, list[str]]:
@@ -50,13 +50,16 @@ def told(name: str, sizes: Mapping[str, str]) -> str:
     return ""
 
 
-def existing(name: str, folders: Iterable[Path]) -> Path | None:
-    """Return the file or folder of a name below one of `folders`, with its first part or without it."""
+def existing(name: str, folders: Iterable[Path]) -> list[Path]:
+    """Return the files and folders of a name below `folders`, with its first part or without it.
+
+    Where models of two kinds share a name, only the node knows which of them it means: both count.
+    """
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if not parts or ".." in parts or name.startswith("/"):
-        return None
+        return []
     places = [folder.joinpath(*kept) for kept in (parts, parts[1:]) if kept for folder in folders]
-    return next((place for place in places if place.exists()), None)
+    return [place for place in dict.fromkeys(places) if place.exists()]
 
 
 def digest(path: Path) -> str:
@@ -69,9 +72,9 @@ def digest(path: Path) -> str:
 
 
 def remembered(path: Path) -> str:
-    """Return a file's hash; on this machine it is computed once for a path, a size and a time of change."""
+    """Return a file's hash; on this machine it is computed once for a path, a size and times of change."""
     facts = path.stat()
-    about = f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}"
+    about = f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns} {facts.st_ino}"
     note = CACHE / hashlib.sha256(about.encode()).hexdigest()
     if note.exists():
         return note.read_text()

@@ -74,8 +74,8 @@ def test_a_file_is_known_by_its_content(tmp_path, monkeypatch):
     before = files.digest(folder)
     (folder / "adapter.safetensors").write_bytes(b"another")
     assert files.digest(folder) != before
-    assert files.existing("checkpoints/peft", [tmp_path / "loras"]) == folder
-    assert files.existing("../loras/peft", [tmp_path / "loras"]) is None
+    assert files.existing("checkpoints/peft", [tmp_path / "loras"]) == [folder]
+    assert files.existing("../loras/peft", [tmp_path / "loras"]) == []
 
 
 # Choosing w
