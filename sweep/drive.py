@@ -151,7 +151,7 @@ class Driver:
         try:
             result = ray.get(reference)
         except ray.exceptions.RayError as error:
-            result = Result(error={"message": f"the worker ended while it ran this ({type(error).__name__})"})
+            result = Result(error={"message": _cause(error)})
             hand.faults += was_away  # Ray has given it up
             if hand.faults < TRIES:
                 self._await(hand)
@@ -223,6 +223,13 @@ def changed(before: Facts, now: Facts) -> list[str]:
 def failure(unit: Unit, error: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the record of a failed unit."""
     return {"unit": unit.key, **unit.values, "scales": list(unit.scales), "tries": TRIES, "worker": where, **error}
+
+
+def _cause(error: ray.exceptions.RayError) -> str:
+    """Return what the worker raised, or how it ended."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return f"the worker raised {error.cause!r}"
+    return f"the worker ended while it ran this ({type(error).__name__})"
 
 
 def _first_line(text: Any) -> str:
