@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,8 +80,10 @@ def load_gguf(path: Path, options: Mapping[str, Any]) -> ModelPatcher:
         raise AdapterError(f"{path}: a GGUF file, which needs ComfyUI-GGUF. Install it, or choose a .safetensors file.")
     if options:
         raise AdapterError(f"{path}: a GGUF file has dtypes of its own. Set weight_dtype to default.")
-    roots = [Path(root) for root in folder_paths.get_folder_paths("diffusion_models")]
-    name = next(path.relative_to(root) for root in roots if path.is_relative_to(root))
+    roots = [Path(os.path.abspath(root)) for root in folder_paths.get_folder_paths("diffusion_models")]
+    name = next((path.relative_to(root) for root in roots if path.is_relative_to(root)), None)
+    if name is None:
+        raise AdapterError(f"{path}: ComfyUI-GGUF loads files below models/diffusion_models. Move it there.")
     with whole_weights(str(path)):
         return loader().load_unet(str(name))[0]
 
