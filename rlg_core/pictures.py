@@ -39,8 +39,7 @@ def _grain(pictures: Tensor) -> Tensor:
 def diversity(pictures: Tensor) -> float:
     """Mean distance over all pairs of `pictures` [n, h, w, 3]; NaN for one picture.
 
-    It falls in preference collapse,
-    and where pictures saturate.
+    It falls in preference collapse, and where pictures saturate.
     """
     if len(pictures) < 2:
         return math.nan

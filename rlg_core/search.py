@@ -24,7 +24,6 @@ CONSTANT = "constant"
 STAGES = ("early", "middle", "late")
 EVEN = 5
 AGAIN = 3
-RESAMPLES = 1000
 ATTEMPTS = 4
 """How often a scale whose shift turns out too large on fresh noise is replaced by a smaller one."""
 

@@ -94,11 +94,6 @@ def needed(graph: Graph, outputs: Iterable[str]) -> Graph:
     return {key: node for key, node in graph.items() if key in found}
 
 
-def readers(graph: Graph, source: str) -> list[Target]:
-    """Return the inputs that a node's outputs are wired to."""
-    return [(k, n) for k, node in graph.items() for n, v in node["inputs"].items() if is_link(v) and v[0] == source]
-
-
 def pictures(graph: Graph, chosen: str) -> list:
     """Return the link that carries the pictures: the input `images` of the node `chosen`, or of the only saver.
 

@@ -31,7 +31,7 @@ SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 
 LONGEST_HEADER = 32 * 2**20
 LONGEST_NAME = 512
-"""Bounds for an adapter's header, in bytes, and for a tensor's name, in characters. Real ones have a tenth of it."""
+"""Bounds for a file's header, in bytes, and for a tensor's name, in characters. Real ones have a tenth of it."""
 
 DTYPES = {
     "F64": torch.float64,

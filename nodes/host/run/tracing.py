@@ -30,7 +30,7 @@ class Seen:
 
 
 class RunTrace:
-    """One run's trace. Calls for a part of the latent (areas, windows) or of more than one sigma are passed over.
+    """One run's trace. Calls for a part of the latent (areas, windows) or at a sigma between the steps are passed over.
 
     `compared` are the sigmas at which base and RL model both run. A third of the way through them, where guidance tends
     to be strongest, the linearised model is evaluated too: the only evaluation that a trace adds.
