@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ class Decomposed(Term):
     The norms run over all dimensions but `axis`: 0 is the output's, 1 the input's, which LyCORIS also offers.
     """
 
-    depends_on_weight: ClassVar[bool] = True
     inner: AdditiveTerm
     magnitude: Tensor
     axis: int = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -47,7 +46,6 @@ class Delta(AdditiveTerm):
 class Replace(Term):
     """`W_rl = value`: a full tensor of an adapter (`modules_to_save`, `bias`)."""
 
-    depends_on_weight: ClassVar[bool] = True
     value: Tensor
 
     @property

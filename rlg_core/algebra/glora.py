@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ from .term import Algebra, Options, Parts, Shape, Term, require
 class Generalized(Term):
     """`W_rl = W + scale * (W A + B)`: `a` [in, in] is a 1x1 change of the input, `b` one of the weight."""
 
-    depends_on_weight: ClassVar[bool] = True
     a: LowRank
     b: LowRank
     scale: float = 1.0

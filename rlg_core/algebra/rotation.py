@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,7 +35,6 @@ class Rotated(Term):
     the weight's rows are in the other order than the trainer's.
     """
 
-    depends_on_weight: ClassVar[bool] = True
     blocks: Tensor
     on_input: bool
     magnitude: Tensor | None = None

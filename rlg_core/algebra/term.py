@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,8 +52,6 @@ def _differ_by_kernel_only(own: Shape, wanted: Shape) -> bool:
 class Term(ABC):
     """One change of one weight. Subclasses are frozen dataclasses with their tensors as fields."""
 
-    depends_on_weight: ClassVar[bool] = False
-
     @property
     @abstractmethod
     def shape(self) -> Shape:
@@ -61,7 +59,7 @@ class Term(ABC):
 
     @abstractmethod
     def delta(self, weight: Tensor | None = None) -> Tensor:
-        """`W_rl - W` in float32. `weight` is needed if the term `depends_on_weight`, and ignored otherwise."""
+        """`W_rl - W` in float32. An additive term takes no notice of `weight`; every other one needs it."""
 
     @abstractmethod
     def swapped(self) -> Term:

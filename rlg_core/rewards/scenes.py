@@ -69,9 +69,8 @@ def parse(text: str) -> Prompt:
 
 @dataclass(frozen=True)
 class Found:
-    """One object in a picture: area in pixels, colour, shape, and a score in [0, 1] for every colour and shape."""
+    """One object in a picture: colour, shape, and a score in [0, 1] for every colour and shape."""
 
-    area: int
     colour: str
     shape: str
     colour_score: dict[str, float]
@@ -105,7 +104,7 @@ def _described(box: np.ndarray, inside: np.ndarray) -> Found:
     upright = 1.0 if aspect > MIN_ASPECT else float(aspect)
     shape_score = {s: upright * max(0.0, 1 - ((fill - FILL[s]) / FILL_WIDTH) ** 2) for s in SHAPES}
     shape = min(SHAPES, key=lambda s: abs(fill - FILL[s])) if aspect > MIN_ASPECT else "other"
-    return Found(area, min(COLOURS, key=near.get), shape, colour_score, shape_score)
+    return Found(min(COLOURS, key=near.get), shape, colour_score, shape_score)
 
 
 def correct(found: list[Found], prompt: Prompt) -> bool:
