@@ -15,10 +15,11 @@ from torch import Tensor
 
 from rlg_core.pictures import diversity, to_picture, to_tensor
 from rlg_core.report.plot import Curve, Panel, number, plot
+from rlg_core.statistics import Estimate, independent
 
 from .sheet import contact_sheet
 from .spec import EVERYTHING, PROMPT, SCALE, SEED, Spec
-from .statistics import Choice, Interval, choose, clusters, complete, front, interval
+from .statistics import Choice, choose, clusters, complete, front
 from .store import Store
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ class Section:
 
     name: str
     choice: Choice | None
-    rewards: Mapping[str, Mapping[str, Mapping[float, Interval]]]
-    diversity: Mapping[float, Interval]
+    rewards: Mapping[str, Mapping[str, Mapping[float, Estimate]]]
+    diversity: Mapping[float, Estimate]
     front: Sequence[float]
     pictures: Mapping[str, bytes]
 
@@ -59,19 +60,19 @@ def section(setting: Setting, spec: Spec, store: Store) -> Section:
     return Section(setting.name, chosen, rewards, spread, front(points), {n + ending: data for n, data in made.items()})
 
 
-def by_group(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, dict[float, Interval]]:
+def by_group(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, dict[float, Estimate]]:
     """Return {group of prompts: {scale: mean of the column `name`}}; all prompts come first."""
     groups = list(dict.fromkeys(row["group"] for row in rows))
     parts = {EVERYTHING: rows}
     if len(groups) > 1:
         parts |= {group: [row for row in rows if row["group"] == group] for group in groups}
     return {
-        group: {scale: interval(list(values.values())) for scale, values in clusters(part, name).items()}
+        group: {scale: independent(list(values.values())) for scale, values in clusters(part, name).items()}
         for group, part in parts.items()
     }
 
 
-def diversities(rows: Sequence[Mapping[str, Any]]) -> dict[float, Interval]:
+def diversities(rows: Sequence[Mapping[str, Any]]) -> dict[float, Estimate]:
     """Return {scale: mean distance between the pictures of a prompt}; empty where no prompt has two."""
     pictures: dict[tuple, list[Tensor]] = {}
     for row in rows:
@@ -80,21 +81,21 @@ def diversities(rows: Sequence[Mapping[str, Any]]) -> dict[float, Interval]:
     for (scale, _), own in sorted(pictures.items(), key=lambda item: item[0][0]):
         if len(own) > 1:
             found.setdefault(scale, []).append(diversity(torch.stack(own)))
-    return {scale: interval(values) for scale, values in found.items()}
+    return {scale: independent(values) for scale, values in found.items()}
 
 
-def pareto(spread: Mapping[float, Interval], rewards: Mapping[float, Interval]) -> dict[float, tuple[float, float]]:
+def pareto(spread: Mapping[float, Estimate], rewards: Mapping[float, Estimate]) -> dict[float, tuple[float, float]]:
     """Return {scale: (diversity, reward)}."""
     return {scale: (spread[scale].mean, rewards[scale].mean) for scale in rewards if scale in spread}
 
 
-def _over_scale(name: str, groups: Mapping[str, Mapping[float, Interval]], chosen: Choice) -> Panel:
+def _over_scale(name: str, groups: Mapping[str, Mapping[float, Estimate]], chosen: Choice) -> Panel:
     """One reward over the scale: a curve for all prompts and one for each of the first groups."""
     curves = [
         Curve(list(found), [i.mean for i in found.values()], group, [i.half for i in found.values()])
         for group, found in list(groups.items())[: GROUPS + 1]
     ]
-    prompts = max(i.count for i in groups[EVERYTHING].values())
+    prompts = max(i.n for i in groups[EVERYTHING].values())
     title = f"{name}: mean and 95 % interval over {prompts} prompts" if prompts > 1 else name
     return Panel(curves, title, "scale w", name, {chosen.scale: f"chosen: {number(chosen.scale)}"})
 

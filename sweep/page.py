@@ -9,11 +9,12 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from rlg_core.report.plot import number
+from rlg_core.statistics import Estimate
 
 from .board import counted, lasting
 from .choose import saved
 from .spec import EVERYTHING, Spec
-from .statistics import Choice, Interval
+from .statistics import Choice
 
 if TYPE_CHECKING:
     from .figures import Section
@@ -102,7 +103,7 @@ OF_CHOICE = ("diversity", "front", "best in")
 """Columns beside those of the reward that chooses."""
 
 
-def _table(name: str, groups: Mapping[str, Mapping[float, Interval]], section: Section, chooses: bool) -> str:
+def _table(name: str, groups: Mapping[str, Mapping[float, Estimate]], section: Section, chooses: bool) -> str:
     """Return the table of a reward: a row for each scale, a column for each group of prompts."""
     head = ["scale w", *(f"{name}, {group}" for group in groups), *(OF_CHOICE if chooses else ())]
     lines = [_row("th", head)]
@@ -122,7 +123,7 @@ def _row(kind: str, cells: Iterable[str], style: str = "") -> str:
     return f'<tr class="{style}">' + "".join(f"<{kind}>{escape(cell)}</{kind}>" for cell in cells) + "</tr>"
 
 
-def told(found: Interval | None) -> str:
+def told(found: Estimate | None) -> str:
     """Return a mean with the half width of its interval."""
     if found is None:
         return ""

@@ -6,31 +6,21 @@ With a single prompt its seeds take their place, and what is said holds for that
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+
+from rlg_core.statistics import independent
 
 from .spec import PROMPT, SCALE, SEED
 
-LEVEL = 0.95
 RESAMPLES = 4000
 
 Clusters = Mapping[Any, float]
 """The mean of each cluster."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over `count` clusters and the half width of its 95 % t interval (NaN for a single one)."""
-
-    mean: float
-    half: float
-    count: int
 
 
 @dataclass(frozen=True)
@@ -44,14 +34,6 @@ class Choice:
     as_good: tuple[float, ...]
     shares: Mapping[float, float]
     is_end: bool
-
-
-def interval(values: Sequence[float]) -> Interval:
-    data = np.asarray(values, dtype=np.float64)
-    if len(data) < 2:
-        return Interval(float(data.mean()), math.nan, len(data))
-    half = stats.t.ppf((1 + LEVEL) / 2, len(data) - 1) * data.std(ddof=1) / math.sqrt(len(data))
-    return Interval(float(data.mean()), float(half), len(data))
 
 
 def clusters(rows: Iterable[Mapping[str, Any]], name: str) -> dict[float, dict[Any, float]]:
@@ -85,7 +67,7 @@ def choose(means: Mapping[float, Clusters]) -> Choice:
 
 def _worse(differences: np.ndarray) -> bool:
     """Tell whether the first of two scales is better beyond error, by their differences cluster by cluster."""
-    found = interval(differences)
+    found = independent(differences)
     return found.mean > found.half
 
 

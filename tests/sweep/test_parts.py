@@ -1,6 +1,5 @@
 """The parts of a sweep that need neither Ray nor a server."""
 
-import math
 from collections import Counter
 from itertools import pairwise
 
@@ -100,12 +99,6 @@ def test_the_best_scale_and_how_sure_it_is():
     assert sure.scale == 2.0 and sure.as_good == (2.0,) and sure.shares[2.0] == 1.0 and not sure.is_end
     unsure = statistics.choose(statistics.clusters(scored(2.4, error=0.6), "reward"))
     assert set(unsure.as_good) >= {2.0, 3.0} and max(unsure.shares.values()) < 1.0
-
-
-def test_an_interval_is_students():
-    found = statistics.interval([1.0, 2.0, 3.0])
-    assert found.mean == 2.0 and found.half == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
-    assert math.isnan(statistics.interval([1.0]).half)
 
 
 def test_the_front_keeps_what_nothing_beats():
