@@ -94,7 +94,7 @@ GIVEN: dict[str, Given] = {
     **{name: Given("SD1.5") for name in NOISE},
     "PerturbedAttentionGuidance": Given("SD1.5"),
     "QwenImageDiffsynthControlnet": Given("Qwen-Image", qwen_control, is_slow=True),
-    "ScaleROPE": Given("FLUX", {"scale_x": 0.7, "shift_y": 2.0}),
+    "ScaleROPE": Given("Wan", {"scale_x": 0.7, "scale_y": 1.5}),
     "SelectModelDevice": Given("SD3", shows=False, reason="there is one device"),
     "SkipLayerGuidanceDiT": Given("SD3", SKIPPED | {"rescaling_scale": 0.3}),
     "SkipLayerGuidanceDiTSimple": Given("SD3", SKIPPED),
