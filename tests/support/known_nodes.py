@@ -121,6 +121,7 @@ NOT_HERE: dict[str, str] = {
     "HiDreamO1PatchSeamSmoothing": "needs a HiDream-O1 checkpoint",
     "LTXVReferenceAudio": "needs sound and an audio VAE",
     "MultiGPU_WorkUnits": "needs two GPUs; RLG refuses models that are split over them",
+    "SamplerARVideo": "needs a causal Wan checkpoint; RLG refuses it",
     "SUPIRApply": "needs the SUPIR file",
     "TorchCompileModel": "takes minutes; the host lane runs compiled models",
     "TrainLoraNode": "trains for minutes; RLG refuses to be trained",
