@@ -39,7 +39,7 @@ def cost_growth(sweeps: Sequence[Sweep], path: Path) -> None:
             axis.grid(alpha=0.3)
         axes[0][column].set_yscale("log", base=2)
         axes[0][column].yaxis.set_major_formatter("{x:g}")
-        axes[0][column].set_ylabel("ms a step")
+        axes[0][column].set_ylabel("ms per step")
         axes[1][column].set_ylabel("times plain CFG")
         axes[1][column].set_ylim(bottom=1)
         axes[1][column].axhline(2, color="grey", linewidth=0.8, linestyle="--")

@@ -20,7 +20,7 @@ from .ways import EXACT_BATCHED, PLAIN
 HOW = """Every way samples from the same weights in one process, in rounds A B C A B C ...; a number is the median over
 the rounds, in brackets the quartiles of the ratios to plain CFG of the same round. {clock} A run whose result is not
 the exact one to rounding (1e-3) stops the benchmark, so all exact ways did the same computation. *Rows* are model
-evaluations a step and image. *First step* is from loaded files and unloaded models to the end of the first step (RLG
+evaluations per step and image. *First step* is from loaded files and unloaded models to the end of the first step (RLG
 verifies its batched pass in it, once per model and shape); *new scale* is the first step of a run after the scale was
 changed; both in plain steps. *Weights* are all tensors alive between runs, *peak* those plus what a run adds; each in a
 process of its own."""
@@ -34,7 +34,7 @@ LIMITS = """What bounds each way. *Plain CFG*: its own arithmetic. *Exact RLG, b
 terms (a few percent), one pass over the weights. *Two passes*: the same with every call and every byte of weights
 twice. *Two checkpoints, two copies, core's shape*: twice arithmetic and twice weights; core's shape halves the batch of
 each call on top. *The paper's loop*: as two passes, plus PEFT's layers around every adapted layer. *Patching*: as two
-passes, plus a rebuild of all adapted weights twice a step, which grows with the model and not with the picture. *At
+passes, plus a rebuild of all adapted weights twice per step, which grows with the model and not with the picture. *At
 peak* is the arithmetic at the fastest matrix product seen here ({peak:.0f} GFLOP/s); the columns after it say where the
 rest of the step goes."""
 
@@ -103,7 +103,7 @@ def _comparison(compared: Compared) -> str:
     floor, plain_memory = compared.timings[PLAIN.name], compared.memory[PLAIN.name]
     head = (
         "way",
-        "ms a step",
+        "ms per step",
         "x plain CFG",
         "rows",
         "first step",
@@ -173,7 +173,7 @@ def _distance(compared: Compared) -> str:
         f"Exact RLG does {2 + terms:.2f} times plain CFG's arithmetic (the terms are {100 * terms:.1f} % of a plain "
         f"step) in {ours.calls / plain.calls:.2f} times its torch calls and {ratio:.2f} times its time. A run's state "
         f"takes {1e3 * compared.attach[0]:.2f} ms to make; attaching and detaching takes "
-        f"{1e6 * compared.attach[1]:.0f} us a model call."
+        f"{1e6 * compared.attach[1]:.0f} us per model call."
     )
 
 
@@ -196,7 +196,7 @@ def _budgets(budgets: Mapping[float, Mapping[str, Errors]]) -> str:
         for mode in next(iter(budgets.values()))
     ]
     return (
-        f"The demo pair, CFG 2, {STEPS} Euler steps, {count} runs a cell (seeds and adapters). Cost in model "
+        f"The demo pair, CFG 2, {STEPS} Euler steps, {count} runs per cell (seeds and adapters). Cost in model "
         "evaluations over plain CFG's (exact: 2); error of the final latent relative to the exact one; the share of "
         "runs that end more than 10 % off, which is another picture, with its 95 % interval (Wilson).\n\n"
         f"{table(head, rows)}\n\n"
@@ -224,7 +224,7 @@ def _gpu_part(geometry: str, mode: str, timings: Mapping[str, Timing] | str) -> 
         return f"{title}Not measured: {timings}"
     floor = timings[PLAIN.name]
     return title + table(
-        ("way", "ms a step", "x plain CFG", "rows", "off exact"),
+        ("way", "ms per step", "x plain CFG", "rows", "off exact"),
         [
             (
                 name,

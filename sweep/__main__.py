@@ -1,4 +1,4 @@
-"""`python -m sweep WORKFLOW SWEEP --results FOLDER`: see README.md for an example.
+"""`python -m sweep WORKFLOW SWEEP --results FOLDER`: see docs/SWEEPS.md for an example.
 
 Exit code: 0 where every unit is done, 1 where some failed or nothing ran, 130 where it was interrupted. The same
 command again runs what is missing.

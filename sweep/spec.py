@@ -34,7 +34,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward as RLG Reward Loader names it, and what the table calls it."""
+    """A reward as Load RLG Reward names it, and what the table calls it."""
 
     name: str
     reward: str

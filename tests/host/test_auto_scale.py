@@ -158,6 +158,8 @@ def test_progress_counts_every_step(host, scene, monkeypatch):
     monkeypatch.setattr(
         host.comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: seen.append((value, total))
     )
+    for limit in ("PROGRESS_THROTTLE_MIN_INTERVAL", "PROGRESS_THROTTLE_MIN_PERCENT"):  # 0.30 leaves some out
+        monkeypatch.setattr(host.comfy.utils, limit, 0, raising=False)
     find(host, scene, evaluations=3, scale_max=2.0)
     # Three scales, and the base and the one found from fresh noise; where that is the base, it is made once.
     assert {total for _, total in seen} == {5 * 4} and max(seen)[0] in (4 * 4, 5 * 4)

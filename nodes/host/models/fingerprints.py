@@ -1,4 +1,7 @@
-"""Text that changes when a file changes, so that the host runs a loader again, and not otherwise."""
+"""Text that changes when a file changes, so that the host runs a loader again, and not otherwise.
+
+The host writes it into every picture that it saves, so it is a hash: no picture tells where its maker keeps models.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +29,19 @@ BEGINNING = 2**20
 def adapter_fingerprint(name: str | None) -> str:
     """Changes when the adapter or a config beside it changes. A linked name (None) is unknown yet: any adapter may."""
     if name is None:
-        return _states(folder_files(ADAPTERS))
+        return _hash(_states(folder_files(ADAPTERS)))
     try:
         path = adapter_path(name)
     except RLGError as error:
-        return str(error)
+        return _hash(str(error))
     adapters = [path] if path.is_file() else list(named_adapters(path).values())
-    return _facts([*adapters, *(config for adapter in adapters for config in adapter_configs(adapter))])
+    return _hash(_facts([*adapters, *(config for adapter in adapters for config in adapter_configs(adapter))]))
 
 
 def model_fingerprint(*names: str | None) -> str:
     """Changes when one of the models changes. Linked names (None) are not known yet: any model may."""
     if None in names:
-        return _states(file for folder in MODELS for file in folder_files(folder))
+        return _hash(_states(file for folder in MODELS for file in folder_files(folder)))
     facts = []
     for name in names:
         try:
@@ -46,7 +49,7 @@ def model_fingerprint(*names: str | None) -> str:
             facts.append(_facts([path] if path.is_file() else sorted(path.iterdir())))
         except RLGError as error:
             facts.append(str(error))
-    return " ".join(facts)
+    return _hash(" ".join(facts))
 
 
 def reward_fingerprint(name: str | None) -> str:
@@ -55,7 +58,11 @@ def reward_fingerprint(name: str | None) -> str:
         return " ".join(reward_fingerprint(folder) for folder in reward_folders())
     if name not in reward_folders() or name == NO_FOLDER:
         return str(name)
-    return _facts(sorted(path for path in reward_folder(name).rglob("*") if path.is_file()))
+    return _hash(_facts(sorted(path for path in reward_folder(name).rglob("*") if path.is_file())))
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def _states(files: Iterable[Path]) -> str:
