@@ -108,8 +108,10 @@ def repeated(latent: dict, times: int) -> dict:
         "batch_index": list(latent.get("batch_index", range(items))) * times,
     }
     mask = latent.get("noise_mask")
-    if mask is not None and mask.shape[0] == items:
-        out["noise_mask"] = torch.cat([mask] * times)
+    if mask is not None and len(mask) > 1 and (mask.ndim == samples.ndim or (mask.ndim, samples.ndim) == (3, 4)):
+        # The host deals masks out in turn, over the whole batch: each repetition must begin with the first one again.
+        # Flat masks of a video are its frames, the same for all items.
+        out["noise_mask"] = torch.cat([mask[[k % len(mask) for k in range(items)]]] * times)
     return out
 
 

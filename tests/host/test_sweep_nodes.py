@@ -65,6 +65,8 @@ def test_masks_of_single_items_are_repeated_with_them(host):
     assert torch.equal(latent["noise_mask"], torch.cat([masks, masks])) and latent["batch_index"] == [4, 7, 4, 7]
     shared = run_node(host, "RLGBatchSweep", empty(2) | {"noise_mask": masks[:1]}, "0, 1")[0]
     assert shared["noise_mask"].shape[0] == 1
+    dealt = run_node(host, "RLGBatchSweep", empty(3) | {"noise_mask": masks}, "0, 1")[0]
+    assert torch.equal(dealt["noise_mask"], masks[[0, 1, 0, 0, 1, 0]])
 
 
 def test_grid_from_a_list_and_from_a_batch(host):
