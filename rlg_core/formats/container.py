@@ -71,7 +71,9 @@ def map_tensors(path: Path) -> TensorFile:
             metadata = file.metadata() or {}
     except FileNotFoundError as error:
         raise AdapterError(f"{path}: there is no such file.") from error
-    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+    except OSError as error:
+        raise AdapterError(f"{path}: cannot be read ({error}).") from error
+    except (SafetensorError, ValueError, RuntimeError, TypeError) as error:
         raise AdapterError(_not_whole(path, str(error))) from error
     if not tensors:
         raise AdapterError(f"{path}: the file holds no tensors.")
