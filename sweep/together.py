@@ -10,7 +10,7 @@ APPLY, BATCH = "RLGApply", "RLGBatchSweep"
 NODE = "rlg-sweep-scales"
 WHOLE = {"start_percent": 0.0, "end_percent": 1.0}
 BUDGET = "RLGBudget"
-ITEM_BY_ITEM = {"evaluate": ("exact", "linearised"), "tolerance": (0.0,)}
+ITEM_BY_ITEM = {"evaluate": ("exact", "linearised"), "tolerance": (0.0,), "experts": ("exact",)}
 """Settings of a budget, the neutral one first, under which an item comes out the same whatever shares its batch."""
 
 DETERMINISTIC = ["euler", "heun", "dpm_2", "lms", "dpmpp_2m", "ddim", "deis", "ipndm", "res_multistep"]
