@@ -110,3 +110,16 @@ def test_scales_share_a_run_where_the_sampler_draws_no_noise(tmp_path, sampler, 
     assert why in recipe.apart and bool(why) == bool(recipe.apart)
     values = {"prompt": PROMPTS[0], "seed": 7}
     assert [scales for _, scales in recipe.graphs(values, SCALES)] == ([(s,) for s in SCALES] if why else [SCALES])
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [({"refresh_every": 2}, ""), ({"evaluate": "segmented"}, "evaluate"), ({"tolerance": 0.01}, "tolerance")],
+)
+def test_scales_run_apart_where_a_budget_is_for_a_whole_batch(tmp_path, settings, why):
+    content = graph()
+    sampler = next(node for node in content.values() if node["class_type"] == "KSampler")
+    content["budget"] = {"class_type": "RLGBudget", "inputs": {"model": sampler["inputs"]["model"], **settings}}
+    sampler["inputs"]["model"] = ["budget", 0]
+    apart = plan_of(tmp_path, content, sweep_of()).recipe.apart
+    assert why in apart and bool(why) == bool(apart)
