@@ -16,6 +16,7 @@ from .console import Failure, tail
 from .paths import PACK, ROOT, link_folder
 
 MODELS = ROOT / "demo" / "models"
+SECONDS_TO_FILE = 120  # a run that has ended; it may be gone for good where somebody has cleared the history
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine is not behind its proxy
 NEEDS_NO_GPU = """
 import torch
@@ -159,7 +160,10 @@ class Server:
 
     def outputs(self, run):
         """Return {node: output} of a finished run; the server files it a moment after it has told of the end."""
+        deadline = time.monotonic() + SECONDS_TO_FILE
         while run not in (history := self.get(f"/history/{run}")):
+            if time.monotonic() > deadline:
+                self.fail(f"told of the end of run {run}, and its history does not have it")
             time.sleep(0.02)
         return history[run]["outputs"]
 
