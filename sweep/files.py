@@ -21,12 +21,15 @@ def identities(server: Server, names: Iterable[str], inputs: Path | None) -> dic
     `inputs` is the folder of its input pictures, None where the server is on some other machine.
     """
     if inputs is None:
-        sizes = {entry["name"].replace("\\", "/"): f"{entry['size']} bytes" for entry in listed(server)}
+        entries: dict[str, set[str]] = {}
+        for entry in listed(server):
+            entries.setdefault(entry["name"].replace("\\", "/"), set()).add(f"{entry['size']} bytes")
+        sizes = {name: ", ".join(sorted(own)) for name, own in entries.items()}
         found = {name: told(name, sizes) for name in names}
         return {name: size for name, size in found.items() if size}
     folders = [Path(folder) for paths in model_folders(server).values() for folder in paths]
     found = {name: existing(name, [*folders, inputs]) for name in names}
-    return {name: " ".join(map(digest, paths)) for name, paths in found.items() if paths}
+    return {name: " ".join(sorted(set(map(digest, paths)))) for name, paths in found.items() if paths}
 
 
 def model_folders(server: Server) -> dict[str, list[str]]:
