@@ -216,10 +216,13 @@ def held_in_layers(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tupl
 def filled(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> Iterator[None]:
     """Inside it, `module` holds `tensors`, loaded by its own method; their names are the module's after `prefix`.
 
-    A scale that the file does not give is 1.
+    A scale that the file does not give is 1. A layer made for 8 bits rounds to them what the file has more
+    precisely (0.3.75).
     """
     scales = (name for name in module._parameters if name.endswith(_WEIGHT_SCALES))
     tensors = {**{prefix + name: torch.ones(()) for name in scales}, **tensors}
+    narrow = {prefix + name: p.dtype for name, p in module._parameters.items() if p is not None and p.itemsize == 1}
+    tensors = {name: value.to(narrow.get(name, value.dtype)) for name, value in tensors.items()}
     before = dict(module._parameters), dict(module._buffers)
     made = getattr(module, "factory_kwargs", {})  # 0.30's and 0.3.75's quantised layers move weights to that device
     device, errors = made.get("device"), []

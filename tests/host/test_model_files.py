@@ -312,8 +312,11 @@ def test_a_swap_of_equal_size_and_time_is_noticed(host, folders):
     assert len({*seen}) == 4
 
 
-def test_the_demos_adapters_load_by_the_names_that_0_1_0_listed(files):
+def test_the_demos_adapters_load_by_the_names_that_0_1_0_listed(host, files, monkeypatch):
     if not files.FORMERLY.is_dir():
         pytest.skip("the demo is not here")
+    known = host.folder_paths.folder_names_and_paths
+    monkeypatch.setitem(known, "loras", ([str(files.FORMERLY.parent)], known["loras"][1]))  # other tests add folders
+    host.folder_paths.filename_list_cache.clear()
     assert files.adapter_path("rl-brightness").samefile(files.adapter_path("rlg-demo/rl-brightness"))
     assert "rlg-demo/rl-brightness" in files.adapter_names() and "rl-brightness" not in files.adapter_names()

@@ -33,7 +33,7 @@ def test_sweep_gives_a_list(host):
     node = host.classes["RLGSweep"]
     assert node.execute("0, 1.5").result[0] == [0.0, 1.5]
     assert node.define_schema().outputs[0].is_output_list
-    with pytest.raises(ValueError, match="expected numbers such as"):
+    with pytest.raises(ValueError, match="expected numbers from -10 to 20"):
         node.execute("a")
 
 

@@ -64,7 +64,7 @@ def test_levels_of_different_depth_are_left_alone(host):
     options = ARCHITECTURES["BK-SDM"].host[1] | dict(num_res_blocks=[1, 2, 1, 1])
     options |= dict(transformer_depth=[1] * 4 + [0], transformer_depth_output=[1] * 7 + [0] * 2)
     model = UNetModel(**options, operations=host.comfy.ops.disable_weight_init, device="meta", dtype=torch.float32)
-    model = without_storage(expanded({name: tuple(weight.shape) for name, weight in model.state_dict().items()}))
+    model = without_storage(expanded({name: tuple(weight.shape) for name, weight in model.state_dict().items()}), {})
     stock = host.comfy.lora.model_lora_keys_unet(model.model, {})
     module = "down_blocks.1.resnets.0.conv1"
     assert stock[module] != "diffusion_model.input_blocks.3.0.in_layers.2.weight"
