@@ -192,6 +192,6 @@ def test_the_page_says_how_many_differences_chance_would_make():
     part = {"over_base": [change | {"mean": mean} for mean in (0.2, 1.05, 9.0)], "values": change | {"mean": 5.0}}
     said = "\n".join(run.certainty({"scales": part}))
     assert "3 differences are tested: 2 are beyond error one by one" in said and "and 1 hold together" in said
-    assert "Not so yet" not in said and "Not so yet: scales" in "\n".join(
+    assert "too narrow intervals:" not in said and "too narrow intervals: scales" in "\n".join(
         run.certainty({"scales": {"over_base": {"mean": 1.0, "half": 1.0, "n": 270}}})
     )
