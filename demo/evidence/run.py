@@ -136,9 +136,8 @@ def head(data: dict) -> list[str]:
     return [HEAD.format(**facts)]
 
 
-OLD = """- Still with the older, too narrow intervals: {parts}. They were last measured when pictures, not captions, counted as independent, and only
-  the summaries were kept. Pictures of a caption resemble each other, so those intervals are too narrow for other
-  captions.
+OLD = """- Still with the older, too narrow intervals: {parts}. They were last measured when pictures, not captions,
+  counted as independent, and only the summaries were kept. Pictures of a caption resemble each other.
 """
 
 
