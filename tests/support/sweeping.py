@@ -23,6 +23,7 @@ from .graphs import changed, load
 
 PROMPTS = ("three red circles", "two blue squares", "one yellow triangle", "three purple squares", "two green circles")
 SCALES = (0.0, 1.0, 2.0)
+RAYS_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 PATIENCE = 600
 """Seconds until something that a test waits for counts as missing; a busy machine takes its time."""
 
@@ -117,8 +118,14 @@ class Command:
         return self.process.wait(PATIENCE)
 
     def leavings(self) -> list[psutil.Process]:
-        """Return the processes that the command left, once they have had time to end."""
-        _, left = psutil.wait_procs(self.own, timeout=PATIENCE)
+        """Return the processes that the command left, once they have had time to end.
+
+        Ray's agents outlive a driver that was killed. They are ended here and do not count.
+        """
+        agents = [process for agent in RAYS_AGENTS for process in self.named(agent)]
+        _, left = psutil.wait_procs([process for process in self.own if process not in agents], timeout=PATIENCE)
+        for agent in agents:
+            agent.kill()
         return [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
 
     def told(self) -> str:

@@ -67,7 +67,7 @@ def test_what_was_done_is_not_done_again(swept):
     assert f"{len(swept.before)} of {UNITS} units done already" in swept.told
 
 
-def test_no_process_is_left(swept):
+def test_no_worker_and_no_server_is_left(swept):
     assert swept.left == [[], []]
 
 
