@@ -38,7 +38,7 @@ def swept(tmp_path_factory):
         before = parts(results)
     with Command(files, results, "--workers", "1") as second:
         second.until_done(len(before) + 1)
-        (server,) = second.named("--extra-model-paths-config")
+        (server,) = second.named("--base-directory")
         server.send_signal(signal.SIGKILL)
         code = second.process.wait(PATIENCE)
         left_by_second = second.leavings()
