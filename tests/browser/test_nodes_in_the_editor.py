@@ -18,6 +18,7 @@ def starter(page):
 
 
 def test_the_report_stays_on_the_loader(starter, screenshots):
+    set_widget(starter, LOADER, "strength", 0.9)  # no other test has run this loader: cached nodes report nothing
     assert run(starter, 1001) == "execution_success"
     report = text_on(starter, LOADER)
     assert "alpha: 16" in report and "adapter_config.json" in report
