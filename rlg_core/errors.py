@@ -26,7 +26,9 @@ def file_first(message: str) -> str:
     found = _FILE.match(message)
     if found is None:
         return message
-    folder, name, rest = found["folder"], found["name"], message[found.end() :].replace(found["folder"], "")
+    folder, name, rest = found["folder"], found["name"], message[found.end() :]
+    if len(folder) > 1:  # not the root, whose name is in every path
+        rest = rest.replace(folder, "")
     if _GENERIC.match(name):
         folder, name = _without_last(folder, name)
     return f"{name}: {rest}{_FOLDER}{folder.rstrip(_SEPARATORS) or folder}"
