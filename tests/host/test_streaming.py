@@ -185,16 +185,22 @@ def rl_weights(host, rl_diffusers_weights):
     return tiny.weights_of(tiny.load_weights(host, rl_diffusers_weights))
 
 
-def values_in(path: Path) -> dict[str, torch.Tensor]:
-    """The weights in a file or in parts, in float32: dequantised, without what stands before their names."""
+def values_in(host, path: Path) -> dict[str, torch.Tensor]:
+    """The weights in a file or in parts as the host holds them: dequantised, in float32, without what names begin with.
+
+    0.3.75 holds whatever else a linear layer of a scaled file has in 8 bits too.
+    """
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     tensors = {name.removeprefix(CHECKPOINT): t for file in files for name, t in load_file(file).items()}
     scales = {name.replace(end, "weight"): t for name, t in tensors.items() for end in SCALES if name.endswith(end)}
-    return {
-        name: value.float() * scales.get(name, 1.0)
-        for name, value in tensors.items()
-        if not name.endswith((*SCALES, "scaled_fp8"))
-    }
+    is_rounded = "scaled_fp8" in tensors and hasattr(host.comfy.ops, "scaled_fp8_ops")
+    values = {}
+    for name, value in tensors.items():
+        if not name.endswith((*SCALES, "scaled_fp8")):
+            weight = tensors.get(f"{name.rpartition('.')[0]}.weight")
+            narrow = is_rounded and weight is not None and weight.ndim == 2
+            values[name] = (value.to(torch.float8_e4m3fn) if narrow else value).float() * scales.get(name, 1.0)
+    return values
 
 
 PAIRS = [
@@ -222,7 +228,7 @@ def files(folder, weights, diffusers_weights, rl_weights, rl_diffusers_weights):
 def test_the_difference_is_that_of_the_loaded_models(host, folder, files, layout, rl_layout):
     base, rl = files(layout, rl_layout)
     lora_name, report = extract(host, base, rl)
-    ours, theirs = values_in(folder / base), values_in(folder / rl)
+    ours, theirs = values_in(host, folder / base), values_in(host, folder / rl)
     buffer = "pos_embed" if "pos_embed" in theirs else "pos_embed.pos_embed"
     theirs[buffer] = ours.get("pos_embed", ours.get("pos_embed.pos_embed"))  # rounded alike
     model, rl_model = tiny.load_weights(host, ours), tiny.load_weights(host, theirs)
