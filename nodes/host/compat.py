@@ -56,6 +56,10 @@ _WEIGHT_SCALES = ("scale_weight", "weight_scale", "weight_scale_2")  # 0.3.75 ha
 _QUANTISATION = (*_WEIGHT_SCALES, "scaled_fp8", "scale_input", "input_scale", "pre_quant_scale", "comfy_quant")
 
 
+FP8_MARKER = "scaled_fp8"
+"""The tensor by which older fp8 files say what they are, by its dtype alone: its values are whatever was in memory."""
+
+
 def is_quantisation_key(name: str) -> bool:
     """Whether `name` is something that a host keeps beside a quantised weight, and not a weight itself."""
     return name.endswith(_QUANTISATION)

@@ -27,7 +27,7 @@ def is_quantised(name: str, weight: Tensor) -> bool:
 
 def scaled_fp8(weights: Weights, scale: str = "scale_weight") -> Weights:
     """fp8 weights with a scale each, and the marker of such files."""
-    quantised = {"scaled_fp8": torch.empty(2, dtype=E4M3)}
+    quantised = {"scaled_fp8": torch.full((2,), torch.nan).to(E4M3)}
     for name, value in weights.items():
         quantised[name] = value
         if is_quantised(name, value):

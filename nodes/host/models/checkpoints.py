@@ -25,7 +25,7 @@ from ....rlg_core.errors import AdapterError
 from ....rlg_core.formats import map_model, model_files
 from ....rlg_core.formats.container import SHARD, check_values, shard_advice
 from ....rlg_core.formats.keys import plain_names
-from ..compat import MissingWeights, is_quantisation_key, without_dynamic
+from ..compat import FP8_MARKER, MissingWeights, is_quantisation_key, without_dynamic
 from .files import is_gguf
 
 WEIGHT_DTYPES: Mapping[str, Mapping[str, Any]] = {
@@ -65,7 +65,7 @@ def load_model(path: Path, options: Mapping[str, Any]) -> ModelPatcher:
         return load_gguf(path, options)
     file = map_model(path)
     for name, tensor in of_diffusion_model(path, file.tensors).items():
-        if tensor.dtype.is_floating_point:
+        if tensor.dtype.is_floating_point and not name.endswith(FP8_MARKER):
             check_values(path, name, tensor)
     return reload_model(str(path), dict(options))
 
