@@ -334,6 +334,10 @@ def is_answered_by_uuid(transformer_options: Mapping[str, Any]) -> bool:
     return not CACHES_BY_UUID.isdisjoint(transformer_options)
 
 
+READ_AHEAD = frozenset({"comfy.model_prefetch"})
+"""The host's modules that move the weights of whole blocks before they run, those of idle layers too (0.30)."""
+
+
 ONE_MASK = frozenset({"attention_mask"})
 
 
