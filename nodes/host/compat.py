@@ -9,7 +9,7 @@ import ast
 import inspect
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -332,6 +332,11 @@ CACHES_BY_UUID = frozenset({"easycache"})
 def is_answered_by_uuid(transformer_options: Mapping[str, Any]) -> bool:
     """Whether a cache that knows conditionings by uuid may answer for the whole network."""
     return not CACHES_BY_UUID.isdisjoint(transformer_options)
+
+
+def weights_in_memory(model: BaseModel) -> Hashable:
+    """Stands for the patches with which the weights of `model` are in memory now (both hosts)."""
+    return model.current_weight_patches_uuid
 
 
 READ_AHEAD = frozenset({"comfy.model_prefetch"})

@@ -155,3 +155,28 @@ def test_a_layer_that_has_nothing_to_do_is_told_of_once(host, sd3, caplog):
     told = [record.getMessage() for record in caplog.records if "do not run in this graph" in record.getMessage()]
     assert len(told) == 1 and f"first {MLP}.fc1, {MLP}.fc2" in told[0]
     assert not any(type(module._parameters) is not dict for module in sd3[0].model.modules())
+
+
+# In memory
+
+
+def test_a_guider_that_swaps_the_weights_in_memory_is_refused(host, sd3):
+    """Its second model is a LoRA on the same weights, as AutoGuidance takes it; it calls both with the same options."""
+
+    class TwoLoras(host.comfy.samplers.CFGGuider):
+        def predict_noise(self, *args, **kwargs):
+            first = super().predict_noise(*args, **kwargs)
+            self.model_patcher.unpatch_model()
+            self.second.patch_model()
+            second = super().predict_noise(*args, **kwargs)
+            self.second.unpatch_model()
+            self.model_patcher.patch_model()
+            return 2 * first - second
+
+    model, rl_model, _ = sd3
+    guider, settings = TwoLoras(guide(host, model, rl_model, 2.0)), Sampling(steps=1)
+    guider.second = rl_model.clone()
+    guider.set_conds(settings.positive, settings.negative)
+    guider.set_cfg(1.0)
+    with pytest.raises(host.module("rlg_core.errors").RunError, match="changed the weights in memory"):
+        settings.run_with(host, guider)
