@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from support import known_packs, reading, tiny
+from support import compatibility, known_packs, reading, tiny
+from support.compatibility import Found, Pack, Verdict
 from support.guiding import guide, run_node
 from support.quantised import rl_version
 from support.sampling import Sampling
 from support.tensors import largest
 
-if known_packs.folder_of("ComfyUI-GGUF") is None:
+PACK = "ComfyUI-GGUF"
+
+if known_packs.folder_of(PACK) is None:
     pytest.skip("RLG_PACKS names no folder with ComfyUI-GGUF in it, or RLG_PACK another pack", allow_module_level=True)
 gguf = pytest.importorskip("gguf", reason="ComfyUI-GGUF needs the package gguf")
 
@@ -36,7 +41,21 @@ def rl_weights(weights):
 
 @pytest.fixture(scope="module", autouse=True)
 def pack(load_pack):
-    load_pack("ComfyUI-GGUF")
+    load_pack(PACK)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leave(request):
+    """Leaves for the page what all tests of this file together have found."""
+    before = request.session.testsfailed
+    yield
+    if request.config.option.keyword:
+        return
+    failed = request.session.testsfailed > before
+    verdict = Verdict("wrong", "its tests have failed") if failed else Verdict("right")
+    version = known_packs.version_of(known_packs.folder_of(PACK))
+    found = Found("loader", "UnetLoaderGGUF", {"": verdict})
+    compatibility.leave(os.environ.get("RLG_HOST_VERSION", "unknown"), PACK, Pack(version, (found,)), {found.node})
 
 
 @pytest.fixture

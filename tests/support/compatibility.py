@@ -43,7 +43,7 @@ class Found:
     def __str__(self) -> str:
         """What the page says: where it names places, all others are right."""
         if self.not_tried:
-            return f"not tried: {self.not_tried}"
+            return f"not tried: {shortened(self.not_tried)}"
         places: dict[str, list[str]] = {}
         for place, verdict in self.verdicts.items():
             places.setdefault(str(verdict), []).append(place)
@@ -114,12 +114,12 @@ def rendered(hosts: Mapping[str, Mapping[str, Pack]]) -> str:
 
 
 def section(name: str, packs: Mapping[str, Pack | None]) -> str:
-    """One pack: a row for each node, a column for each host; one line where no host has tried it."""
-    version = next((f" {pack.version}" for pack in packs.values() if pack and name != STOCK), "")
-    cells = {host: {(i.kind, i.node): str(i) for i in pack.found} if pack else {} for host, pack in packs.items()}
-    reasons = [
-        f"ComfyUI {host}: not tried: {pack.not_tried}" for host, pack in packs.items() if pack and pack.not_tried
-    ]
+    """One pack: a row for each node, a column for each host that it was run on; a line for each that it was not."""
+    reasons = [f"ComfyUI {host}: not run" for host, pack in packs.items() if pack is None]
+    packs = {host: pack for host, pack in packs.items() if pack is not None}
+    version = next((f" {pack.version}" for pack in packs.values() if name != STOCK), "")
+    cells = {host: {(i.kind, i.node): str(i) for i in pack.found} for host, pack in packs.items()}
+    reasons += [f"ComfyUI {host}: not tried: {shortened(p.not_tried)}" for host, p in packs.items() if p.not_tried]
     head = ["node", "kind", *packs]
     rows = [
         [node, kind, *(own.get((kind, node), ABSENT) for own in cells.values())]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from . import tiny
-from .known_nodes import STYLE, Given
+from .known_nodes import STYLE, Given, masked
 from .layouts import SmallModels
 from .node_graphs import listed
 from .node_inputs import outputs
@@ -53,7 +53,11 @@ SAGE = (
 HUNYUAN = ("ApplyRifleXRoPE_HunuyanVideo", "LeapfusionHunyuanI2VPatcher")
 LTX2 = ("LTX2AttentionTunerPatch", "LTX2AudioLatentNormalizingSampling", "LTX2LoraLoaderAdvanced", "LTX2_NAG")
 EXPANDED = ("PCLazyLoraLoader", "PCLazyLoraLoaderAdvanced")
-UNCHANGED = ("Context (rgthree)", "Context Big (rgthree)", "ModelPassThrough", "VRAM_Debug", "PatchModelPatcherOrder")
+UNCHANGED = (
+    *("Context (rgthree)", "Context Big (rgthree)", "ContextWindowsVisualizerKJ", "ModelPassThrough"),
+    *("PatchModelPatcherOrder", "Power Prompt (rgthree)", "SDXL Power Prompt - Positive (rgthree)", "VRAM_Debug"),
+    "WanVideoTeaCacheKJ",
+)
 
 NOT_HERE: dict[str, str] = {
     **dict.fromkeys((*ANIMATED, "AnimateDiffLoaderV1"), "needs a motion model of AnimateDiff"),
@@ -69,6 +73,7 @@ NOT_HERE: dict[str, str] = {
     "ModelPreviewOverrideKJ": "changes previews only",
     "PatchFlashAttentionKJ": "needs a GPU with FlashAttention",
     "PCAnimaAttnCouplePatch": "needs an Anima checkpoint",
+    "SkipLayerGuidanceWanVideo": "works with the pack's own TeaCache only, which does nothing any more",
     "VelocatorQuantizeModel": "needs the closed package velocator",
     "legacy_rk": "needs a GPU",
 }
@@ -81,6 +86,7 @@ WRONG_THERE: dict[str, str] = {
 }
 """Nodes that are wrong with any patched model, and so with RLG, and why; no error can say so."""
 
+PARTS = {"chunks": 2, "dim_threshold": 1}
 STEPS = {"steps": 5}
 TILES = {"tile_width": 128, "tile_height": 128, "tile_overlap": 32}
 EFFICIENT = {"steps": 3, "vae_decode": "false", "preview_method": "none", "prompt": {"1": {}}, "my_unique_id": "1"}
@@ -111,17 +117,21 @@ GIVEN: dict[str, Given] = {
     "ADE_UseEvolvedSampling": Given("SD1.5", shows=False, reason="it shows with a motion model only"),
     "ApplyFBCacheOnModel": Given("SD1.5", {"residual_diff_threshold": 0.9}, STEPS),
     "AutoGuidanceCFGGuider": Given("SD1.5", bad_version),
+    "DiTBlockLoraLoader": Given("SD3", {"lora_name": STYLE}),
+    "DifferentialDiffusionAdvanced": Given("SD3", settings=masked),
     "IPAdapterEmbeds": Given("SD1.5", image_prompt),
     "IPAdapterEmbedsBatch": Given("SD1.5", image_prompt),
     **{name: Given("SD1.5", EFFICIENT) for name in KINDS},
     "Lora Loader Stack (rgthree)": Given("SD3", {"lora_01": STYLE}),
+    "LTXVChunkFeedForward": Given("LTXV", PARTS, shows=False, reason="it computes the same in parts"),
+    "ModelMemoryUsageFactorOverride": Given("SD3", shows=False, reason="it changes where weights lie"),
     "Power Lora Loader (rgthree)": Given("SD3", POWER_LORA),
     "TeaCache": Given("FLUX", {"rel_l1_thresh": 10.0, "cache_device": "cpu"}, STEPS),
     "TiledDiffusion": Given("SD1.5", TILES, {"shape": (1, 4, 24, 24)}),
     "TokenPerturbationGuidance": Given("SD1.5", {"unet_block_list": ""}),
+    "WanChunkFeedForward": Given("Wan", PARTS, shows=False, reason="it computes the same in parts"),
     "WanVideoEnhanceAVideoKJ": Given("Wan", {"weight": 4.0}),
     "WanVideoNAG": Given("Wan"),
-    "WanVideoTeaCacheKJ": Given("Wan", {"rel_l1_thresh": 10.0, "start_percent": 0.0}, STEPS),
 }
 
 
