@@ -8,6 +8,7 @@ import pytest
 from devtools.paths import ROOT
 from support.editor import add_node, open_help, open_workflow
 
+pytestmark = pytest.mark.newest_editor
 LOCALE = "locale => app.extensionManager.setting.set('Comfy.Locale', locale)"
 LABELS = "node => Object.fromEntries(LiteGraph.createNode(node).widgets.map(w => [w.name, w.label]))"
 SPEAKS = f"word => ({LABELS})('KSampler').steps == word"

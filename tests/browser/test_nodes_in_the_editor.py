@@ -17,6 +17,7 @@ def starter(page):
     return page
 
 
+@pytest.mark.newest_editor
 def test_the_report_stays_on_the_loader(starter, screenshots):
     set_widget(starter, LOADER, "strength", 0.9)  # no other test has run this loader: cached nodes report nothing
     assert run(starter, 1001) == "execution_success"
@@ -57,6 +58,7 @@ def test_what_a_preset_and_a_schedule_replace_is_greyed_out(starter, screenshots
     assert not any(disabled for _, disabled in widgets(starter, APPLY).values())
 
 
+@pytest.mark.newest_editor
 def test_after_a_preset_the_users_own_numbers_come_back(starter):
     add_node(starter, SCHEDULE)
     own = {"shape": "power", "scale_from": 2.25, "scale_to": 0.5, "start_percent": 0.1, "end_percent": 0.8, "power": 3}
@@ -81,6 +83,7 @@ def broken_file(server, name):
     return path
 
 
+@pytest.mark.newest_editor
 def test_a_broken_file_is_red_before_anything_runs(starter, server, screenshots):
     broken_file(server, "page.safetensors").write_bytes(b"<!DOCTYPE html><html></html>")
     set_widget(starter, LOADER, "lora_name", "page.safetensors")
