@@ -220,12 +220,14 @@ def held_in_layers(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tupl
 def filled(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> Iterator[None]:
     """Inside it, `module` holds `tensors`, loaded by its own method; their names are the module's after `prefix`.
 
-    A scale that the file does not give is 1. A layer made for 8 bits rounds to them what the file has more
-    precisely (0.3.75).
+    A scale that the file does not give is 1. Layers made for 8 bits round what the file holds at a higher precision
+    (0.3.75).
     """
     scales = (name for name in module._parameters if name.endswith(_WEIGHT_SCALES))
     tensors = {**{prefix + name: torch.ones(()) for name in scales}, **tensors}
-    narrow = {prefix + name: p.dtype for name, p in module._parameters.items() if p is not None and p.itemsize == 1}
+    narrow = {
+        prefix + name: own.dtype for name, own in module._parameters.items() if own is not None and _is_8_bit(own)
+    }
     tensors = {name: value.to(narrow.get(name, value.dtype)) for name, value in tensors.items()}
     before = dict(module._parameters), dict(module._buffers)
     made = getattr(module, "factory_kwargs", {})  # 0.30's and 0.3.75's quantised layers move weights to that device
@@ -242,6 +244,10 @@ def filled(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> Ite
             made["device"] = device
         module._parameters.clear(), module._buffers.clear()
         module._parameters.update(before[0]), module._buffers.update(before[1])
+
+
+def _is_8_bit(weight: Tensor) -> bool:
+    return weight.dtype.is_floating_point and weight.dtype.itemsize == 1
 
 
 def source_file(model: ModelPatcher) -> Path | None:
