@@ -189,7 +189,7 @@ def _separated(path: Path, module: str, parts: dict[str, Tensor]) -> Iterator[tu
     elif parts.keys() != {"up", "down"} or parts["up"].ndim == 0 or parts["up"].shape[0] % 3:
         came = ", ".join(f"{part} {list(value.shape)}" for part, value in sorted(parts.items()))
         raise AdapterError(
-            f"{path}: {module}: expected up and down weights for query, key and value (up of 3 x n rows); it has {came}."
+            f"{path}: {module}: expected up and down weights for query, key and value (up of 3 x n rows), got {came}."
         )
     else:
         for name, up in zip(FUSED.split("+"), parts["up"].chunk(3)):
