@@ -24,7 +24,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
-from ...rlg_core.errors import WeightError
+from ...rlg_core.errors import RLGError, WeightError
 
 # Node schemas
 
@@ -324,6 +324,12 @@ _EMPTY_LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 def empty_latent_ratios(latent: Mapping[str, Any]) -> dict[str, Any]:
     """What empty latents say about themselves since 0.30, so that the host can fit them to the model."""
     return {name: latent[name] for name in _EMPTY_LATENT_RATIOS if name in latent}
+
+
+def require_one_tensor(samples: Any, instead: str) -> None:
+    """Raises `RLGError` for latents of several tensors, which newer hosts keep as one object of their own."""
+    if samples.is_nested:
+        raise RLGError(f"This latent holds several tensors (video with sound): {instead}")
 
 
 STATELESS_OPTIONS = frozenset(
