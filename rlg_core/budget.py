@@ -134,19 +134,20 @@ class DifferenceExtrapolation:
         return None if due else track.extrapolated(time)
 
     def observe(
-        self, key: Hashable, step: int, time: float, difference: Tensor, velocity: Tensor, weight: Weight
+        self, key: Hashable, step: int, time: float, difference: Tensor, velocity: Tensor, weight: Weight, pictures: int
     ) -> Tensor | None:
         """Records an evaluated difference. Returns how far off it was, or None if no step before was skipped.
 
-        `difference` and the RL model's `velocity` [rows, ...] are evaluated at `step`. The result [rows] is the error
-        that the extrapolation would have made in the prediction at weight w, `|(w - 1) (predicted - difference)| /
-        |velocity|` with Euclidean norms per row.
+        `difference` and the RL model's `velocity` [prompts * pictures, ...] are evaluated at `step`. The result
+        [pictures] is the error that the extrapolation would have made in the predictions at weight w, `|(w - 1)
+        (predicted - difference)| / |velocity|` with Euclidean norms over all prompts of a picture.
         """
         track, missed = self.tracks.get(key), None
         if track is None or step <= track.steps[-1]:
             track = self.tracks[key] = _Track()
         else:
-            off = _norms((weight - 1.0) * (track.extrapolated(time) - difference)) / _norms(velocity).clamp_min(1e-12)
+            error = (weight - 1.0) * (track.extrapolated(time) - difference)
+            off = _norms(error, pictures) / _norms(velocity, pictures).clamp_min(1e-12)
             missed = off if step > track.steps[-1] + 1 else None
             if self.budget.tolerance > 0:
                 track.gap = self._next_gap(track.gap, float(off.max()))
@@ -154,7 +155,7 @@ class DifferenceExtrapolation:
         return missed
 
     def _next_gap(self, gap: int, worst: float) -> int:
-        """The gap after a refresh: doubled if the worst row was well within the tolerance, halved if beyond it.
+        """The gap after a refresh: doubled if the worst picture was well within the tolerance, halved if beyond it.
 
         The refresh itself shows the error of the extrapolation, so the estimate costs no evaluation.
         """
@@ -163,6 +164,6 @@ class DifferenceExtrapolation:
         return min(gap * 2 if worst < self.budget.tolerance / 2 else gap, self.budget.refresh_every)
 
 
-def _norms(values: Tensor) -> Tensor:
-    """The norm of each row."""
-    return values.flatten(1).norm(dim=1)
+def _norms(values: Tensor, pictures: int) -> Tensor:
+    """The norm of each picture's rows, of which every prompt has one."""
+    return values.reshape(-1, pictures, values[0].numel()).norm(dim=(0, 2))

@@ -67,7 +67,7 @@ class BaseReuse:
             x = x / (1.0 + sigma)
         base, rl, weight = step.predictions[BASE], step.predictions[first], step.weights[first]
         difference, velocity = (base - rl) / time, (x - rl) / time
-        off = self.extrapolation.observe(_kind(step), index, time, difference, velocity, weight)
+        off = self.extrapolation.observe(_kind(step), index, time, difference, velocity, weight, step.call.batch.items)
         if off is not None:
             self._judge(step, off)
 
@@ -77,7 +77,7 @@ class BaseReuse:
 
     def _judge(self, step: Step, off: Tensor) -> None:
         """Keeps, for each picture, the worst relative error that the refreshes have shown."""
-        step.risk = off.view(-1, step.call.batch.items).amax(0).tolist()
+        step.risk = off.tolist()
         for picture, risk in enumerate(step.risk):
             self.risks[picture] = max(risk, self.risks.get(picture, 0.0))
 
