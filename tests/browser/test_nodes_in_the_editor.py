@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from support.editor import add_node, connect, open_workflow, run, set_widget, text_on, widgets
+from support.editor import add_node, connect, open_workflow, reopen, run, set_widget, text_on, widgets
 
 APPLY, LOADER, SCHEDULE = "RLGApply", "RLGAdapterLoader", "RLGSchedule"
 NODE_ERRORS = "JSON.stringify(app.lastNodeErrors ?? {})"
@@ -55,6 +55,24 @@ def test_what_a_preset_and_a_schedule_replace_is_greyed_out(starter, screenshots
     assert not any(disabled for _, disabled in widgets(starter, SCHEDULE).values())
     starter.evaluate("app.graph.remove(app.graph.nodes.find(n => n.type == 'RLGSchedule'))")
     assert not any(disabled for _, disabled in widgets(starter, APPLY).values())
+
+
+def test_after_a_preset_the_users_own_numbers_come_back(starter):
+    add_node(starter, SCHEDULE)
+    own = {"shape": "power", "scale_from": 2.25, "scale_to": 0.5, "start_percent": 0.1, "end_percent": 0.8, "power": 3}
+    for name, value in own.items():
+        set_widget(starter, SCHEDULE, name, value)
+    set_widget(starter, SCHEDULE, "preset", "paper")
+    set_widget(starter, SCHEDULE, "preset", "limited interval")
+    reopen(starter)
+    shown = widgets(starter, SCHEDULE)
+    assert shown["scale_from"] == (2.5, True) and shown["power"][0] != own["power"]
+    set_widget(starter, SCHEDULE, "preset", "custom")
+    shown = widgets(starter, SCHEDULE)
+    assert {name: shown[name] for name in own} == {name: (value, False) for name, value in own.items()}
+    set_widget(starter, SCHEDULE, "power", 2)
+    set_widget(starter, SCHEDULE, "preset", "custom")
+    assert widgets(starter, SCHEDULE)["power"][0] == 2, "nothing is covered any more"
 
 
 def broken_file(server, name):
