@@ -39,6 +39,6 @@ QUICK = Sizes(
     ranked=4,
     draws=2,
     searched=1,
-    images=1,
+    images=2,
     evaluations=2,
 )
