@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from demo import scenes
-from demo.evidence.measure import CORRECT, score
 from demo.evidence.pair import SEED, Pair
+from demo.evidence.scores import CORRECT, score
 from demo.evidence.statistics import Estimate, estimate, paired
 from demo.evidence.ways import Expert, find_experts
 from rlg_core.pictures import diversity

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from demo.evidence.measure import CORRECT
+from demo.evidence.scores import CORRECT
 
 from .demo_pair import Demo, Scores
 from .host import say
