@@ -14,7 +14,6 @@ from pathlib import Path
 
 from devtools.console import Failure, end_in_order, say
 
-
 NEEDS = (3, 11)
 """The oldest Python that has `tomllib`."""
 
