@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ....rlg_core.algebra import Delta, LowRank, Placed
 from ....rlg_core.errors import PairError
-from ....rlg_core.lowrank import truncate
+from ....rlg_core.lowrank import squared_norm, truncate
 from ....rlg_core.rows import is_linear_or_conv
 from ....rlg_core.save import comfyui_tensors, write
 from ..compat import (
@@ -90,7 +90,7 @@ def extract_between(base: Side, rl: Side, rank: int, energy: float) -> Extractio
         if delta is not None:
             floors[key] = _rounding(base, rl, key)
             terms[key], kept[key] = _term(model, key, delta, rank * fused.get(key, 1), energy, floors[key])
-            norms[key] = float(delta.double().square().sum())
+            norms[key] = squared_norm(delta)
         progress.update(1)
     if not terms:
         raise PairError("model and rl_model are identical: there is no difference to extract.")
@@ -135,7 +135,7 @@ def _difference(base: Side, rl: Side, key: str) -> Tensor | None:
     """`W_rl - W_base` in float32, or None if the two are equal."""
     delta = rl.weight(key)
     delta -= base.weight(key)
-    if not bool(torch.isfinite(delta).all()):
+    if not all(map(math.isfinite, torch.stack(delta.aminmax()).tolist())):
         raise PairError(f"{key}: base or RL model has NaN or infinite values, expected finite ones.")
     return delta if bool(delta.any()) else None
 
