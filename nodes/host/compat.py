@@ -9,7 +9,7 @@ import ast
 import inspect
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -344,6 +344,15 @@ CACHES_BY_UUID = frozenset({"easycache"})
 def is_answered_by_uuid(transformer_options: Mapping[str, Any]) -> bool:
     """Whether a cache that knows conditionings by uuid may answer for the whole network."""
     return not CACHES_BY_UUID.isdisjoint(transformer_options)
+
+
+def weights_in_memory(model: BaseModel) -> Hashable:
+    """Stands for the patches with which the weights of `model` are in memory now (both hosts)."""
+    return model.current_weight_patches_uuid
+
+
+READ_AHEAD = frozenset({"comfy.model_prefetch"})
+"""The host's modules that move the weights of whole blocks before they run, those of idle layers too (0.30)."""
 
 
 ONE_MASK = frozenset({"attention_mask"})
