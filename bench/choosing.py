@@ -33,7 +33,7 @@ from the base's pictures and share of *right* scenes are those at that scale."""
 
 SCALES = np.round(np.arange(0.0, 4.005, 0.01), 2)
 BOUNDS = Bounds(0.0, 4.0)
-RUNS, TRIALS = 100, 8
+RUNS, TRIALS = 200, 8
 DEMO = ROOT / "docs" / "evidence" / ARCHIVE
 ADAPTERS = ("brightness", "jpeg", "composition")
 SWEPT = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)

@@ -100,10 +100,10 @@ def _cfg_row(cfg: float, now: Outcome, base: Outcome) -> dict:
 def draw_sheets(bench: Bench, sizes: Sizes, prompts: list[str], figures: Figures) -> None:
     """A contact sheet for each adapter: `prompts` from top to bottom, one noise, over w."""
     rows = [k for k, prompt in enumerate(bench.pair.prompts) if str(prompt) in prompts]
+    shown = [w for w in sizes.scales if w >= 0]
     for expert in bench.pair.experts.values():
         if not (expert.is_main or expert.is_checkpoint):
             continue
-        shown = [w for w in (sizes.whole if expert.is_checkpoint else sizes.scales) if w >= 0]
         columns = [bench.pair.decoded(bench.pair.latents(rlg(expert.name, w), SEED)) for w in shown]
         captions = [f"w = {number(w)}" for w in shown]
         cells = [[captioned(_cell(column[k]), text) for text, column in zip(captions, columns)] for k in rows]

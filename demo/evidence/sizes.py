@@ -25,8 +25,8 @@ class Sizes:
     grid: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0)
     ranked: int = 16
     draws: int = 16
-    searched: int = 18
-    images: int = 3
+    searched: int = 9
+    images: int = 4
     evaluations: int = 8
 
 
