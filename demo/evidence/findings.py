@@ -26,7 +26,7 @@ def sentences(adapter: dict, cfg: list[dict]) -> list[str]:
     if at(rows, -1.0):
         change = at(rows, -1.0)["over_base"][reward]
         found.append(f"At w = -1 the reward is {WORDS[read(change).sign]} (against the base {signed(change)}).")
-    if rows[0]["lora"]:
+    if any(row["lora"] for row in rows):
         found.append(_against_lora(reward, rows))
     return [*found, _against_cfg(adapter, cfg)]
 
@@ -131,7 +131,7 @@ def _diversity(rows: list[dict]) -> str:
 
 
 def _against_lora(reward: str, rows: list[dict]) -> str:
-    compared = [row for row in rows if row["scale"] not in (0, 1)]
+    compared = [row for row in rows if row["lora"] and row["scale"] not in (0, 1)]
     parts = []
     for name in dict.fromkeys((reward, CORRECT)):
         where = {s: [number(r["scale"]) for r in compared if read(r["over_lora"][name]).sign == s] for s in WORDS}

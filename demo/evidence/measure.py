@@ -54,8 +54,9 @@ class Outcome:
         return estimate(self.values[name], self.captions)
 
     def over(self, other: Outcome, name: str) -> Estimate:
-        """How much higher `name` is than `other`'s, picture by picture."""
-        return paired(self.values[name], other.values[name], self.captions)
+        """How much higher `name` is than `other`'s, picture by picture; `other` may have more of them."""
+        values = self.values[name]
+        return paired(values, other.values[name][: len(values)], self.captions)
 
     def means(self, name: str, seeds: slice = slice(None)) -> np.ndarray:
         """The mean of each caption, over some of its pictures or all."""
