@@ -46,14 +46,19 @@ def cluster(shape: Shape, job: Job) -> Iterator[list[Any]]:
     address = shape.address or os.environ.get("RAY_ADDRESS", "")
     if address:
         # a copy of this clone goes to every machine, so that all run one version of it
-        shipped = {"working_dir": str(ROOT), "excludes": ["/*", *(f"!/{name}" for name in SHIPPED), "__pycache__"]}
-        ray.init(address=address, runtime_env=shipped, log_to_driver=False)
+        ray.init(address=address, runtime_env=shipped(), log_to_driver=False)
     else:
         start_local()
     try:
         yield workers(shape, job, {} if address else {"PYTHONPATH": with_this_clone()})
     finally:
         ray.shutdown()
+
+
+def shipped() -> dict[str, Any]:
+    """Return what goes to every machine of a cluster: `SHIPPED`, and nothing else of this clone."""
+    others = sorted(f"/{path.name}" for path in ROOT.iterdir() if path.name not in SHIPPED)
+    return {"working_dir": str(ROOT), "excludes": [*others, "__pycache__"]}
 
 
 def with_this_clone() -> str:
