@@ -11,7 +11,7 @@ from ray._private.runtime_env import packaging
 
 from devtools.console import Failure
 from support.sweeping import graph, plan_of, sweep_of
-from sweep import __main__, choose, cluster, files, png, statistics
+from sweep import __main__, choose, cluster, files, page, png, statistics
 from sweep.drive import Queue
 from sweep.figures import encoded
 from sweep.plan import Unit
@@ -118,6 +118,13 @@ def test_the_best_scale_and_how_sure_it_is():
     assert sure.scale == 2.0 and sure.as_good == (2.0,) and sure.shares[2.0] == 1.0 and not sure.is_end
     unsure = statistics.choose(statistics.clusters(scored(2.4, error=0.6), "reward"))
     assert set(unsure.as_good) >= {2.0, 3.0} and max(unsure.shares.values()) < 1.0
+
+
+def test_a_search_says_which_scales_it_dropped():
+    found = statistics.choose(statistics.clusters([row for row in scored(2.0) if row["scale"] > 1], "reward"))
+    told = page.answer(found, "reward", [0.0, 1.0, 2.0, 3.0])
+    assert "Every other scale that was left to the end is worse" in told and "Of 0, 1 fewer pictures were made" in told
+    assert "fewer pictures" not in page.answer(found, "reward", [2.0, 3.0])
 
 
 def test_the_front_keeps_what_nothing_beats():
