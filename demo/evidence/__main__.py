@@ -42,7 +42,7 @@ def main() -> None:
     host = started.start()
     until = STARTED + 60 * options.minutes if options.minutes else None
     sizes = QUICK if options.quick else FULL
-    run.run(host, started.version(), sizes, page, home / "kept", options.parts, say, until, options.fresh)
+    run.run(host, started.version(), sizes, page, options.parts, say, until, options.fresh)
     say(f"written: {page}")
 
 

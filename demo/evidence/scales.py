@@ -14,11 +14,12 @@ from rlg_core.report.plot import Panel, number
 from rlg_core.report.sheet import captioned, contact_sheet
 
 from .findings import JUDGED, sentences
-from .measure import CORRECT, Bench, Outcome
+from .measure import Bench, Outcome
 from .page import DIVERSITY, PLUS_MINUS, TITLES, Figures, curve, level, signed, summary, table, told
 from .pair import SEED
+from .scores import CORRECT
 from .sizes import Sizes
-from .statistics import crossing_of_means, paired
+from .statistics import crossing_of_means, estimate, paired
 from .ways import Way, lora, rlg
 
 TOGETHER = 2.0
@@ -34,11 +35,12 @@ def measure(bench: Bench, sizes: Sizes) -> dict:
     adapters = {}
     for expert in bench.pair.experts.values():
         if expert.is_main or expert.is_checkpoint:
-            count = sizes.judged if expert.reward == JUDGED else sizes.seeds
-            outcomes = {w: bench(rlg(expert.name, w), count) for w in sizes.scales}
-            scaled = [None if expert.is_checkpoint else bench(lora(expert.name, w), count) for w in sizes.scales]
+            scales = sizes.whole if expert.is_checkpoint else sizes.scales
+            strengths = () if expert.is_checkpoint else (0.0, 1.0, *sizes.strengths)
+            outcomes = {w: bench(rlg(expert.name, w), sizes.seeds) for w in scales}
+            scaled = [bench(lora(expert.name, w), sizes.seeds) if w in strengths else None for w in scales]
             before = [None, *outcomes.values()]
-            rows = [_row(w, outcomes, *row, expert.reward) for w, *row in zip(sizes.scales, before, scaled)]
+            rows = [_row(w, outcomes, *row, expert.reward) for w, *row in zip(scales, before, scaled)]
             adapters[expert.name] = {"reward": expert.reward, "beta": expert.beta, "rows": rows}
             adapters[expert.name]["as_cfg"] = _as_cfg(bench, sizes, outcomes, expert.reward)
     cfg = [_cfg_row(cfg, bench(Way(cfg=cfg), sizes.seeds), base) for cfg in sizes.cfgs]
@@ -47,11 +49,13 @@ def measure(bench: Bench, sizes: Sizes) -> dict:
 
 
 def _as_cfg(bench: Bench, sizes: Sizes, outcomes: dict[float, Outcome], reward: str) -> dict:
-    """Where RLG reaches the best CFG scale's reward, on the same captions and seeds."""
-    best = max((bench(Way(cfg=cfg), sizes.seeds) for cfg in sizes.cfgs), key=lambda o: o.of(reward).mean)
-    scales = [w for w in sizes.scales if w >= 0]
-    means = np.stack([outcomes[w].means(reward, sizes.seeds) for w in scales], 1)
-    return crossing_of_means(scales, means, best.means(reward))
+    """Where RLG reaches the reward of the best CFG scale, which is chosen on the other half of the seeds."""
+    chosen, met = slice(sizes.seeds // 2), slice(sizes.seeds // 2, None)
+    alone = {cfg: bench(Way(cfg=cfg), sizes.seeds) for cfg in sizes.cfgs}
+    best = max(alone, key=lambda cfg: alone[cfg].means(reward, chosen).mean())
+    scales = [w for w in outcomes if w >= 0]
+    means, target = np.stack([outcomes[w].means(reward, met) for w in scales], 1), alone[best].means(reward, met)
+    return {"cfg": best, "reward": asdict(estimate(target))} | crossing_of_means(scales, means, target)
 
 
 def _shown(bench: Bench, base: Outcome) -> list[str]:
@@ -152,8 +156,9 @@ def _plots(name: str, adapter: dict, cfg: list[dict], figures: Figures) -> list[
     panels = []
     for what in dict.fromkeys((adapter["reward"], CORRECT, DIVERSITY)):
         curves = [curve(scales, [row["rlg"][what] for row in rows], "RLG")]
-        if rows[0]["lora"]:
-            curves.append(curve(scales, [row["lora"][what] for row in rows], "LoRA strength"))
+        strength = [row for row in rows if row["lora"]]
+        if strength:
+            curves.append(curve([r["scale"] for r in strength], [r["lora"][what] for r in strength], "LoRA strength"))
         if what != DIVERSITY:
             curves.append(level(scales, max(row["values"][what]["mean"] for row in cfg), "best CFG alone"))
         panels.append(Panel(curves, TITLES[what], "w", ""))

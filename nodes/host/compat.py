@@ -9,7 +9,7 @@ import ast
 import inspect
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -24,7 +24,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
 
-from ...rlg_core.errors import WeightError
+from ...rlg_core.errors import RLGError, WeightError
 
 # Node schemas
 
@@ -220,12 +220,14 @@ def held_in_layers(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tupl
 def filled(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> Iterator[None]:
     """Inside it, `module` holds `tensors`, loaded by its own method; their names are the module's after `prefix`.
 
-    A scale that the file does not give is 1. A layer made for 8 bits rounds to them what the file has more
-    precisely (0.3.75).
+    A scale that the file does not give is 1. Layers made for 8 bits round what the file holds at a higher precision
+    (0.3.75).
     """
     scales = (name for name in module._parameters if name.endswith(_WEIGHT_SCALES))
     tensors = {**{prefix + name: torch.ones(()) for name in scales}, **tensors}
-    narrow = {prefix + name: p.dtype for name, p in module._parameters.items() if p is not None and p.itemsize == 1}
+    narrow = {
+        prefix + name: own.dtype for name, own in module._parameters.items() if own is not None and _is_8_bit(own)
+    }
     tensors = {name: value.to(narrow.get(name, value.dtype)) for name, value in tensors.items()}
     before = dict(module._parameters), dict(module._buffers)
     made = getattr(module, "factory_kwargs", {})  # 0.30's and 0.3.75's quantised layers move weights to that device
@@ -242,6 +244,10 @@ def filled(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> Ite
             made["device"] = device
         module._parameters.clear(), module._buffers.clear()
         module._parameters.update(before[0]), module._buffers.update(before[1])
+
+
+def _is_8_bit(weight: Tensor) -> bool:
+    return weight.dtype.is_floating_point and weight.dtype.itemsize == 1
 
 
 def source_file(model: ModelPatcher) -> Path | None:
@@ -320,6 +326,12 @@ def empty_latent_ratios(latent: Mapping[str, Any]) -> dict[str, Any]:
     return {name: latent[name] for name in _EMPTY_LATENT_RATIOS if name in latent}
 
 
+def require_one_tensor(samples: Any, instead: str) -> None:
+    """Raises `RLGError` for latents of several tensors, which newer hosts keep as one object of their own."""
+    if samples.is_nested:
+        raise RLGError(f"This latent holds several tensors (video with sound): {instead}")
+
+
 STATELESS_OPTIONS = frozenset(
     {"callbacks", "cond_or_uncond", "context_window", "sample_sigmas", "sigmas", "uuids", "wrappers"}
 )
@@ -332,6 +344,15 @@ CACHES_BY_UUID = frozenset({"easycache"})
 def is_answered_by_uuid(transformer_options: Mapping[str, Any]) -> bool:
     """Whether a cache that knows conditionings by uuid may answer for the whole network."""
     return not CACHES_BY_UUID.isdisjoint(transformer_options)
+
+
+def weights_in_memory(model: BaseModel) -> Hashable:
+    """Stands for the patches with which the weights of `model` are in memory now (both hosts)."""
+    return model.current_weight_patches_uuid
+
+
+READ_AHEAD = frozenset({"comfy.model_prefetch"})
+"""The host's modules that move the weights of whole blocks before they run, those of idle layers too (0.30)."""
 
 
 ONE_MASK = frozenset({"attention_mask"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -36,6 +37,13 @@ def test_artwork(name, size):
 def test_addresses_and_versions():
     assert URLS["Issues"] == f"{URLS['Repository']}/issues"
     assert COMFY["requires-comfyui"] == f">={hosts.OLDEST.version}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_templates_name_the_version_that_wrote_them(path):
+    nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+    versions = {node["properties"]["ver"] for node in nodes if node["type"].startswith("RLG")}
+    assert versions == {PROJECT["project"]["version"]}, "run python -m devtools.templates"
 
 
 def test_what_the_editor_shows_is_shipped():
