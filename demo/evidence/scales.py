@@ -118,7 +118,7 @@ def report(data: dict, figures: Figures) -> list[str]:
     for name, adapter in data["adapters"].items():
         lines += _adapter(name, adapter, data, figures)
     if data["left"]:
-        lines += [f"Not measured yet: {listed(data['left'])}."]
+        lines += [f"Not measured yet: {listed(data['left'])}.", ""]
     return [*lines, *_cfg(data["cfg"], data["adapters"])]
 
 
