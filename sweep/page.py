@@ -97,8 +97,9 @@ def answer(choice: Choice, reward: str, tried: Sequence[float]) -> str:
         f"As good within error: {', '.join(others)}." if others else f"{rest} is worse beyond error.",
     ]
     if dropped:
-        names = ", ".join(dropped)
-        parts.append(f"Of {names} fewer pictures were made: their means are of some of the prompts and seeds.")
+        parts.append(
+            f"Of {', '.join(dropped)} fewer pictures were made: their means are of some of the prompts and seeds."
+        )
     if choice.is_end:
         parts.append("It is the largest scale that was tried: a larger one may be better still.")
     return " ".join(parts)
