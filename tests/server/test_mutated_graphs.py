@@ -46,12 +46,14 @@ def mutated(draw: random.Random, graph: dict) -> dict:
         kind = draw.random()
         if kind < 0.55:
             inputs[key] = draw.choice(VALUES)
-        elif kind < 0.85 and key != UNKNOWN:  # a wire there, from an output that is none, ends the host's own worker
+        elif kind < 0.85:
             inputs[key] = draw.choice(wires)
         elif kind < 0.95:
             inputs.pop(key, None)
         else:
             del graph[name]
+        if isinstance(inputs.get(UNKNOWN), list):  # a wire from an output that is none would end the host's own worker
+            del inputs[UNKNOWN]
     return graph
 
 
