@@ -15,7 +15,7 @@ from demo.evidence.scores import CORRECT, SHIFT
 from demo.evidence.statistics import by_caption
 from rlg_core.schedule import Stages
 from rlg_core.search import CONSTANT, search
-from rlg_core.statistics import independent
+from rlg_core.statistics import independent, wilson
 from rlg_core.trials import Bounds, Trial
 
 from .host import ROOT, say
@@ -31,9 +31,14 @@ prompt), whose pictures are drawn from the ten per scale that the evidence keeps
 The truth is the mean of all ten; the unit is the range of the mean over all prompts. *scale* is what is chosen; *shift*
 from the base's pictures and share of *right* scenes are those at that scale."""
 
+HOW_BOUNDED = """With `max_shift` set to the mean shift of these prompts' pictures at w = {at:g}: the scale that RLG
+Auto Scale chooses, with its standard error, and the share of runs whose pictures at that scale move farther than that
+(the mean of all ten), with its 95 % interval (Wilson)."""
+
 SCALES = np.round(np.arange(0.0, 4.005, 0.01), 2)
 BOUNDS = Bounds(0.0, 4.0)
 RUNS, TRIALS = 200, 8
+BOUND_AT = 2.0
 DEMO = ROOT / "docs" / "evidence" / ARCHIVE
 ADAPTERS = ("brightness", "jpeg", "composition")
 SWEPT = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -164,15 +169,16 @@ class Kept:
         return CubicSpline(SWEPT, swept)(SCALES)
 
 
-def drawn(values: np.ndarray, images: int, generator: np.random.Generator) -> Evaluate:
-    """Trials of `images` pictures of each prompt out of `values` [SCALES, prompts, pictures]."""
+def drawn(values: np.ndarray, shifts: np.ndarray, images: int, generator: np.random.Generator) -> Evaluate:
+    """Trials of `images` pictures of each prompt out of `values` and `shifts` [SCALES, prompts, pictures]."""
     made: dict[int, np.ndarray] = {}
 
     def evaluate(stages: Stages, noise: int) -> Trial:
         if noise not in made:
             made[noise] = generator.integers(values.shape[2], size=(values.shape[1], images))
-        scores = np.take_along_axis(values[round(stages.scales[0] * 100)], made[noise], 1)
-        return Trial(stages, tuple(scores.ravel()), noise=noise, images=images)
+        at = round(stages.scales[0] * 100)
+        scores, moved = (np.take_along_axis(of[at], made[noise], 1).ravel() for of in (values, shifts))
+        return Trial(stages, tuple(scores), tuple(moved), noise=noise, images=images)
 
     return evaluate
 
@@ -184,12 +190,33 @@ def on_demo(kept: Kept, prompts: int, images: int, runs: int = RUNS) -> list[dic
     values /= np.ptp(values.mean((1, 2)))
     for _ in range(runs):
         chosen = generator.permutation(values.shape[1])[:prompts]
-        make, seed = partial(drawn, values[:, chosen], images), int(generator.integers(2**32))
+        make, seed = partial(drawn, values[:, chosen], shift[:, chosen], images), int(generator.integers(2**32))
         found.append(losses(values[:, chosen].mean((1, 2)), make, seed, TRIALS))
         for cell in found[-1].values():
             at = round(cell["scale"] * 100)
             cell |= {"right": right[at, chosen].mean(), "shift": shift[at, chosen].mean()}
     return found
+
+
+def bounded(kept: Kept, prompts: int, images: int, runs: int = RUNS) -> list[tuple[float, bool]]:
+    """What the pack's search chooses with the shift bounded to that at `BOUND_AT`, and whether the bound is broken."""
+    generator, found = np.random.default_rng(0), []
+    values, shifts = (kept.over_scales(name) for name in (kept.adapter, SHIFT))
+    for _ in range(runs):
+        chosen = generator.permutation(values.shape[1])[:prompts]
+        truth = shifts[:, chosen].mean((1, 2))
+        bounds = Bounds(0.0, 4.0, float(truth[round(BOUND_AT * 100)]))
+        evaluate = drawn(values[:, chosen], shifts[:, chosen], images, generator)
+        scale = search(evaluate, bounds, TRIALS, False).choice.stages.scales[0]
+        found.append((scale, bool(truth[round(scale * 100)] > bounds.max_shift)))
+    return found
+
+
+def told_bounded(found: list[tuple[float, bool]]) -> tuple[str, str]:
+    scale, broken = independent([scale for scale, _ in found]), sum(broken for _, broken in found)
+    low, high = wilson(broken, len(found))
+    share = f"{100 * broken / len(found):.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{scale.mean:.2f} ({scale.error:.2f})", share
 
 
 def run() -> str:
@@ -198,15 +225,17 @@ def run() -> str:
     rows = [(*map(str, cell), *told(simulated(*cell[1:], cell[0]), "loss")) for cell in cells]
     head = ("trials", "pictures", "smooth error", "rough error", *WAYS)
     parts = [HOW.format(runs=RUNS), table(head, rows), HOW_DEMO.format(runs=RUNS, trials=TRIALS)]
-    rows = []
+    rows, limits = [], []
     for adapter in ADAPTERS:
         kept = Kept(adapter)
         for prompts, images in ((1, 4), (4, 4), (27, 4)):
             say(f"choosing: {adapter}, {prompts} x {images}")
             found = on_demo(kept, prompts, images)
             start = (adapter, f"{prompts} x {images}")
+            limits.append((*start, *told_bounded(bounded(kept, prompts, images))))
             rows += [(*start, what, *told(found, what)) for what in ("loss", "scale", "shift", "right")]
-    return "\n\n".join([*parts, table(("adapter", "pictures", "", *WAYS), rows)])
+    parts += [table(("adapter", "pictures", "", *WAYS), rows), HOW_BOUNDED.format(at=BOUND_AT)]
+    return "\n\n".join([*parts, table(("adapter", "pictures", "scale", "bound broken"), limits)])
 
 
 def told(found: list[dict], what: str) -> list[str]:

@@ -6,7 +6,7 @@ from argparse import ArgumentTypeError
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import hosts
+from . import environment, hosts
 from .console import Failure, nearest
 from .paths import ROOT
 
@@ -56,10 +56,11 @@ def lanes(parts, version="", arguments=()):
     kinds = [kind for kind in KINDS if targets[kind] and not (kind == "packs" and reason)]
     tested = tested_hosts(version) if set(kinds) & set(ON_HOSTS) else []
     found = [
-        Lane(f"{kind} {host.version}", pytest(kind, targets[kind], arguments), hosts.to_environment(host))
+        Lane(" ".join((kind, host.version, *pack)), pytest(kind, targets[kind], arguments), variables(host, *pack))
         for kind in kinds
         if kind in ON_HOSTS
         for host in tested
+        for pack in (packs() if kind == "packs" else [()])
     ]
     if targets["browser"] == ["tests/browser"] and not hosts.own_host() and tested[0].version == hosts.CURRENT.version:
         found.append(newest_editor(tested[0], arguments))
@@ -86,6 +87,17 @@ def pytest(kind, targets, arguments):
     ini = own if own.exists() else ROOT / "tests" / "pytest.ini"
     numbered = ("-v", "--no-header", "-o", "console_output_style=count")
     return (sys.executable, "-m", "pytest", *numbered, "-c", str(ini), *targets, *arguments)
+
+
+def packs():
+    """Return the third-party packs that are there, each to be run alone: some replace functions of the host's."""
+    return [(folder.name,) for folder in sorted(Path(os.environ["RLG_PACKS"]).iterdir()) if folder.is_dir()]
+
+
+def variables(host, pack=""):
+    """Return the environment variables that tell a lane of its host and, if it has one, of its pack."""
+    own = {"RLG_PACK": pack, "PYTHONPATH": environment.packages_for_packs()} if pack else {}
+    return {**hosts.to_environment(host), **own}
 
 
 def why_no_packs():

@@ -76,6 +76,8 @@ def report(data: dict, figures: Figures) -> list[str]:
 
 def _stays(data: dict, k: int) -> str:
     """In how many resamples a point of the front is on it; below 95 % it may be there by chance."""
+    if "stays" not in data:
+        return "not resampled"
     share = data["stays"][k]
     return f"{share:.0%}" + ("" if share >= SURE else ", changes places")
 

@@ -18,6 +18,11 @@ def at(rows: list[dict], scale: float) -> dict | None:
     return next((row for row in rows if row["scale"] == scale), None)
 
 
+def strengths(rows: list[dict]) -> list[dict]:
+    """The rows that LoRA strength was measured for too, where it is not RLG itself."""
+    return [row for row in rows if row["lora"] and row["scale"] not in (0, 1)]
+
+
 def sentences(adapter: dict, cfg: list[dict]) -> list[str]:
     """What the rows say, each sentence computed."""
     reward, rows = adapter["reward"], adapter["rows"]
@@ -26,7 +31,7 @@ def sentences(adapter: dict, cfg: list[dict]) -> list[str]:
     if at(rows, -1.0):
         change = at(rows, -1.0)["over_base"][reward]
         found.append(f"At w = -1 the reward is {WORDS[read(change).sign]} (against the base {signed(change)}).")
-    if any(row["lora"] for row in rows):
+    if strengths(rows):
         found.append(_against_lora(reward, rows))
     return [*found, _against_cfg(adapter, cfg)]
 
@@ -131,7 +136,7 @@ def _diversity(rows: list[dict]) -> str:
 
 
 def _against_lora(reward: str, rows: list[dict]) -> str:
-    compared = [row for row in rows if row["lora"] and row["scale"] not in (0, 1)]
+    compared = strengths(rows)
     parts = []
     for name in dict.fromkeys((reward, CORRECT)):
         where = {s: [number(r["scale"]) for r in compared if read(r["over_lora"][name]).sign == s] for s in WORDS}

@@ -38,8 +38,8 @@ def _compared(bench: Bench, sizes: Sizes, main: Expert, other: Expert) -> dict:
     ways = {"base": Way()} | {name: rlg(expert.name, w) for name, (expert, w) in guided.items()}
     outcomes = {name: bench(way, sizes.seeds) for name, way in ways.items()}
     target, names = outcomes["other at 1"], (main.reward, CORRECT)
-    swept = [bench(rlg(main.name, w), sizes.seeds) for w in sizes.scales]
-    sweep, means = [o.of(main.reward) for o in swept], np.stack([o.means(main.reward) for o in swept], 1)
+    swept = bench.in_time([(w, rlg(main.name, w)) for w in sizes.scales], sizes.seeds)
+    means = np.stack([o.means(main.reward) for o in swept.values()], 1)
     return {
         "main": main.name,
         "other": other.name,
@@ -50,9 +50,9 @@ def _compared(bench: Bench, sizes: Sizes, main: Expert, other: Expert) -> dict:
         "values": {name: summary(o) for name, o in outcomes.items()},
         "over_other": {name: {n: asdict(o.over(target, n)) for n in names} for name, o in outcomes.items()},
         "distance": _distances(bench, ways, f"{main.name} {other.name} {scale:g}", [main.name, other.name], sizes.few),
-        "scales": list(sizes.scales),
-        "sweep": [asdict(e) for e in sweep],
-        "same_reward": crossing_of_means(sizes.scales, means, target.means(main.reward)),
+        "scales": list(swept),
+        "sweep": [asdict(o.of(main.reward)) for o in swept.values()],
+        "same_reward": crossing_of_means(list(swept), means, target.means(main.reward)),
     }
 
 

@@ -6,7 +6,8 @@ import gzip
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +108,10 @@ class Bench:
         self.base_pictures: list[Tensor] = []
         self.common = self._common()
 
+    @property
+    def has_time(self) -> bool:
+        return self.until is None or time.time() < self.until
+
     def __call__(self, way: Way, seeds: int) -> Outcome:
         """`way` over all prompts, `seeds` pictures each. The first pictures are the same for any number of seeds."""
         if (way, seeds) not in self.outcomes:
@@ -115,15 +120,23 @@ class Bench:
             self.outcomes[way, seeds] = Outcome(**kept)
         return self.outcomes[way, seeds]
 
+    def in_time(self, ways: Iterable[tuple[float, Way]], seeds: int) -> dict[float, Outcome]:
+        """The outcomes of ways by their names, without those that there is no time left for."""
+        found = {}
+        for name, way in ways:
+            with suppress(OutOfTime):
+                found[name] = self(way, seeds)
+        return found
+
     def kept(self, what: str, names: Sequence[str], make: Callable[[], dict]) -> dict:
         """`make()`, kept in the archive with a digest of all files it depends on."""
         files = hashlib.sha256("\n".join([self.common, *map(self._digest, names)]).encode()).hexdigest()[:16]
         found = None if self.fresh else self.archive.get(what, files)
         if found is not None:
             return found
-        started = time.time()
-        if self.until is not None and started > self.until:
+        if not self.has_time:
             raise OutOfTime
+        started = time.time()
         made = make()
         self.archive.put(what, files, made)
         self.say(f"{what}: {time.time() - started:.1f} s")

@@ -55,15 +55,16 @@ def run(
     pair = Pair(host, found, prompts, sizes.steps, models)
     figures = Figures(page)
     bench = Bench(pair, Archive(figures.folder / ARCHIVE), say, fresh, models, until)
-    try:
-        for name in parts:
-            say(f"measuring {name}")
+    for name in parts:
+        say(f"measuring {name}")
+        try:
             data = PARTS[name].measure(bench, sizes)
-            write(figures, name, data)
-            if name == "scales":
-                scales.draw_sheets(bench, sizes, data["shown"], figures)
-    except OutOfTime:
-        say("out of time: what is not measured yet stays as it was")
+        except OutOfTime:
+            say(f"out of time: {name} stays as it was")
+            continue
+        write(figures, name, data)
+        if name == "scales" and bench.has_time:
+            scales.draw_sheets(bench, sizes, data["shown"], figures)
     write(figures, SETUP, setup(pair, sizes, version))
     page.write_text(re.sub(r"\n{3,}", "\n\n", "\n".join(written(figures))) + "\n", encoding="utf-8")
 

@@ -19,8 +19,8 @@ class Sizes:
     few: int = 2
     steps: int = 10
     scales: tuple[float, ...] = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-    whole: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0, 4.0)
-    strengths: tuple[float, ...] = (0.5, 2.0, 4.0)
+    whole: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
+    strengths: tuple[float, ...] = (0.5, 4.0)
     cfgs: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.5)
     grid: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0)
     ranked: int = 16

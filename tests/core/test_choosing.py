@@ -20,9 +20,10 @@ def test_without_noise_each_way_comes_near_the_best_scale():
 
 def test_trials_draw_from_the_kept_pictures_of_each_prompt():
     values = np.arange(2.0)[:, None, None] * 10 + np.arange(3.0)[:, None] * 100 + np.zeros((2, 3, 5))
-    evaluate = choosing.drawn(values, 4, np.random.default_rng(0))
+    evaluate = choosing.drawn(values, values / 10, 4, np.random.default_rng(0))
     trial = evaluate(choosing.Stages.constant(0.01), 0)
     assert trial.scores == (10.0,) * 4 + (110.0,) * 4 + (210.0,) * 4 and trial.images == 4
+    assert trial.shifts == (1.0,) * 4 + (11.0,) * 4 + (21.0,) * 4
 
 
 def test_what_the_demo_says_is_measured_between_its_scales():

@@ -268,11 +268,21 @@ def test_packs_say_why_they_are_left_out(two_hosts, tmp_path, monkeypatch):
     monkeypatch.setattr(lanes, "ROOT", tmp_path)
     monkeypatch.setenv("RLG_PACKS", str(tmp_path))
     assert [lane.left_out for lane in chosen("packs")] == ["there is no tests/packs"]
-    (tmp_path / "tests" / "packs").mkdir(parents=True)
-    assert [(lane.name, lane.left_out) for lane in chosen("packs")] == [("packs 0.30.0", ""), ("packs 0.3.75", "")]
     monkeypatch.setenv("RLG_PACKS", str(tmp_path / "gone"))
     with pytest.raises(Failure, match="no such folder"):
         chosen("packs")
+
+
+def test_each_pack_runs_alone_with_what_packs_import_beside_it(two_hosts, tmp_path, monkeypatch):
+    folder = tmp_path / "packs"
+    for pack in "BA":
+        (folder / pack).mkdir(parents=True)
+    (folder / "file.txt").touch()
+    monkeypatch.setenv("RLG_PACKS", str(folder))
+    monkeypatch.setattr(environment, "packages_for_packs", lambda: "beside")
+    found = {lane.name: lane.environment for lane in chosen("packs", "--host", "0.30.0")}
+    assert list(found) == ["packs 0.30.0 A", "packs 0.30.0 B"]
+    assert found["packs 0.30.0 A"].items() >= {"RLG_PACK": "A", "PYTHONPATH": "beside"}.items()
 
 
 def test_packs_left_out_count_as_skipped(two_hosts, capsys):

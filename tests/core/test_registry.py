@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     pytest.skip("this Python reads no TOML", allow_module_level=True)
 
+PAGES = sorted(page.relative_to(ROOT).as_posix() for pattern in ("*.md", "docs/*.md") for page in ROOT.glob(pattern))
 URLS, COMFY = PROJECT["project"]["urls"], PROJECT["tool"]["comfy"]
 
 
@@ -51,3 +53,12 @@ def test_what_the_editor_shows_is_shipped():
     shipped = ("web", "locales", "subgraphs", "workflows", "docs")
     assert not {f"{name}/" for name in shipped} & set(left_out)
     assert all(any((ROOT / name).rglob("*.*")) for name in shipped)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_between_pages_lead_somewhere(page):
+    """The registry's own page shows no README but links to the repository, where links are followed from their page."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert links or page != "README.md"
+    assert [link for link in links if link and not (ROOT / page).parent.joinpath(link).exists()] == []

@@ -108,6 +108,19 @@ def test_the_run_writes_the_page_and_measures_nothing_twice(host, models, tmp_pa
         assert (tmp_path / "evidence" / f"{part}.json").is_file()
 
 
+def test_a_page_of_what_is_measured_so_far(host, models, tmp_path):
+    page, said = tmp_path / "EVIDENCE.md", []
+    run.run(host, "0", SIZES, page, ["scales"], said.append, models=models)
+    archive = Archive(tmp_path / "evidence" / run.ARCHIVE)
+    what = "CFG 1, RLG jpeg 2 x 2"
+    archive.entries[what]["files"] = "others"
+    archive.put("CFG 1, LoRA strength brightness 2 x 2", "others", {})
+    run.run(host, "0", SIZES, page, ["scales", "kl"], said.append, until=0.0, models=models)
+    text = page.read_text(encoding="utf-8")
+    assert "Not measured yet: jpeg." in text and "### brightness" in text and "LoRA strength" not in text
+    assert "out of time: kl stays as it was" in said
+
+
 def test_out_of_time_leaves_what_there_is(host, models, tmp_path):
     run.run(
         host,

@@ -178,6 +178,8 @@ def test_no_sign_of_the_markup_shows():
     texts = {path: path.read_text(encoding="utf-8") for path in (ROOT / "web" / "docs").rglob("*.md")}
     shown = {path: re.sub("<code>.*?</code>", "", markdown.render(text)) for path, text in texts.items()}
     assert [path.as_posix() for path, text in shown.items() if "**" in text] == []
+    broken = {path for path, text in shown.items() if path.stem in ("ja", "zh") and re.search(r"[^>\n]\n[^<\n]", text)}
+    assert broken == set(), "a line break would show as a space"
 
 
 def test_the_pictures_of_the_help_pages_are_served(server):

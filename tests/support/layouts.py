@@ -98,6 +98,22 @@ LAYOUTS: dict[str, Layout] = {
         64,
         last="out.2",
     ),
+    "SDXL": Layout(
+        "SDXL",
+        dict(
+            UNET
+            | {"transformer_depth": [0, 2], "transformer_depth_middle": 2, "transformer_depth_output": [0, 0, 2, 2]},
+            context_dim=64,
+            num_head_channels=32,
+            use_linear_in_transformer=True,
+            adm_in_channels=64 + 6 * 256,
+            num_classes="sequential",
+        ),
+        (1, 4, 8, 8),
+        64,
+        64,
+        last="out.2",
+    ),
     "FLUX": Layout("Flux", FLUX, (1, 16, 8, 8), 64, 64, params="flux.model"),
     "FLUX.2": Layout(
         "Flux2",

@@ -33,7 +33,7 @@ def refuse_precomputed(guider: Any, record: Record) -> None:
         widths = {held.shape[-1] for held in tensors(contents([function])) if held.ndim > 2}
         for name, width, layers in _makers(network, prompts) if widths else ():
             if width in widths and (changed is None or changed & layers):
-                raise RunError(_reason(place, name, width))
+                raise RunError(_reason(place.strip(), name, width))
         with suppress(TypeError):  # one that cannot be recognised is looked at before each run
             _harmless.add(_own(function))
 
