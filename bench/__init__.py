@@ -12,6 +12,7 @@ PARTS = {
     "segmented": "segmented",
     "cap": "cap",
     "budgets": "budget_grid",
+    "choosing": "choosing",
 }
 """What can be measured by itself, and the module that does it: its `run` returns the text of the section `TITLE`."""
 
@@ -21,5 +22,6 @@ TITLES = (
     "Segmented guidance",
     "Bounding guidance at high scales",
     "Budgets over scales, steps and samplers",
+    "Ways to choose a scale",
 )
 """The sections that parts alone write, in RESULTS.md's order: a run of everything leaves them as they are."""

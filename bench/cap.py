@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from demo.evidence.measure import CORRECT
+from demo.evidence.scores import CORRECT
 
 from .demo_pair import Demo
 from .host import say
@@ -12,8 +12,9 @@ TITLE = "Bounding guidance at high scales"
 CFG, STEPS, PROMPTS, SEEDS = 2.0, 10, 18, 2
 SCALES = (1.0, 4.0, 6.0)
 RATIOS = (0.0, 0.4, 0.2, 0.1)
-HOW = """The demo pair's adapters, CFG {cfg:g}, {steps} Euler steps, {count} pictures per row, with 95 % intervals.
-`max_ratio` 0 is no bound; w = 1 is the RL model. *Right scenes*: pictures that show what the prompt says."""
+HOW = """The demo pair's adapters, CFG {cfg:g}, {steps} Euler steps, {count} pictures per row, with 95 % intervals for
+other prompts. `max_ratio` 0 is no bound; w = 1 is the RL model. *Right scenes*: pictures that show what the prompt
+says."""
 
 
 def run() -> str:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from demo import scenes
-from demo.evidence.measure import CORRECT, score
 from demo.evidence.pair import SEED, Pair
+from demo.evidence.scores import CORRECT, score
 from demo.evidence.statistics import Estimate, estimate, paired
 from demo.evidence.ways import Expert, find_experts
 from rlg_core.pictures import diversity
@@ -77,24 +77,27 @@ class Demo:
         parts = [score(pictures, self.prompts) for pictures in batches]
         last = torch.stack(batches).movedim(2, -1)
         spread = [diversity(last[:, k]) for k in range(len(self.prompts))] if len(batches) > 1 else []
-        return Scores({name: [v for part in parts for v in part[name]] for name in parts[0]}, spread)
+        return Scores({name: [v for part in parts for v in part[name]] for name in parts[0]}, spread, len(self.prompts))
 
 
 class Scores:
-    """A number per picture under each reward's name and `correct`, and the diversity of each prompt's pictures."""
+    """A number per picture under each reward's name and `correct`, and the diversity of each prompt's pictures.
 
-    def __init__(self, values: dict[str, list[float]], spread: list[float]):
-        self.values, self.spread = values, spread
+    Intervals are for other prompts: each prompt counts once.
+    """
+
+    def __init__(self, values: dict[str, list[float]], spread: list[float], prompts: int):
+        self.values, self.spread, self.prompts = values, spread, prompts
 
     def told(self, name: str) -> str:
-        return _told(estimate(self.values[name]), 100 if name == CORRECT else 1)
+        return _told(estimate(self.values[name], self.prompts), 100 if name == CORRECT else 1)
 
     def told_spread(self) -> str:
         return _told(estimate(self.spread))
 
     def over(self, other: Scores, name: str) -> Estimate:
         """By how much it is above `other`, picture by picture."""
-        return paired(self.values[name], other.values[name])
+        return paired(self.values[name], other.values[name], self.prompts)
 
 
 def _told(value: Estimate, times: float = 1) -> str:

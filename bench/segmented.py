@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from demo.evidence.measure import CORRECT
+from demo.evidence.scores import CORRECT
 
 from .demo_pair import Demo, Scores
 from .host import say
@@ -14,8 +14,8 @@ SCALES = (1.5, 3.0)
 WINDOWS = ((0.0, 0.5), (0.2, 0.8))
 HOW = """The demo pair, CFG {cfg:g}, Euler, {evaluations} model evaluations per picture for every way: 20 steps of two
 evaluations, or 10 of exact RLG's four. {count} pictures per row ({prompts} prompts, {seeds} seeds), with 95 %
-intervals. Differences are from exact RLG with CFG at the same w and from the RL model with CFG, picture by picture.
-Segmented: RLG without CFG inside the window, the RL model with CFG outside."""
+intervals for other prompts. Differences are from exact RLG with CFG at the same w and from the RL model with CFG,
+picture by picture. Segmented: RLG without CFG inside the window, the RL model with CFG outside."""
 
 
 def run() -> str:

@@ -3,7 +3,7 @@
 import os
 import sys
 from argparse import ArgumentTypeError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import environment, hosts
@@ -62,11 +62,23 @@ def lanes(parts, version="", arguments=()):
         for host in tested
         for pack in (packs() if kind == "packs" else [()])
     ]
+    if targets["browser"] == ["tests/browser"] and not hosts.own_host() and tested[0].version == hosts.CURRENT.version:
+        found.append(newest_editor(tested[0], arguments))
     if "core" in kinds:
         found.append(Lane("core", pytest("core", targets["core"], arguments)))
     if "ruff" in kinds:
         found += [Lane(name, (sys.executable, "-m", "ruff", *options)) for name, options in STYLE.items()]
     return [*found, Lane("packs", left_out=reason)] if reason else found
+
+
+def newest_editor(host, arguments):
+    """Return the lane of the browser tests that are also run on the newest graph editor there is."""
+    folder = hosts.newest_editor(host.python)
+    if not folder:
+        return Lane("browser, newest editor", left_out="the package index does not answer, and none is here")
+    name = f"browser {host.version}, editor {folder.name}"
+    environment = hosts.to_environment(replace(host, frontend=str(folder))) | {"RLG_SCREENSHOTS": name}
+    return Lane(name, pytest("browser", ["tests/browser"], ("-m", "newest_editor", *arguments)), environment)
 
 
 def pytest(kind, targets, arguments):

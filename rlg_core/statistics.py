@@ -125,9 +125,3 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     centre, share = (hits + z2 / 2.0) / (n + z2), hits / n
     half = math.sqrt(z2) / (n + z2) * math.sqrt(n * share * (1.0 - share) + z2 / 4.0)
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of `values` and its standard error (NaN for a single value)."""
-    data = np.asarray(values, dtype=np.float64)
-    return float(data.mean()), float(data.std(ddof=1) / math.sqrt(len(data))) if len(data) > 1 else math.nan

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .errors import RLGError, require_number, shortened
-from .statistics import mean_and_error
+from .statistics import Estimate, independent
 
 DEFAULT_SCALES = "0, 0.5, 1, 1.5, 2, 3"
 LOWEST, HIGHEST = -10.0, 20.0
@@ -79,13 +79,13 @@ class Sweep:
         groups = pictures.split(each)
         return cls([scales[k] for k in order], [groups[k] for k in order], [shared[k] for k in order] if shared else ())
 
-    def rewards(self) -> list[tuple[float, float]]:
-        """The mean score of each scale and its standard error; empty without scores."""
-        return [mean_and_error(group) for group in self.scores]
+    def rewards(self) -> list[Estimate]:
+        """The mean score of each scale; empty without scores."""
+        return [independent(group) for group in self.scores]
 
     def best(self) -> int | None:
         """The index of the scale with the highest mean score, or None without scores."""
-        means = [mean for mean, _ in self.rewards()]
+        means = [reward.mean for reward in self.rewards()]
         return means.index(max(means)) if means else None
 
 

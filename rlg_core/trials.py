@@ -11,7 +11,7 @@ import numpy as np
 
 from .errors import RLGError, require_number
 from .schedule import Stages
-from .statistics import Estimate, mean_and_error, of_these
+from .statistics import Estimate, of_these
 
 STEP = 0.01
 """Grid of the scales that are chosen from: finer differences cannot be told apart."""
@@ -46,7 +46,7 @@ class Trial:
 
     @property
     def reward(self) -> float:
-        return mean_and_error(self.scores)[0]
+        return float(np.mean(self.scores))
 
     @property
     def error(self) -> float:
@@ -54,7 +54,7 @@ class Trial:
 
     @property
     def shift(self) -> float:
-        return mean_and_error(self.shifts)[0] if self.shifts else math.nan
+        return float(np.mean(self.shifts)) if self.shifts else math.nan
 
     def of(self, values: Sequence[float]) -> Estimate:
         """The mean of a value per picture, over these prompts."""

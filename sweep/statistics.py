@@ -7,17 +7,16 @@ With a single prompt its seeds take their place, and what is said holds for that
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from rlg_core import resampling
 from rlg_core.statistics import independent
 
 from .spec import PROMPT, SCALE, SEED
-
-RESAMPLES = 4000
 
 Clusters = Mapping[Any, float]
 """The mean of each cluster."""
@@ -62,7 +61,8 @@ def choose(means: Mapping[float, Clusters]) -> Choice:
     table = np.array([[means[scale][name] for scale in scales] for name in names])
     top = int(table.mean(0).argmax())
     as_good = [s for k, s in enumerate(scales) if k == top or not _worse(table[:, top] - table[:, k])]
-    return Choice(scales[top], tuple(as_good), _shares(table, scales), len(scales) > 1 and top == len(scales) - 1)
+    shares = dict(zip(scales, resampling.winners(table).tolist()))
+    return Choice(scales[top], tuple(as_good), shares, len(scales) > 1 and top == len(scales) - 1)
 
 
 def _worse(differences: np.ndarray) -> bool:
@@ -71,14 +71,7 @@ def _worse(differences: np.ndarray) -> bool:
     return found.mean > found.half
 
 
-def _shares(table: np.ndarray, scales: Sequence[float]) -> dict[float, float]:
-    """Return in which share of resamples of the clusters each scale is best."""
-    drawn = np.random.default_rng(0).integers(len(table), size=(RESAMPLES, len(table)))
-    winners = table[drawn].mean(1).argmax(1)
-    return {scale: float((winners == k).mean()) for k, scale in enumerate(scales)}
-
-
 def front(points: Mapping[float, tuple[float, float]]) -> list[float]:
     """Return the scales whose pair of values no other one beats in one without losing in the other."""
-    beaten = lambda a, b: b[0] >= a[0] and b[1] >= a[1] and b != a  # noqa: E731
-    return [scale for scale, own in points.items() if not any(beaten(own, other) for other in points.values())]
+    scales = list(points)
+    return [scales[k] for k in resampling.front(list(points.values()))]

@@ -21,7 +21,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="a few pictures of everything, to .rlg/evidence, in a minute"
     )
-    parser.add_argument("--minutes", type=float, help="stop sampling after this long; the next run goes on from there")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="sample no longer than this (0: the page only)",
+    )
     parser.add_argument("--parts", nargs="+", choices=run.PARTS, default=list(run.PARTS), help="measure these alone")
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
     return parser.parse_args()
@@ -40,9 +44,9 @@ def main() -> None:
     page = home / "quick" / "EVIDENCE.md" if options.quick else ROOT / "docs" / "EVIDENCE.md"
     say(f"starting ComfyUI {started.version()}")
     host = started.start()
-    until = STARTED + 60 * options.minutes if options.minutes else None
+    until = None if options.minutes is None else STARTED + 60 * options.minutes
     sizes = QUICK if options.quick else FULL
-    run.run(host, started.version(), sizes, page, home / "kept", options.parts, say, until, options.fresh)
+    run.run(host, started.version(), sizes, page, options.parts, say, until, options.fresh)
     say(f"written: {page}")
 
 

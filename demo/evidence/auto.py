@@ -10,9 +10,10 @@ import torch
 from demo import scenes
 from rlg_core.report.plot import number
 
-from .measure import SHIFT, Bench
+from .measure import Bench
 from .page import Figures, read, signed, table, told, yes
 from .pair import SAMPLER, SCHEDULER
+from .scores import SHIFT
 from .sizes import Sizes
 from .ways import Expert, rlg
 
@@ -21,10 +22,6 @@ SEED = 50_000
 """Other noise than the sweep's: what is found is judged on pictures it was not found on."""
 
 LOW, HIGH = 0.0, 4.0
-EARLIER = (
-    "These scales were found by an earlier version's search, which gave every prompt the same noise, bounded the mean "
-    "shift and took the best trial."
-)
 BOUND_AT = 2.0
 """The bounded search may shift pictures as far as this scale does in the sweep."""
 
@@ -46,25 +43,24 @@ def _compared(bench: Bench, sizes: Sizes, expert: Expert, bound: float) -> dict:
         f"auto scale {expert.name}, {sizes.searched} prompts x {sizes.images}, "
         f"{sizes.evaluations} evaluations, bound {bound:g}",
         [expert.name],
-        lambda: {"scale": _search(bench, sizes, expert, bound)},
-    )["scale"]
+        lambda: _search(bench, sizes, expert, bound),
+    )
     swept = {w: bench(rlg(expert.name, w), sizes.seeds) for w in sizes.scales if LOW <= w <= HIGH}
     allowed = {w: o for w, o in swept.items() if not bound or o.of(SHIFT).mean <= bound * 1.001}
     best = max(allowed, key=lambda w: allowed[w].of(expert.reward).mean)
-    outcome = bench(rlg(expert.name, searched), sizes.seeds)
+    outcome = bench(rlg(expert.name, searched["scale"]), sizes.few)
     return {
         "bound": bound,
-        "found": searched,
+        "found": searched["scale"],
+        "said": searched["said"][1:3],
         "swept": best,
-        "found_reward": asdict(outcome.of(expert.reward)),
-        "swept_reward": asdict(allowed[best].of(expert.reward)),
         "difference": asdict(outcome.over(allowed[best], expert.reward)),
         "found_shift": asdict(outcome.of(SHIFT)),
     }
 
 
-def _search(bench: Bench, sizes: Sizes, expert: Expert, bound: float) -> float:
-    """The node on every few prompts, its inputs as lists, as the host hands them over."""
+def _search(bench: Bench, sizes: Sizes, expert: Expert, bound: float) -> dict:
+    """The scale and the report of the node on every few prompts, its inputs as lists, as the host hands them over."""
     pair = bench.pair
     chosen = range(0, len(pair.prompts), math.ceil(len(pair.prompts) / sizes.searched))
     inputs = {
@@ -89,35 +85,29 @@ def _search(bench: Bench, sizes: Sizes, expert: Expert, bound: float) -> float:
     lists = {name: [value] for name, value in inputs.items()}
     lists |= {"positive": [pair.each[k] for k in chosen], "prompt": [str(pair.prompts[k]) for k in chosen]}
     with torch.inference_mode():
-        return round(pair.node("RLGAutoScale", **lists), 2)
-
-
-def _cases(part: dict) -> list[dict]:
-    return [part["free"], part["bounded"]]
+        scale, _, _, report = pair.host.classes["RLGAutoScale"].execute(**lists).result
+    return {"scale": round(scale, 2), "said": report.split("\n")}
 
 
 def report(data: dict, figures: Figures) -> list[str]:
     introduction = (
         f"RLG Auto Scale over w = {LOW:g} to {HIGH:g}, free and with `max_shift` set to the shift the sweep measured "
-        f"at w = {BOUND_AT:g}; what it found is judged on the sweep's pictures, which start from other noise."
+        f"at w = {BOUND_AT:g}. What it found is judged from the sweep's noise, which is not its own."
     )
     lines = ["## Auto scale against the swept optimum", "", introduction]
-    if any(math.isinf(read(case["difference"]).degrees) for part in data.values() for case in _cases(part)):
-        lines.append(EARLIER)
-    rows, said = [], []
+    rows, said, quoted = [], [], ["", "What its reports said:", ""]
     for name, part in data.items():
         for kind in ("free", "bounded"):
             case = part[kind]
             limit = "no bound" if kind == "free" else f"shift <= {case['bound']:.3f}"
-            rewards = (told(case["found_reward"]), told(case["swept_reward"]), signed(case["difference"]))
             scales = (f"{case['found']:.2f}", number(case["swept"]))
-            rows.append([name, limit, *scales, *rewards, told(case["found_shift"])])
+            quoted.append(f"- {name}, {limit}: {' '.join(case['said'])}")
+            rows.append([name, limit, *scales, signed(case["difference"]), told(case["found_shift"])])
         missed = [kind for kind in ("free", "bounded") if read(part[kind]["difference"]).sign == -1]
         kept = part["bounded"]["found_shift"]["mean"] <= part["bounded"]["bound"] * 1.001
         but = f" (worse: {' and '.join(missed)})" if missed else ""
         said.append(
             f"- {name}: no worse than the swept optimum beyond error: {yes(not missed)}{but}. Bound kept: {yes(kept)}."
         )
-    head = ["adapter", "bound", "found w", "best w of the sweep", "reward found", "reward swept", "difference"]
-    head += ["shift found"]
-    return [*lines, *table(head, rows), *said]
+    head = ["adapter", "bound", "found w", "best w of the sweep", "difference in reward", "shift found"]
+    return [*lines, *table(head, rows), *said, *quoted]

@@ -10,8 +10,9 @@ import numpy as np
 from rlg_core.report.plot import Curve, Panel, number
 
 from .findings import JUDGED
-from .measure import CORRECT, Bench
+from .measure import Bench
 from .page import PLUS_MINUS, TITLES, Figures, signed, table, told
+from .scores import CORRECT
 from .sizes import Sizes
 from .statistics import Estimate, estimate, paired
 from .ways import rlg
@@ -27,7 +28,7 @@ def measure(bench: Bench, sizes: Sizes) -> dict:
     They are taken on each half of the seeds separately. The adapter is the one for
     composition, or where there is none the first.
     """
-    experts, cells, seeds = bench.pair.experts, [], max(2, sizes.judged // 2)
+    experts, cells, seeds = bench.pair.experts, [], sizes.seeds
     adapter = JUDGED if JUDGED in experts else next(iter(experts))
     for cfg in CFGS:
         for w in SCALES:
@@ -80,12 +81,12 @@ def report(data: dict, figures: Figures) -> list[str]:
         "",
         f"- Base at its best CFG, {number(alone['cfg'])}: {_told(alone)}.",
         f"- RL model (w = 1) at its best CFG, {number(tuned['cfg'])}: {_told(tuned)}; "
-        f"{_compared(tuned, alone)} than the base there, at the same cost.",
+        f"{_compared(tuned, alone, 'the base there')}, at the same cost.",
         f"- RLG at its best, CFG {number(guided['cfg'])} and w = {number(guided['w'])}: {_told(guided)}; "
-        f"{_compared(guided, tuned)} than the RL model at its best CFG, for "
-        f"{evaluations(guided)} evaluations a step in place of {evaluations(tuned)}.",
+        f"{_compared(guided, tuned, 'the RL model at its best CFG')}, for "
+        f"{evaluations(guided)} evaluations per step in place of {evaluations(tuned)}.",
         f"- RLG without CFG, w = {number(one['w'])}, which costs what CFG costs: {_told(one)}; "
-        f"{_compared(one, alone)} than the base at its best CFG, {_compared(one, tuned)} than the RL model at its.",
+        f"{_compared(one, alone, 'the base at its best CFG')}, {_compared(one, tuned, 'the RL model at its')}.",
         *_tables(cells),
         *_plots(cells, figures),
     ]
@@ -95,10 +96,10 @@ def _told(cell: dict) -> str:
     return f"score {told(asdict(fresh(cell)))}, {told(asdict(fresh(cell, CORRECT)))} of the scenes fully correct"
 
 
-def _compared(cell: dict, other: dict) -> str:
+def _compared(cell: dict, other: dict, named: str) -> str:
     difference = gain(cell, other)
-    word = {1: "higher", -1: "lower", 0: "not beyond error other"}[difference.sign]
-    return f"{word} ({signed(asdict(difference))})"
+    word = {1: "higher than", -1: "lower than", 0: "no different within error from"}[difference.sign]
+    return f"{word} {named} ({signed(asdict(difference))})"
 
 
 def _tables(cells: list[dict]) -> list[str]:
@@ -109,7 +110,7 @@ def _tables(cells: list[dict]) -> list[str]:
             row = [cell for cell in cells if cell["cfg"] == cfg]
             rows.append([cfg, *(f"{told(asdict(_all(c, name)))} ({evaluations(c)})" for c in row)])
         head = ["CFG", *(f"w = {number(w)}" for w in SCALES)]
-        lines += ["", f"{TITLES[name]}, all seeds (evaluations a step in brackets):", *table(head, rows)]
+        lines += ["", f"{TITLES[name]}, all seeds (evaluations per step in brackets):", *table(head, rows)]
     return lines
 
 

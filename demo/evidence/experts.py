@@ -9,13 +9,15 @@ from itertools import combinations
 import numpy as np
 
 from rlg_core.report.plot import Curve, Panel, number
+from rlg_core.resampling import front, on_front
 
-from .measure import CORRECT, SHIFT, Bench
+from .measure import Bench
 from .page import TITLES, Figures, read, signed, summary, table, told, yes
+from .scores import CORRECT, SHIFT
 from .sizes import Sizes
 from .ways import Expert, Way, constant
 
-RESAMPLES, SURE = 1000, 0.95
+SURE = 0.95
 PREFERRED = ({"jpeg", "composition"}, {"brightness", "jpeg"})
 """Compressibility deletes what composition wants: the pair with the plainest conflict comes first."""
 
@@ -46,29 +48,13 @@ def _mixed(names: Sequence[str], weights: Sequence[float]) -> Way:
     return Way(tuple((name, constant(w)) for name, w in zip(names, weights) if w))
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which points no other one beats in one coordinate without losing in the other; by the first coordinate."""
-    kept = [k for k, (x, y) in enumerate(points) if not any(u >= x and v >= y and (u, v) != (x, y) for u, v in points)]
-    return sorted(kept, key=lambda k: points[k])
-
-
-def on_front(means: np.ndarray) -> np.ndarray:
-    """In what share of resampled captions each point is on the front; `means` [points, rewards, captions]."""
-    generator, captions = np.random.default_rng(0), means.shape[2]
-    held = np.zeros(len(means))
-    for _ in range(RESAMPLES):
-        drawn = means[:, :, generator.integers(captions, size=captions)].mean(2)
-        held[front([tuple(point) for point in drawn])] += 1
-    return held / RESAMPLES
-
-
 def report(data: dict, figures: Figures) -> list[str]:
     lines = ["## Two experts at once", ""]
     if not data:
         return [*lines, "Needs two adapters."]
     (one, two), (first, second), cells = data["names"], data["rewards"], data["cells"]
     points = [tuple(cell["values"][r]["mean"] for r in (first, second)) for cell in cells]
-    best = front(points)
+    best = sorted(front(points), key=points.__getitem__)
     head = [
         f"w of {one}",
         f"w of {two}",

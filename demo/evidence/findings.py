@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rlg_core.report.plot import number
 
-from .measure import CORRECT, SHIFT
 from .page import DIVERSITY, STRUCTURE, TITLES, WORDS, crossed, listed, read, signed, told, yes
+from .scores import CORRECT, SHIFT
 
 JUDGED = "composition"
 """The reward that is a program's verdict: at most 1, and nearly yes or no for a single picture."""
@@ -18,6 +18,11 @@ def at(rows: list[dict], scale: float) -> dict | None:
     return next((row for row in rows if row["scale"] == scale), None)
 
 
+def strengths(rows: list[dict]) -> list[dict]:
+    """The rows that LoRA strength was measured for too, where it is not RLG itself."""
+    return [row for row in rows if row["lora"] and row["scale"] not in (0, 1)]
+
+
 def sentences(adapter: dict, cfg: list[dict]) -> list[str]:
     """What the rows say, each sentence computed."""
     reward, rows = adapter["reward"], adapter["rows"]
@@ -26,7 +31,7 @@ def sentences(adapter: dict, cfg: list[dict]) -> list[str]:
     if at(rows, -1.0):
         change = at(rows, -1.0)["over_base"][reward]
         found.append(f"At w = -1 the reward is {WORDS[read(change).sign]} (against the base {signed(change)}).")
-    if rows[0]["lora"]:
+    if strengths(rows):
         found.append(_against_lora(reward, rows))
     return [*found, _against_cfg(adapter, cfg)]
 
@@ -131,7 +136,7 @@ def _diversity(rows: list[dict]) -> str:
 
 
 def _against_lora(reward: str, rows: list[dict]) -> str:
-    compared = [row for row in rows if row["scale"] not in (0, 1)]
+    compared = strengths(rows)
     parts = []
     for name in dict.fromkeys((reward, CORRECT)):
         where = {s: [number(r["scale"]) for r in compared if read(r["over_lora"][name]).sign == s] for s in WORDS}
@@ -145,11 +150,11 @@ def _against_lora(reward: str, rows: list[dict]) -> str:
 
 
 def _against_cfg(adapter: dict, cfg: list[dict]) -> str:
-    reward = adapter["reward"]
-    best = max(cfg, key=lambda row: row["values"][reward]["mean"])
-    told_best = told(best["values"][reward])
-    if best is cfg[0]:
-        return f"Against CFG alone: no CFG scale raises this reward above CFG {number(best['cfg'])}'s {told_best}."
-    # Numbers that were measured before this was compared on the same pictures do not have it.
-    where = f"; RLG reaches that at {crossed(adapter['as_cfg'])}, same pictures" if "as_cfg" in adapter else ""
-    return f"Against CFG alone: the base's best is {told_best}, at CFG {number(best['cfg'])}{where}."
+    reward, best = adapter["reward"], adapter["as_cfg"]
+    if best["cfg"] == cfg[0]["cfg"]:
+        told_base = told(cfg[0]["values"][reward])
+        return f"Against CFG alone: no CFG scale raises this reward above CFG {number(best['cfg'])}'s {told_base}."
+    return (
+        f"Against CFG alone: the base's best CFG on half of the seeds is {number(best['cfg'])}, with "
+        f"{told(best['reward'])} on the other half; RLG at CFG 1 reaches that, from the same noise, at {crossed(best)}."
+    )

@@ -9,19 +9,21 @@ import numpy as np
 import torch
 
 from rlg_core.report.plot import Curve, Panel
+from rlg_core.statistics import Estimate, independent
 
-from .measure import Bench, score
+from .measure import Bench
 from .page import TITLES, Figures, listed, table, told, yes
 from .pair import SEED
+from .scores import score
 from .sizes import Sizes
-from .statistics import bootstrap, rank_correlation
+from .statistics import rank_correlation
 from .ways import Expert, rlg
 
 SOURCES = {"the base's pictures": (0.0,), "pictures at w = 0, 1 and 2": (0.0, 1.0, 2.0)}
 NOISE_SEED = 7
 INTRODUCTION = (
     "Rank correlation (Spearman) of RLG Implicit Reward, which knows no reward, with the reward the adapter was "
-    "trained on, within each prompt; mean over prompts, intervals by bootstrap over prompts:"
+    "trained on, within each prompt; mean over prompts, intervals for other prompts:"
 )
 RANKED_PROMPTS = 12
 
@@ -55,16 +57,17 @@ def _ranked(bench: Bench, sizes: Sizes, expert: Expert, scales: tuple[float, ...
     return np.stack([np.array(true), np.array(implicit)], -1).swapaxes(0, 1).tolist()
 
 
-def _within(groups: list) -> float:
-    """Mean over prompts of the rank correlation within a prompt."""
-    return float(np.nanmean([rank_correlation(*zip(*group)) for group in groups]))
+def _within(groups: list) -> Estimate:
+    """Mean over prompts of the rank correlation within a prompt, of those where both rewards vary."""
+    found = [rank_correlation(*zip(*group)) for group in groups]
+    return independent([value for value in found if not math.isnan(value)])
 
 
 def report(data: dict, figures: Figures) -> list[str]:
     lines = ["## Implicit reward against the true reward", "", INTRODUCTION]
     rows, said, panels = [], [], []
     for name, part in data.items():
-        found = [bootstrap(groups, _within) for groups in part["points"].values()]
+        found = [_within(groups) for groups in part["points"].values()]
         groups = next(iter(part["points"].values()))
         rows.append([name, f"{len(groups)} x {len(groups[0])}", *(told(asdict(e), 2) for e in found)])
         answers = listed(f"{source} {yes(e.sign == 1)}" for source, e in zip(SOURCES, found))

@@ -6,12 +6,11 @@ from dataclasses import asdict
 
 import numpy as np
 
-from rlg_core.pictures import picture_distance
 from rlg_core.report.plot import Panel, number
 
-from .measure import CORRECT, Bench
+from .measure import Bench
 from .page import DIVERSITY, TITLES, Figures, crossed, curve, level, read, signed, summary, table, told, yes
-from .pair import Pair
+from .scores import CORRECT, DIGITS, distances
 from .sizes import Sizes
 from .statistics import crossing_of_means, estimate
 from .ways import Expert, Way, logged_sweeps, other_betas, rlg
@@ -39,8 +38,8 @@ def _compared(bench: Bench, sizes: Sizes, main: Expert, other: Expert) -> dict:
     ways = {"base": Way()} | {name: rlg(expert.name, w) for name, (expert, w) in guided.items()}
     outcomes = {name: bench(way, sizes.seeds) for name, way in ways.items()}
     target, names = outcomes["other at 1"], (main.reward, CORRECT)
-    swept = [bench(rlg(main.name, w), sizes.seeds) for w in sizes.scales]
-    sweep, means = [o.of(main.reward) for o in swept], np.stack([o.means(main.reward) for o in swept], 1)
+    swept = bench.in_time([(w, rlg(main.name, w)) for w in sizes.scales], sizes.seeds)
+    means = np.stack([o.means(main.reward) for o in swept.values()], 1)
     return {
         "main": main.name,
         "other": other.name,
@@ -50,25 +49,26 @@ def _compared(bench: Bench, sizes: Sizes, main: Expert, other: Expert) -> dict:
         "iterations": [main.iterations, other.iterations],
         "values": {name: summary(o) for name, o in outcomes.items()},
         "over_other": {name: {n: asdict(o.over(target, n)) for n in names} for name, o in outcomes.items()},
-        "distance": bench.kept(
-            f"distances {main.name} {other.name} {scale:g} x {sizes.few}",
-            [main.name, other.name],
-            lambda: _distances(bench.pair, ways, sizes.few),
-        ),
-        "scales": list(sizes.scales),
-        "sweep": [asdict(e) for e in sweep],
-        "same_reward": crossing_of_means(sizes.scales, means, target.means(main.reward)),
+        "distance": _distances(bench, ways, f"{main.name} {other.name} {scale:g}", [main.name, other.name], sizes.few),
+        "scales": list(swept),
+        "sweep": [asdict(o.of(main.reward)) for o in swept.values()],
+        "same_reward": crossing_of_means(list(swept), means, target.means(main.reward)),
     }
 
 
-def _distances(pair: Pair, ways: dict[str, Way], seeds: int) -> dict:
+def _distances(bench: Bench, ways: dict[str, Way], what: str, experts: list[str], seeds: int) -> dict:
     """How far each way's pictures are from those of `other at 1`, same prompt and noise."""
-    made = {name: [p.movedim(1, -1) for p in pair.pictures(way, seeds)] for name, way in ways.items()}
-    target = made.pop("other at 1")
-    distances = {
-        name: [d for a, b in zip(own, target) for d in picture_distance(a, b).tolist()] for name, own in made.items()
-    }
-    return {name: asdict(estimate(values, len(pair.prompts))) for name, values in distances.items()}
+    pair = bench.pair
+
+    def make() -> dict:
+        made = {name: list(pair.pictures(way, seeds)) for name, way in ways.items()}
+        target = made.pop("other at 1")
+        return {
+            name: [round(d, DIGITS) for a, b in zip(own, target) for d in distances(a, b)] for name, own in made.items()
+        }
+
+    found = bench.kept(f"distances {what} x {seeds}", experts, make)
+    return {name: asdict(estimate(values, len(pair.prompts))) for name, values in found.items()}
 
 
 def report(data: dict, figures: Figures) -> list[str]:
@@ -119,13 +119,11 @@ def _verdict(part: dict, labels: dict[str, str]) -> list[str]:
     reward, distance = part["reward"], part["distance"]
     off, plain = (part["over_other"][name][reward] for name in ("main at w", "main at 1"))
     nearest = min(distance, key=lambda name: distance[name]["mean"])
-    # Numbers that were measured before intervals were kept have the crossing alone.
-    where = crossed(part["same_reward"]) if "same_reward" in part else f"about w = {part['same_reward_at']:.1f}"
     return [
         f"The same reward within error: {yes(read(off).sign == 0)} (difference {signed(off)}; "
         f"at w = 1 it is {signed(plain)}).",
         f"Nearer to it in reward than w = 1: {yes(abs(off['mean']) < abs(plain['mean']))}.",
-        f"The first reaches the second's reward at {where}.",
+        f"The first reaches the second's reward, on the same captions and noise, at {crossed(part['same_reward'])}.",
         "This does not test the theorem, which is about trainings that reached their optimum. These were stopped "
         "early: rewards are normalised, so at beta the optimum lies about 1 / beta standard deviations of the reward "
         "from the base, five at 0.2, and training went one. See `THEORY.md` for pairs whose optimum is known.",

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from demo import rewards
-from rlg_core.pictures import diversity, picture_distance, structure_diversity
-from rlg_core.rewards import scenes as judge
-from rlg_core.rewards.scenes import Prompt
-
 from .pair import BASE, CLIP, Pair
+from .scores import measured
 from .statistics import Estimate, by_caption, estimate, paired
 from .ways import HERE, MODELS, Dial, Way
 
-CORRECT, SHIFT = "correct", "shift"
-MEASURES = (diversity, structure_diversity)
 SOURCES = (
     "../rlg_core/rewards/scenes.py",
+    "../rlg_core/pictures.py",
     "rewards.py",
     "codec.py",
     "scenes.py",
     "evidence/pair.py",
-    "evidence/measure.py",
+    "evidence/scores.py",
 )
+"""What is kept counts for as long as these files stay as they are."""
 
 
 class OutOfTime(Exception):
@@ -48,7 +45,6 @@ class Outcome:
 
     values: dict[str, list[float]]
     diversity: list[float]
-
     structure: list[float]
 
     @property
@@ -59,91 +55,98 @@ class Outcome:
         return estimate(self.values[name], self.captions)
 
     def over(self, other: Outcome, name: str) -> Estimate:
-        """How much higher `name` is than `other`'s, picture by picture."""
-        return paired(self.values[name], other.values[name], self.captions)
+        """How much higher `name` is than `other`'s, picture by picture; `other` may have more of them."""
+        values = self.values[name]
+        return paired(values, other.values[name][: len(values)], self.captions)
 
-    def means(self, name: str, seeds: int | None = None) -> np.ndarray:
-        """The mean of each caption, over its first pictures or all."""
-        return by_caption(self.values[name], self.captions)[:, :seeds].mean(1)
+    def means(self, name: str, seeds: slice = slice(None)) -> np.ndarray:
+        """The mean of each caption, over some of its pictures or all."""
+        return by_caption(self.values[name], self.captions)[:, seeds].mean(1)
 
     @property
     def spread(self) -> Estimate:
         return estimate(self.diversity)
 
 
-def score(pictures: Tensor, prompts: Sequence[Prompt]) -> dict[str, list[float]]:
-    """Every reward and correctness of pictures (B, 3, H, W) in [0, 1]; the judge looks once."""
-    found = judge.find(pictures.movedim(1, -1))
-    values = {name: reward(pictures, prompts) for name, reward in rewards.REWARDS.items() if name != "composition"}
-    values["composition"] = torch.tensor([judge.score(f, p) for f, p in zip(found, prompts)])
-    values[CORRECT] = torch.tensor([float(judge.correct(f, p)) for f, p in zip(found, prompts)])
-    return {name: [round(v, 5) for v in value.tolist()] for name, value in values.items()}
+class Archive:
+    """Numbers of single pictures in one file, so that statistics may change without sampling again.
 
+    A result counts for the files that it was made with; that of others under the same name takes its place.
+    """
 
-def outcome(batches: Sequence[Tensor], base: Sequence[Tensor], prompts: Sequence[Prompt]) -> Outcome:
-    """Of batches (P, 3, H, W), one a seed, and the base's."""
-    parts = [score(pictures, prompts) for pictures in batches]
-    values = {name: [v for part in parts for v in part[name]] for name in parts[0]}
-    values[SHIFT] = [round(v, 5) for a, b in zip(batches, base) for v in picture_distance(_last(a), _last(b)).tolist()]
-    together = torch.stack([_last(pictures) for pictures in batches])
-    spreads = ([round(measure(together[:, k]), 5) for k in range(len(prompts))] for measure in MEASURES)
-    return Outcome(values, *spreads)
+    def __init__(self, path: Path):
+        self.path = path
+        self.entries = json.loads(gzip.decompress(path.read_bytes())) if path.is_file() else {}
 
+    def get(self, what: str, files: str) -> dict | None:
+        entry = self.entries.get(what)
+        return entry["result"] if entry and entry["files"] == files else None
 
-def _last(pictures: Tensor) -> Tensor:
-    """Channels last, as the pack's picture functions have them."""
-    return pictures.movedim(1, -1)
+    def put(self, what: str, files: str, result: dict) -> None:
+        self.entries[what] = {"files": files, "result": result}
+        text = json.dumps(dict(sorted(self.entries.items())), separators=(",", ":"))
+        whole = self.path.with_name(self.path.name + ".part")
+        whole.write_bytes(gzip.compress(text.encode(), mtime=0))
+        whole.replace(self.path)
 
 
 class Bench:
-    """Measures ways on a pair, remembers them below `folder`, and says how far it is."""
+    """Measures ways on a pair, remembers them in `archive`, and says how far it is."""
 
     def __init__(
         self,
         pair: Pair,
-        folder: Path,
+        archive: Archive,
         say: Callable[[str], None],
         fresh: bool = False,
         models: Path = MODELS,
         until: float | None = None,
     ):
-        self.pair, self.folder, self.say, self.fresh, self.models, self.until = pair, folder, say, fresh, models, until
+        self.pair, self.archive, self.say, self.models = pair, archive, say, models
+        self.fresh, self.until = fresh, until
         self.outcomes: dict[tuple[Way, int], Outcome] = {}
         self.base_pictures: list[Tensor] = []
         self.common = self._common()
+
+    @property
+    def has_time(self) -> bool:
+        return self.until is None or time.time() < self.until
 
     def __call__(self, way: Way, seeds: int) -> Outcome:
         """`way` over all prompts, `seeds` pictures each. The first pictures are the same for any number of seeds."""
         if (way, seeds) not in self.outcomes:
             names = [name for name, _ in way.experts]
-            self.outcomes[way, seeds] = self.kept(
-                f"{_spelled(way)} x {seeds}", names, lambda: self._measure(way, seeds), Outcome
-            )
+            kept = self.kept(f"{_spelled(way)} x {seeds}", names, lambda: self._measure(way, seeds))
+            self.outcomes[way, seeds] = Outcome(**kept)
         return self.outcomes[way, seeds]
 
-    def kept(self, what: str, names: Sequence[str], make: Callable, kind: Callable = dict):
-        """`make()`, kept as JSON below `folder` under a key of what it is and of all files it depends on."""
-        key = hashlib.sha256(
-            "\n".join([what, self.common, *(self._digest(name) for name in names)]).encode()
-        ).hexdigest()
-        path = self.folder / f"{key[:24]}.json"
-        if path.is_file() and not self.fresh:
-            return kind(**json.loads(path.read_text(encoding="utf-8"))["result"])
-        started = time.time()
-        if self.until is not None and started > self.until:
+    def in_time(self, ways: Iterable[tuple[float, Way]], seeds: int) -> dict[float, Outcome]:
+        """The outcomes of ways by their names, without those that there is no time left for."""
+        found = {}
+        for name, way in ways:
+            with suppress(OutOfTime):
+                found[name] = self(way, seeds)
+        return found
+
+    def kept(self, what: str, names: Sequence[str], make: Callable[[], dict]) -> dict:
+        """`make()`, kept in the archive with a digest of all files it depends on."""
+        files = hashlib.sha256("\n".join([self.common, *map(self._digest, names)]).encode()).hexdigest()[:16]
+        found = None if self.fresh else self.archive.get(what, files)
+        if found is not None:
+            return found
+        if not self.has_time:
             raise OutOfTime
+        started = time.time()
         made = make()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        record = {"what": what, "result": made if isinstance(made, dict) else asdict(made)}
-        path.write_text(json.dumps(record), encoding="utf-8")
+        self.archive.put(what, files, made)
         self.say(f"{what}: {time.time() - started:.1f} s")
         return made
 
-    def _measure(self, way: Way, seeds: int) -> Outcome:
+    def _measure(self, way: Way, seeds: int) -> dict:
         while len(self.base_pictures) < seeds:
             self.base_pictures = list(self.pair.pictures(Way(), seeds))
         batches = self.base_pictures[:seeds] if way == Way() else list(self.pair.pictures(way, seeds))
-        return outcome(batches, self.base_pictures, self.pair.prompts)
+        return measured(batches, self.base_pictures, self.pair.prompts)
 
     def _common(self) -> str:
         files = [HERE / name for name in SOURCES]

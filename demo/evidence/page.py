@@ -12,11 +12,11 @@ from torch import Tensor
 from rlg_core.pictures import to_picture
 from rlg_core.report.plot import Curve, Panel, number, plot
 
-from .measure import CORRECT, SHIFT, Outcome
+from .measure import Outcome
+from .scores import CORRECT, DIVERSITY, SHIFT, STRUCTURE
 from .statistics import Estimate, estimate
 
 PLUS_MINUS = "\u00b1"
-DIVERSITY, STRUCTURE = "diversity", "structure"
 TITLES = {
     "brightness": "brightness",
     "jpeg": "compressibility (minus kB)",

@@ -1,4 +1,4 @@
-"""Measures the parts, keeps their numbers as JSON beside the page, and writes the page from all numbers there are."""
+"""Measures the parts, keeps their numbers beside the page, and writes the page from all numbers there are."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from rlg_core.rewards.scenes import all_prompts
 from rlg_core.statistics import LEVEL, Estimate, holm
 
 from . import auto, cfg, experts, findings, implicit, kl, scales, schedules
-from .measure import CORRECT, Bench, OutOfTime
+from .measure import Archive, Bench, OutOfTime
 from .page import TITLES, Figures, listed, table, told, yes
 from .pair import SAMPLER, SCHEDULER, Pair
+from .scores import CORRECT
 from .sizes import Sizes
 from .ways import MODELS, find_experts
 
@@ -30,7 +31,7 @@ PARTS = {
     "implicit": implicit,
     "auto": auto,
 }
-SETUP = "setup"
+SETUP, ARCHIVE = "setup", "pictures.json.gz"
 DIFFERENCES = ("steps", "difference", "diversity_over_base")
 """Names in the JSON files below which differences lie, besides those that begin with `over_`."""
 
@@ -40,7 +41,6 @@ def run(
     version: str,
     sizes: Sizes,
     page: Path,
-    kept: Path,
     parts: Sequence[str],
     say: Callable[[str], None],
     until: float | None = None,
@@ -53,16 +53,18 @@ def run(
         raise SystemExit(f"No RL model lies in {models}: train one with `python demo/train.py rl brightness`.")
     prompts = all_prompts()[:: max(1, 54 // sizes.prompts)][: sizes.prompts]
     pair = Pair(host, found, prompts, sizes.steps, models)
-    bench, figures = Bench(pair, kept, say, fresh, models, until), Figures(page)
-    try:
-        for name in parts:
-            say(f"measuring {name}")
+    figures = Figures(page)
+    bench = Bench(pair, Archive(figures.folder / ARCHIVE), say, fresh, models, until)
+    for name in parts:
+        say(f"measuring {name}")
+        try:
             data = PARTS[name].measure(bench, sizes)
-            write(figures, name, data)
-            if name == "scales":
-                scales.draw_sheets(bench, sizes, data["shown"], figures)
-    except OutOfTime:
-        say("out of time: what is not measured yet stays as it was")
+        except OutOfTime:
+            say(f"out of time: {name} stays as it was")
+            continue
+        write(figures, name, data)
+        if name == "scales" and bench.has_time:
+            scales.draw_sheets(bench, sizes, data["shown"], figures)
     write(figures, SETUP, setup(pair, sizes, version))
     page.write_text(re.sub(r"\n{3,}", "\n\n", "\n".join(written(figures))) + "\n", encoding="utf-8")
 
@@ -110,9 +112,9 @@ What the scale does, measured on the demo pair in ComfyUI with this pack's nodes
 page, its plots and the numbers in `evidence/*.json`. Every sentence with a result is computed from those numbers.
 
 - ComfyUI {version}, {sampler}, {scheduler}, {steps} steps, CFG 1 (as in RL training) where nothing else is said.
-- {prompts} prompts, {seeds} pictures each in the sweep over w ({pictures} a scale; {judged} and {judged_pictures} for
-  composition, whose verdicts are nearly yes or no), {few} elsewhere. All ways of sampling start from the same noise, so
-  differences are taken picture by picture.
+- {prompts} prompts, {seeds} pictures each in the sweeps over w and CFG ({pictures} per scale), {few} elsewhere. All
+  ways of sampling start from the same noise, so differences are taken picture by picture. `evidence/{archive}` has the
+  numbers of every picture.
 - Values are means with 95 % confidence intervals for other captions of this kind: each caption counts once (Student's
   t). *Beyond error*: the interval of the difference leaves out zero.
 - Brightness is mean luma; compressibility minus the kilobytes of a JPEG at quality 95; composition a program's dense
@@ -124,12 +126,11 @@ page, its plots and the numbers in `evidence/*.json`. Every sentence with a resu
 
 
 def head(data: dict) -> list[str]:
-    pictures, judged = (data["prompts"] * data["sizes"][name] for name in ("seeds", "judged"))
     facts = {
         **data["sizes"],
         **data,
-        "pictures": pictures,
-        "judged_pictures": judged,
+        "pictures": data["prompts"] * data["sizes"]["seeds"],
+        "archive": ARCHIVE,
         "sampler": SAMPLER,
         "scheduler": SCHEDULER,
     }

@@ -13,16 +13,17 @@ from rlg_core.pictures import to_picture
 from rlg_core.report.plot import Panel, number
 from rlg_core.report.sheet import captioned, contact_sheet
 
-from .findings import JUDGED, sentences
-from .measure import CORRECT, Bench, Outcome
-from .page import DIVERSITY, PLUS_MINUS, TITLES, Figures, curve, level, signed, summary, table, told
+from .findings import JUDGED, sentences, strengths
+from .measure import Bench, Outcome
+from .page import DIVERSITY, PLUS_MINUS, TITLES, Figures, curve, level, listed, signed, summary, table, told
 from .pair import SEED
+from .scores import CORRECT
 from .sizes import Sizes
-from .statistics import crossing_of_means, paired
+from .statistics import crossing_of_means, estimate, paired
 from .ways import Way, lora, rlg
 
-TOGETHER = 2.0
-"""The CFG scale that RLG is also tried with."""
+NEEDED = (0.0, 1.0, 2.0)
+"""Scales without which nothing is said of an adapter."""
 
 SHOWN = 4
 """Prompts on a contact sheet."""
@@ -31,27 +32,32 @@ SHOWN = 4
 def measure(bench: Bench, sizes: Sizes) -> dict:
     """{"adapters": {name: {reward, beta, rows}}}, a row for each scale, and {"cfg": rows} of the base alone."""
     base = bench(Way(), sizes.seeds)
-    adapters = {}
+    adapters, left = {}, []
     for expert in bench.pair.experts.values():
         if expert.is_main or expert.is_checkpoint:
-            count = sizes.judged if expert.reward == JUDGED else sizes.seeds
-            outcomes = {w: bench(rlg(expert.name, w), count) for w in sizes.scales}
-            scaled = [None if expert.is_checkpoint else bench(lora(expert.name, w), count) for w in sizes.scales]
+            scales = sizes.whole if expert.is_checkpoint else sizes.scales
+            turned_up = () if expert.is_checkpoint else (0.0, 1.0, *sizes.strengths)
+            outcomes = bench.in_time([(w, rlg(expert.name, w)) for w in scales], sizes.seeds)
+            if not outcomes.keys() >= set(NEEDED):
+                left.append(expert.name)
+                continue
+            scaled = bench.in_time([(w, lora(expert.name, w)) for w in turned_up], sizes.seeds)
             before = [None, *outcomes.values()]
-            rows = [_row(w, outcomes, *row, expert.reward) for w, *row in zip(sizes.scales, before, scaled)]
+            rows = [_row(w, outcomes, o, scaled.get(w), expert.reward) for w, o in zip(outcomes, before)]
             adapters[expert.name] = {"reward": expert.reward, "beta": expert.beta, "rows": rows}
             adapters[expert.name]["as_cfg"] = _as_cfg(bench, sizes, outcomes, expert.reward)
     cfg = [_cfg_row(cfg, bench(Way(cfg=cfg), sizes.seeds), base) for cfg in sizes.cfgs]
-    both = {name: _with_cfg(bench, sizes, name, adapter["reward"]) for name, adapter in adapters.items()}
-    return {"adapters": adapters, "cfg": cfg, "with_cfg": both, "shown": _shown(bench, base)}
+    return {"adapters": adapters, "left": left, "cfg": cfg, "shown": _shown(bench, base)}
 
 
 def _as_cfg(bench: Bench, sizes: Sizes, outcomes: dict[float, Outcome], reward: str) -> dict:
-    """Where RLG reaches the best CFG scale's reward, on the same captions and seeds."""
-    best = max((bench(Way(cfg=cfg), sizes.seeds) for cfg in sizes.cfgs), key=lambda o: o.of(reward).mean)
-    scales = [w for w in sizes.scales if w >= 0]
-    means = np.stack([outcomes[w].means(reward, sizes.seeds) for w in scales], 1)
-    return crossing_of_means(scales, means, best.means(reward))
+    """Where RLG reaches the reward of the best CFG scale, which is chosen on the other half of the seeds."""
+    chosen, met = slice(sizes.seeds // 2), slice(sizes.seeds // 2, None)
+    alone = {cfg: bench(Way(cfg=cfg), sizes.seeds) for cfg in sizes.cfgs}
+    best = max(alone, key=lambda cfg: alone[cfg].means(reward, chosen).mean())
+    scales = [w for w in outcomes if w >= 0]
+    means, target = np.stack([outcomes[w].means(reward, met) for w in scales], 1), alone[best].means(reward, met)
+    return {"cfg": best, "reward": asdict(estimate(target))} | crossing_of_means(scales, means, target)
 
 
 def _shown(bench: Bench, base: Outcome) -> list[str]:
@@ -59,13 +65,6 @@ def _shown(bench: Bench, base: Outcome) -> list[str]:
     count = len(bench.pair.prompts)
     order = sorted(range(count), key=lambda k: (not base.values[CORRECT][k], k * 7 % count))
     return [str(bench.pair.prompts[k]) for k in sorted(order[:SHOWN])]
-
-
-def _with_cfg(bench: Bench, sizes: Sizes, name: str, reward: str) -> dict:
-    """RLG on top of CFG: rows for w = 0, 1 and 2."""
-    outcomes = [bench(rlg(name, float(w), TOGETHER), sizes.few) for w in (0, 1, 2)]
-    steps = [asdict(b.over(a, reward)) for a, b in zip(outcomes, outcomes[1:])]
-    return {"reward": reward, "steps": steps, "values": [summary(o) for o in outcomes]}
 
 
 def _row(
@@ -118,7 +117,9 @@ def report(data: dict, figures: Figures) -> list[str]:
     lines = ["## The dial: reward over w", ""]
     for name, adapter in data["adapters"].items():
         lines += _adapter(name, adapter, data, figures)
-    return [*lines, *_cfg(data["cfg"], data["adapters"]), *_both(data["with_cfg"])]
+    if data["left"]:
+        lines += [f"Not measured yet: {listed(data['left'])}.", ""]
+    return [*lines, *_cfg(data["cfg"], data["adapters"])]
 
 
 def _adapter(name: str, adapter: dict, data: dict, figures: Figures) -> list[str]:
@@ -152,8 +153,9 @@ def _plots(name: str, adapter: dict, cfg: list[dict], figures: Figures) -> list[
     panels = []
     for what in dict.fromkeys((adapter["reward"], CORRECT, DIVERSITY)):
         curves = [curve(scales, [row["rlg"][what] for row in rows], "RLG")]
-        if rows[0]["lora"]:
-            curves.append(curve(scales, [row["lora"][what] for row in rows], "LoRA strength"))
+        strength = [row for row in rows if row["lora"]]
+        if strengths(rows):
+            curves.append(curve([r["scale"] for r in strength], [r["lora"][what] for r in strength], "LoRA strength"))
         if what != DIVERSITY:
             curves.append(level(scales, max(row["values"][what]["mean"] for row in cfg), "best CFG alone"))
         panels.append(Panel(curves, TITLES[what], "w", ""))
@@ -173,18 +175,3 @@ def _cfg(rows: list[dict], adapters: dict) -> list[str]:
             f"at CFG {number(spread['cfg'])}."
         )
     return lines
-
-
-def _both(data: dict) -> list[str]:
-    head = ["adapter", "reward", "w = 0", "w = 1", "w = 2", "0 to 1", "1 to 2", "fully correct at 0", "at 2"]
-    body = [
-        [
-            name,
-            part["reward"],
-            *(told(v[part["reward"]]) for v in part["values"]),
-            *map(signed, part["steps"]),
-            *(told(v[CORRECT]) for v in part["values"][::2]),
-        ]
-        for name, part in data.items()
-    ]
-    return ["", f"### RLG and CFG {number(TOGETHER)} together", *table(head, body)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from .measure import CORRECT, SHIFT, Bench, Outcome
+from .measure import Bench, Outcome
 from .page import DIVERSITY, TITLES, Figures, read, signed, summary, table, told
+from .scores import CORRECT, SHIFT
 from .sizes import Sizes
 from .ways import Dial, Way, constant
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..pictures import diversity, picture_distance, structure_diversity, to_picture
+from ..statistics import Estimate
 from ..sweep import Sweep
 from .plot import Curve, Panel, number, plot
 from .sheet import captioned, contact_sheet
@@ -59,7 +60,7 @@ def curves(sweep: Sweep) -> Tensor:
     """
     scales, panels = list(sweep.scales), []
     if sweep.scores:
-        means, errors = zip(*sweep.rewards())
+        means, errors = zip(*((reward.mean, reward.error) for reward in sweep.rewards()))
         marks = {scales[sweep.best()]: f"best: {number(scales[sweep.best()])}"}
         many = len(sweep.scores[0])
         title = f"Reward, mean of {many} \u00b1 standard error" if many > 1 else "Reward"
@@ -93,8 +94,8 @@ def table(sweep: Sweep) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["scale", "pictures", "reward", "standard_error", "diversity", "shift", "structure_diversity"])
-    rewards = sweep.rewards() or [(math.nan, math.nan)] * len(sweep.scales)
-    for scale, pictures, (mean, error), shift in zip(sweep.scales, sweep.pictures, rewards, _shifts(sweep)):
-        values = (mean, error, diversity(pictures), shift, structure_diversity(pictures))
+    rewards = sweep.rewards() or [Estimate(math.nan, math.nan, 0)] * len(sweep.scales)
+    for scale, pictures, reward, shift in zip(sweep.scales, sweep.pictures, rewards, _shifts(sweep)):
+        values = (reward.mean, reward.error, diversity(pictures), shift, structure_diversity(pictures))
         writer.writerow([number(scale), len(pictures), *("" if math.isnan(v) else f"{v:.6g}" for v in values)])
     return out.getvalue()

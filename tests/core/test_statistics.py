@@ -40,6 +40,9 @@ def test_small_samples_use_students_t():
     assert statistics.independent([0.0, 2.0]).half == pytest.approx(12.706, abs=1e-3)
     assert statistics.quantile(53) == pytest.approx(2.0057, abs=1e-4)
     assert statistics.quantile(math.inf) == pytest.approx(1.95996, abs=1e-4)
+    four = statistics.independent([1.0, 2.0, 3.0, 4.0])
+    assert four.mean == 2.5 and four.error == pytest.approx(math.sqrt(5 / 3) / 2)
+    assert math.isnan(statistics.independent([1.0]).error)
     assert math.isnan(statistics.independent([1.0]).half) and statistics.independent([1.0]).sign == 0
 
 

@@ -13,7 +13,6 @@ from rlg_core.errors import RLGError
 from rlg_core.pictures import diversity, picture_distance, structure_diversity
 from rlg_core.report.plot import Curve, Panel, number, plot, ticks
 from rlg_core.report.sweep import curves, sheet, table
-from rlg_core.statistics import mean_and_error
 from rlg_core.sweep import Sweep, parse_scales
 
 
@@ -64,12 +63,6 @@ def test_diversity_of_structure_does_not_fall_with_saturation():
     assert structure_diversity(pictures) == pytest.approx(1.0, abs=0.05)
     assert structure_diversity(torch.cat([pictures[:1], faded[:1]])) == pytest.approx(0.0, abs=1e-3)
     assert math.isnan(structure_diversity(pictures[:1]))
-
-
-def test_standard_error():
-    mean, error = mean_and_error([1.0, 2.0, 3.0, 4.0])
-    assert mean == 2.5 and error == pytest.approx(math.sqrt(5 / 3) / 2)
-    assert math.isnan(mean_and_error([1.0])[1])
 
 
 def test_lists_are_shared_out_by_scale_and_sorted():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -17,7 +18,8 @@ from support.tensors import largest
 
 with repository_on_path():
     from demo import model
-    from demo.evidence import experts, findings, run, statistics, ways
+    from demo.evidence import findings, run, statistics, ways
+    from demo.evidence.measure import Archive
     from demo.evidence.pair import Pair
     from demo.evidence.sizes import QUICK
     from rlg_core.rewards.scenes import parse
@@ -89,11 +91,14 @@ def test_prompts_in_one_batch_are_as_by_themselves(pair):
 
 
 def test_the_run_writes_the_page_and_measures_nothing_twice(host, models, tmp_path):
-    page, kept, said = tmp_path / "EVIDENCE.md", tmp_path / "kept", []
+    page, said = tmp_path / "EVIDENCE.md", []
     for _ in range(2):
-        run.run(host, "0", SIZES, page, kept, list(run.PARTS), said.append, models=models)
+        run.run(host, "0", SIZES, page, list(run.PARTS), said.append, models=models)
     measured = [line for line in said if not line.startswith("measuring")]
-    assert len(measured) == len(set(measured)) == len(list(kept.iterdir()))
+    archive = Archive(tmp_path / "evidence" / run.ARCHIVE)
+    assert len(measured) == len(set(measured)) == len(archive.entries)
+    what, entry = next(iter(archive.entries.items()))
+    assert archive.get(what, entry["files"]) == entry["result"] and archive.get(what, "other files") is None
     text = page.read_text(encoding="utf-8")
     assert "Not measured yet" not in text and "nan" not in text
     pictures = re.findall(r"\]\((evidence/.+?\.png)\)", text)
@@ -103,13 +108,25 @@ def test_the_run_writes_the_page_and_measures_nothing_twice(host, models, tmp_pa
         assert (tmp_path / "evidence" / f"{part}.json").is_file()
 
 
+def test_a_page_of_what_is_measured_so_far(host, models, tmp_path):
+    page, said = tmp_path / "EVIDENCE.md", []
+    run.run(host, "0", SIZES, page, ["scales"], said.append, models=models)
+    archive = Archive(tmp_path / "evidence" / run.ARCHIVE)
+    what = "CFG 1, RLG jpeg 2 x 2"
+    archive.entries[what]["files"] = "others"
+    archive.put("CFG 1, LoRA strength brightness 2 x 2", "others", {})
+    run.run(host, "0", SIZES, page, ["scales", "kl"], said.append, until=0.0, models=models)
+    text = page.read_text(encoding="utf-8")
+    assert "Not measured yet: jpeg." in text and "### brightness" in text and "LoRA strength" not in text
+    assert "out of time: kl stays as it was" in said
+
+
 def test_out_of_time_leaves_what_there_is(host, models, tmp_path):
     run.run(
         host,
         "0",
         SIZES,
         tmp_path / "EVIDENCE.md",
-        tmp_path / "kept",
         ["scales"],
         lambda _: None,
         until=0.0,
@@ -138,15 +155,14 @@ def row(scale, step, correct=0.0):
 @pytest.mark.parametrize(("step", "rises"), [(0.2, "**yes**"), (0.05, "**no**"), (-0.2, "**no**")])
 def test_sentences_follow_the_numbers(step, rises):
     rows = [row(0.0, 0.0), row(0.5, 0.2), row(1.0, 0.2), row(2.0, step, -0.3)]
-    cfg = [{"cfg": c, "values": {"jpeg": {"mean": mean, "half": 0.1, "n": 9}}} for c, mean in ((1.0, 0.5), (3.0, 0.75))]
-    text = "\n".join(
-        findings.sentences({"reward": "jpeg", "rows": rows, "as_cfg": {"at": 0.75, "low": 0.5, "high": None}}, cfg)
-    )
+    cfg = [{"cfg": 1.0, "values": {"jpeg": {"mean": 0.5, "half": 0.1, "n": 9}}}]
+    best = {"cfg": 3.0, "reward": {"mean": 0.75, "half": 0.1, "n": 9}, "at": 0.75, "low": 0.5, "high": None}
+    text = "\n".join(findings.sentences({"reward": "jpeg", "rows": rows, "as_cfg": best}, cfg))
     assert f"beyond error, and falls nowhere between: {rises}" in text
     assert "w = 0.5 gains +0.500" in text
     assert (
         "Where it breaks: at w = 2" in text
-        and "RLG reaches that at w = 0.75 (0.50 to beyond the range), same pictures" in text
+        and "RLG at CFG 1 reaches that, from the same noise, at w = 0.75 (0.50 to beyond the range)" in text
     )
 
 
@@ -161,7 +177,7 @@ def test_a_verdict_says_how_much_is_left_to_gain():
         }
         found["over_base"]["composition"] = {"mean": score - 0.6, "half": 0.1, "n": 9}
     cfg = [{"cfg": 1.0, "values": {"composition": {"mean": 0.6, "half": 0.1, "n": 9}}}]
-    text = "\n".join(findings.sentences({"reward": "composition", "rows": rows}, cfg))
+    text = "\n".join(findings.sentences({"reward": "composition", "rows": rows, "as_cfg": {"cfg": 1.0}}, cfg))
     assert (
         "of the 0.4 that the base misses, the RL model makes up +0.200 \u00b1 0.100, w = 2 +0.300 \u00b1 0.100" in text
     )
@@ -173,18 +189,11 @@ def test_statistics():
     assert (by_caption.mean, by_caption.n, by_caption.degrees) == (1.5, 3, 2)  # captions 0.5, 1.5 and 2.5
     assert statistics.rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]) == pytest.approx(0.8)
     assert statistics.ranks([5.0, 1.0, 5.0]).tolist() == [1.5, 0.0, 1.5]
-    assert statistics.crossing([0, 1, 2], [0.0, 1.0, 3.0], 2.0) == pytest.approx(1.5)
+    assert [statistics.crossing([0, 1, 2], [0.0, 1.0, 3.0], y) for y in (-1.0, 2.0, 4.0)] == [0, 1.5, math.inf]
     assert [statistics.Estimate(m, 1.0, 5).sign for m in (-2.0, 0.5, 2.0)] == [-1, 0, 1]
     rising = np.linspace(0.0, 1.0, 3)[None] + 0.01 * np.arange(6)[:, None]
     found = statistics.crossing_of_means([0.0, 1.0, 2.0], rising, np.full(6, 0.525))
     assert found["at"] == pytest.approx(1.0, abs=1e-6) and found["low"] < 1.0 < found["high"]
-
-
-def test_points_of_a_front_that_change_places_are_known():
-    near = np.random.default_rng(0).normal(size=(2, 40))
-    means = np.stack([[1.0 + 0.1 * near[0], 0.0 * near[0]], [0.0 * near[0], 1.0 + 0.1 * near[1]], [near[0], near[1]]])
-    stays = experts.on_front(means)
-    assert stays[0] == stays[1] == 1.0 and 0.0 < stays[2] < 1.0
 
 
 def test_the_page_says_how_many_differences_chance_would_make():

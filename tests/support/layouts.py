@@ -210,6 +210,29 @@ LAYOUTS: dict[str, Layout] = {
         last="proj_out",
         extra={"attention_mask": torch.ones(1, 7, dtype=torch.long)},
     ),
+    "LTXAV": Layout(
+        "LTXAV",
+        dict(
+            image_model="ltxav",
+            in_channels=128,
+            audio_in_channels=128,
+            cross_attention_dim=128,
+            audio_cross_attention_dim=128,
+            attention_head_dim=64,
+            audio_attention_head_dim=64,
+            num_attention_heads=2,
+            audio_num_attention_heads=2,
+            caption_channels=64,
+            num_layers=2,
+            connector_attention_head_dim=64,
+            connector_num_attention_heads=1,
+            connector_num_layers=1,
+        ),
+        (1, 128, 2, 4, 4),
+        128,
+        last="proj_out",
+        extra={"attention_mask": torch.ones(1, 7, dtype=torch.long)},
+    ),
 }
 
 

@@ -20,7 +20,8 @@ def refuse(guider: Any, record: Record, sampler: Any) -> None:
     if is_dual_model(guider):
         raise RunError(
             "The Dual Model CFG Guider runs its negative model with the options of its positive one, so RLG cannot "
-            "tell base and RL model apart. Use CFGGuider with the RLG model."
+            "tell base and RL model apart. Set its cfg to 1, where it runs its positive model only, or use CFGGuider "
+            "with the RLG model."
         )
     if is_split_over_gpus(guider.model_patcher):
         raise RunError(
