@@ -17,7 +17,7 @@ PAGE = REPOSITORY / "docs" / "COMPATIBILITY.md"
 BEGIN, END = "<!-- from the tests: python -m tests.support.compatibility -->", "<!-- end -->"
 STOCK = "ComfyUI"
 LONGEST = 120
-ABSENT = "-"
+ABSENT, NOT_RUN = "-", "not run"
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,19 @@ def shortened(said: str) -> str:
 
 @dataclass(frozen=True)
 class Pack:
-    """What runs on one host found of the nodes of one pack, or of ComfyUI itself; or why the pack was `not_tried`."""
+    """What runs on one host found of the nodes of one pack, or of ComfyUI itself; or why the pack was `not_tried`.
+
+    `there` are the names of all nodes that it has there.
+    """
 
     version: str
     found: tuple[Found, ...] = ()
     not_tried: str = ""
+    there: tuple[str, ...] = field(default=(), compare=False)
+
+    def cells(self) -> dict[tuple[str, str], str]:
+        """What the page says of each node that was run, by (kind, node)."""
+        return {(item.kind, item.node): str(item) for item in self.found}
 
 
 def leave(host: str, name: str, pack: Pack, there: set[str]) -> None:
@@ -78,7 +86,8 @@ def leave(host: str, name: str, pack: Pack, there: set[str]) -> None:
     file = folder() / host / f"{name}.json"
     before = read(file).found if file.exists() else ()
     known = {(item.kind, item.node): item for item in (*before, *pack.found) if item.node in there}
-    content = asdict(Pack(pack.version, tuple(known[key] for key in sorted(known)), pack.not_tried))
+    found = tuple(known[key] for key in sorted(known))
+    content = asdict(Pack(pack.version, found, pack.not_tried, tuple(sorted(there))))
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
@@ -90,7 +99,7 @@ def left(host: str) -> dict[str, Pack]:
 
 def read(file: Path) -> Pack:
     pack = json.loads(file.read_text(encoding="utf-8"))
-    return Pack(**pack | {"found": tuple(map(read_found, pack["found"]))})
+    return Pack(**pack | {"found": tuple(map(read_found, pack["found"])), "there": tuple(pack.get("there", ()))})
 
 
 def read_found(item: Mapping[str, Any]) -> Found:
@@ -115,18 +124,23 @@ def rendered(hosts: Mapping[str, Mapping[str, Pack]]) -> str:
 
 def section(name: str, packs: Mapping[str, Pack | None]) -> str:
     """One pack: a row for each node, a column for each host that it was run on; a line for each that it was not."""
-    reasons = [f"ComfyUI {host}: not run" for host, pack in packs.items() if pack is None]
+    reasons = [f"ComfyUI {host}: {NOT_RUN}" for host, pack in packs.items() if pack is None]
     packs = {host: pack for host, pack in packs.items() if pack is not None}
     version = next((f" {pack.version}" for pack in packs.values() if name != STOCK), "")
-    cells = {host: {(i.kind, i.node): str(i) for i in pack.found} for host, pack in packs.items()}
+    cells = {host: pack.cells() for host, pack in packs.items()}
     reasons += [f"ComfyUI {host}: not tried: {shortened(p.not_tried)}" for host, p in packs.items() if p.not_tried]
     head = ["node", "kind", *packs]
     rows = [
-        [node, kind, *(own.get((kind, node), ABSENT) for own in cells.values())]
+        [
+            node,
+            kind,
+            *(own.get((kind, node), NOT_RUN if node in packs[host].there else ABSENT) for host, own in cells.items()),
+        ]
         for kind, node in sorted({key for own in cells.values() for key in own})
     ]
-    table = [line(row) for row in (head, ["---"] * len(head), *rows)] if rows else []
-    return "\n".join([f"## {name}{version}", "", *(f"- {reason}" for reason in reasons), *table])
+    table = "\n".join(line(row) for row in (head, ["---"] * len(head), *rows)) if rows else ""
+    lines = "\n".join(f"- {reason}" for reason in reasons)
+    return "\n\n".join(filter(None, (f"## {name}{version}", lines, table)))
 
 
 def line(cells: Sequence[str]) -> str:

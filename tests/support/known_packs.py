@@ -58,7 +58,7 @@ REGIONAL = (
     *("ReLTXVPatcherAdvanced", "ReSD35Patcher", "ReSD35PatcherAdvanced", "ReSDPatcher", "ReWanPatcher"),
     "ReWanPatcherAdvanced",
 )
-IN_PLACE = ("ModelSamplingAdvanced", "ModelSamplingAdvancedResolution", "ModelTimestepPatcher")
+IN_PLACE = ("FluxOrthoCFGPatcher", "ModelSamplingAdvanced", "ModelSamplingAdvancedResolution", "ModelTimestepPatcher")
 EXPANDED = ("PCLazyLoraLoader", "PCLazyLoraLoaderAdvanced")
 UNCHANGED = (
     *("Context (rgthree)", "Context Big (rgthree)", "ContextWindowsVisualizerKJ", "ModelPassThrough"),
