@@ -92,15 +92,13 @@ def _coefficient(part: dict, figures: Figures) -> list[str]:
         "other at 1": f"beta {number(other)}, w = 1",
     }
     names = list(dict.fromkeys((reward, CORRECT, DIVERSITY)))
+    distance = part["distance"]
     body = [
-        [
-            labels[name],
-            *(told(values[n]) for n in names),
-            told(part["distance"][name]) if name in part["distance"] else "-",
-        ]
+        [labels[name], *(told(values[n]) for n in names), *([told(distance[name])] if name in distance else [])]
         for name, values in part["values"].items()
     ]
-    head = ["", *(TITLES[n] for n in names), "distance to the last row's pictures"]
+    head = ["", *(TITLES[n] for n in names), *(["distance to the last row's pictures"] if distance else [])]
+    body[-1] += ["-"] if distance else []
     first, second = part["iterations"]
     said = (
         f"Reward {reward}, an adapter trained with beta {number(beta)} ({first} iterations) "
