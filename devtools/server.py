@@ -42,6 +42,8 @@ class Server:
     does not come up.
     """
 
+    seconds_to_answer = 600
+
     def __init__(self, host, folder, seconds_to_start=600, port=None, packs=None):
         self.host = host
         self.folder = Path(folder)
@@ -112,7 +114,7 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         headers = {} if body is None else {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url + urllib.parse.quote(path, safe="/?=&%+"), data, headers)
-        with DIRECT.open(request, timeout=600) as answer:
+        with DIRECT.open(request, timeout=self.seconds_to_answer) as answer:
             return answer.read()
 
     def get(self, path):
@@ -133,7 +135,8 @@ class Server:
 
         client = uuid.uuid4().hex
         address = f"{self.url}/ws?clientId={client}"
-        async with aiohttp.ClientSession() as session, session.ws_connect(address, max_msg_size=0) as messages:
+        beat = {"max_msg_size": 0, "heartbeat": self.seconds_to_answer}
+        async with aiohttp.ClientSession() as session, session.ws_connect(address, **beat) as messages:
             run = self.queue(graph, client, extra)
             async for message in messages:
                 if message.type != aiohttp.WSMsgType.TEXT:
@@ -146,7 +149,7 @@ class Server:
                     progress(data["node"], data["value"], data["max"])
                 elif event["type"] in ENDS:
                     return ENDS[event["type"]](self, run, data)
-        self.fail("closed the connection")
+        self.fail(f"closed the connection, or did not answer for {self.seconds_to_answer} s")
 
     def queue(self, graph, client="", extra=None):
         """Queue a graph and return its id."""

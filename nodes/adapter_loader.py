@@ -92,7 +92,11 @@ class RLGAdapterLoader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, lora_name: str | None = None, alpha: float | None = 0.0, adapter: str | None = ""
+        cls,
+        lora_name: str | None = None,
+        alpha: float | None = 0.0,
+        adapter: str | None = "",
+        text_encoder: str | None = REFUSE,
     ) -> bool | str:
         """Whether the file can be loaded, as far as its header and the configs beside it tell.
 
@@ -100,9 +104,11 @@ class RLGAdapterLoader(io.ComfyNode):
         values are None here: what they will be is checked when the node runs.
         """
         try:
+            if text_encoder is not None:
+                require_one_of("text_encoder", text_encoder, (REFUSE, IGNORE))
             path = None if lora_name is None else files.adapter_path(lora_name)
             if path is not None and alpha is not None and adapter is not None:
-                check_adapter(path, adapter, alpha, ignore_text_encoder=True)
+                check_adapter(path, adapter, alpha, ignore_text_encoder=text_encoder != REFUSE)
         except RLGError as error:
             return str(error)
         return True

@@ -12,7 +12,7 @@ from .host.models.relation import relate
 from .host.models.wiring import IDENTICAL, wiring_notice
 from .host.run.attach import with_expert
 from .host.run.record import Branch, Expert
-from .host.schema import schema
+from .host.schema import SCALE, schema
 from .types import BranchType, ScheduleType
 
 log = logging.getLogger(__name__)
@@ -65,10 +65,7 @@ class RLGApply(io.ComfyNode):
                 io.Float.Input(
                     "scale",
                     default=1.5,
-                    min=-10.0,
-                    max=20.0,
-                    step=0.01,
-                    round=0.001,
+                    **SCALE,
                     tooltip=(
                         "0 is the base model, 1 the RL model, between them interpolates, above 1 extrapolates. "
                         "Neutral: 1. The paper uses 1 to 3. It acts like dividing the KL coefficient of the RL "
@@ -101,10 +98,7 @@ class RLGApply(io.ComfyNode):
                 io.Float.Input(
                     "outside_scale",
                     default=1.0,
-                    min=-10.0,
-                    max=20.0,
-                    step=0.01,
-                    round=0.001,
+                    **SCALE,
                     tooltip=(
                         "The scale outside the window, and where a mask is 0: 1 is the RL model, 0 the base. Without "
                         "effect if the window is 0 to 1 and there is no mask. Neutral: 1."

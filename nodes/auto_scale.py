@@ -9,11 +9,9 @@ from ..rlg_core.report.plot import number, plot
 from ..rlg_core.report.search import panels
 from ..rlg_core.search import CONSTANT, STAGES, Choice, Search, search
 from ..rlg_core.trials import Bounds
-from .host.schema import schema
+from .host.schema import SCALE, schema
 from .host.scores.auto_scale import SAMPLERS, SCHEDULERS, Case, Judge, Sampling
 from .types import RewardType, ScheduleType
-
-SCALE = {"min": -10.0, "max": 20.0, "step": 0.01, "round": 0.001}
 
 
 class RLGAutoScale(io.ComfyNode):

@@ -57,7 +57,8 @@ class RLGBudget(io.ComfyNode):
                     round=0.0001,
                     tooltip=(
                         "Above 0, decides by an error estimate when to evaluate the base, at the latest after "
-                        "refresh_every steps. 0.01 is a good start. Neutral: 0, fixed steps."
+                        "refresh_every steps. Measured on the demo pair: 0.02 with refresh_every 4. Neutral: 0, fixed "
+                        "steps."
                     ),
                 ),
                 io.Combo.Input(

@@ -10,10 +10,9 @@ from ..rlg_core.errors import problem
 from ..rlg_core.report.plot import Curve, Panel, plot
 from ..rlg_core.schedule import CUSTOM, PRESETS, PROGRESS, PerItem, ScaleSchedule, scale_from_kl, schedule_of
 from .host.run.record import Branch
-from .host.schema import schema
+from .host.schema import SCALE, schema
 from .types import BranchType, ScheduleType
 
-SCALE = {"min": -10.0, "max": 20.0, "step": 0.01, "round": 0.001}
 PERCENT = {"min": 0.0, "max": 1.0, "step": 0.001}
 CURVE_POINTS = 201
 

@@ -9,6 +9,7 @@ from ..rlg_core.errors import RLGError, problem
 from ..rlg_core.report.sweep import curves, sheet, table
 from ..rlg_core.schedule import PerItem
 from ..rlg_core.sweep import DEFAULT_SCALES, Sweep, parse_scales
+from .host.compat import require_one_tensor
 from .host.schema import schema
 from .types import ScheduleType
 
@@ -98,10 +99,7 @@ class RLGBatchSweep(io.ComfyNode):
 def repeated(latent: dict, times: int) -> dict:
     """`latent` with all its items repeated `times` times. Each repetition starts from the same noise as the first."""
     samples = latent["samples"]
-    if samples.is_nested:
-        raise RLGError(
-            "This latent holds several tensors (video with sound): use RLG Sweep, which runs scale by scale."
-        )
+    require_one_tensor(samples, "use RLG Sweep, which runs scale by scale.")
     items = samples.shape[0]
     out = latent | {
         "samples": torch.cat([samples] * times),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from .combine import Weight
 from .errors import RLGError, require_number, require_one_of, require_whole
 
 EVALUATE = ("exact", "linearised", "segmented")
@@ -132,29 +133,37 @@ class DifferenceExtrapolation:
             due = any(track.steps[-1] < refresh <= step for refresh in self.refreshes)
         return None if due else track.extrapolated(time)
 
-    def observe(self, key: Hashable, step: int, time: float, difference: Tensor, effect: float) -> Tensor | None:
-        """Records an evaluated difference. Returns by how much it was missed, or None if no step before was skipped.
+    def observe(
+        self, key: Hashable, step: int, time: float, difference: Tensor, velocity: Tensor, weight: Weight, pictures: int
+    ) -> Tensor | None:
+        """Records an evaluated difference. Returns how far off it was, or None if no step before was skipped.
 
-        `effect` is the relative error of the prediction per unit of relative error in the difference:
-        `|w - 1| |difference| / |velocity|`.
+        `difference` and the RL model's `velocity` [prompts * pictures, ...] are evaluated at `step`. The result
+        [pictures] is the error that the extrapolation would have made in the predictions at weight w, `|(w - 1)
+        (predicted - difference)| / |velocity|` with Euclidean norms over all prompts of a picture.
         """
         track, missed = self.tracks.get(key), None
         if track is None or step <= track.steps[-1]:
             track = self.tracks[key] = _Track()
         else:
-            off = track.extrapolated(time) - difference
+            error = (weight - 1.0) * (track.extrapolated(time) - difference)
+            off = _norms(error, pictures) / _norms(velocity, pictures).clamp_min(1e-12)
             missed = off if step > track.steps[-1] + 1 else None
             if self.budget.tolerance > 0:
-                track.gap = self._next_gap(track, off, difference, effect)
+                track.gap = self._next_gap(track.gap, float(off.max()))
         track.add(step, time, difference)
         return missed
 
-    def _next_gap(self, track: _Track, off: Tensor, difference: Tensor, effect: float) -> int:
-        """The gap after a refresh: doubled if the extrapolation was well within the tolerance, halved if beyond it.
+    def _next_gap(self, gap: int, worst: float) -> int:
+        """The gap after a refresh: doubled if the worst picture was well within the tolerance, halved if beyond it.
 
         The refresh itself shows the error of the extrapolation, so the estimate costs no evaluation.
         """
-        error = effect * float(off.norm() / difference.norm().clamp_min(1e-12))
-        if error > self.budget.tolerance:
-            return max(track.gap // 2, 1)
-        return min(track.gap * 2 if error < self.budget.tolerance / 2 else track.gap, self.budget.refresh_every)
+        if worst > self.budget.tolerance:
+            return max(gap // 2, 1)
+        return min(gap * 2 if worst < self.budget.tolerance / 2 else gap, self.budget.refresh_every)
+
+
+def _norms(values: Tensor, pictures: int) -> Tensor:
+    """The norm of each picture's rows, of which every prompt has one."""
+    return values.reshape(-1, pictures, values[0].numel()).norm(dim=(0, 2))

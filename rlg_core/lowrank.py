@@ -25,7 +25,7 @@ Three resolve the flat spectra that full fine-tuning leaves.
 """
 
 PIECE = 2**22
-"""Numbers of a weight whose rounding is summed at a time: in float64, a large one would be copied several times."""
+"""Numbers of a weight that are summed at a time: in float64, a large one would be copied several times."""
 
 ROUNDED = (torch.bfloat16, torch.float16)
 """Types whose rounding can be as large as what RL training changes."""
@@ -65,6 +65,11 @@ def leading_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     return u[:, :rank], s[:rank], vh[:rank]
 
 
+def squared_norm(values: Tensor) -> float:
+    """The sum of squares in float64."""
+    return sum(float(piece.double().square_().sum()) for piece in values.flatten().split(PIECE))
+
+
 def rounding_energy(weight: Tensor) -> float:
     """The expected squared norm of what rounding took from `weight`: the sum of `ulp^2 / 12`.
 
@@ -72,12 +77,15 @@ def rounding_energy(weight: Tensor) -> float:
     one that holds them all. For bfloat16 the root of this is about 1.66e-3 of the weight's norm; for float32 it counts
     as 0.
     """
-    narrow = (dtype for dtype in ROUNDED if bool((weight.to(dtype).to(weight.dtype) == weight).all()))
+    pieces = weight.flatten().split(PIECE)
+    narrow = (
+        dtype for dtype in ROUNDED if all(torch.equal(piece.to(dtype).to(piece.dtype), piece) for piece in pieces)
+    )
     dtype = next(narrow, None)
     if dtype is None:
         return 0.0
     info, total = torch.finfo(dtype), 0.0
-    for piece in weight.flatten().split(PIECE):
+    for piece in pieces:
         exponent = torch.frexp(piece.float().abs().clamp_min(info.tiny)).exponent - 1
         total += float(torch.exp2(2.0 * exponent.double()).sum())
     return total * info.eps**2 / 12.0
@@ -107,7 +115,7 @@ def truncate(delta: Tensor, rank: int, energy: float = 1.0, floor: float = 0.0) 
     """
     matrix = delta.float().flatten(1)
     u, s, vh = leading_svd(matrix, rank)
-    total = float(matrix.double().square().sum())
+    total = squared_norm(matrix)
     rank = sufficient_rank(s, total, energy, matrix.shape, floor)
     root = s[:rank].sqrt()
     term = LowRank(u[:, :rank] * root, (root[:, None] * vh[:rank]).reshape(rank, *delta.shape[1:]))

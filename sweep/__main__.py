@@ -7,11 +7,15 @@ command again runs what is missing.
 from __future__ import annotations
 
 import argparse
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from devtools.console import Failure, end_in_order, say
+
+NEEDS = (3, 11)
+"""The oldest Python that has `tomllib`."""
 
 
 def options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -35,6 +39,8 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str]) -> int:
     asked = options(arguments)
+    if sys.version_info < NEEDS:
+        raise Failure(f"{sys.executable} is Python {platform.python_version()}: sweeps need 3.11 or newer.")
     try:
         from .cluster import Shape
         from .session import Order, start

@@ -45,15 +45,29 @@ def cluster(shape: Shape, job: Job) -> Iterator[list[Any]]:
     """Give the handles of the workers; end them, and a local Ray with them, in the end."""
     address = shape.address or os.environ.get("RAY_ADDRESS", "")
     if address:
-        # a copy of this clone goes to every machine, so that all run one version of it
-        shipped = {"working_dir": str(ROOT), "excludes": ["/*", *(f"!/{name}" for name in SHIPPED), "__pycache__"]}
-        ray.init(address=address, runtime_env=shipped, log_to_driver=False)
+        join(address)
     else:
         start_local()
     try:
         yield workers(shape, job, {} if address else {"PYTHONPATH": with_this_clone()})
     finally:
         ray.shutdown()
+
+
+def join(address: str) -> None:
+    """Become part of a cluster, and give it this clone. Raises Failure where none answers."""
+    try:
+        ray.init(address=address, runtime_env=shipped(), log_to_driver=False)
+    except ConnectionError as error:
+        raise Failure(
+            f"No Ray cluster answers at {address}: {error}. One that has a token needs RAY_AUTH_MODE=token here too."
+        ) from error
+
+
+def shipped() -> dict[str, Any]:
+    """Return what goes to every machine of a cluster, so that all run one version: `SHIPPED`, and nothing else."""
+    others = sorted(f"/{path.name}" for path in ROOT.iterdir() if path.name not in SHIPPED)
+    return {"working_dir": str(ROOT), "excludes": [*others, "__pycache__"]}
 
 
 def with_this_clone() -> str:

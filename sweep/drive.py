@@ -17,7 +17,7 @@ from .checks import differences
 from .plan import Unit
 from .server import START
 from .spec import SCALE
-from .store import Store
+from .store import Store, StoreFailure
 from .worker import Facts, Result
 
 TRIES = 3
@@ -144,17 +144,19 @@ class Driver:
             raise Failure("No worker is left: each has been lost, or its ComfyUI does not start.")
 
     def _take(self, reference: Any) -> None:
-        """Take what a worker hands back."""
+        """Take what a worker hands back. Raises StoreFailure where it could not keep what it made."""
         hand = self.busy.pop(reference)
         unit, was_away = hand.unit, hand.away
         hand.unit, hand.away = None, False
         try:
             result = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:  # an error in its code, which it outlives
+            result = _raised(error)
+            if was_away:
+                self._miss(hand)
         except ray.exceptions.RayError as error:
-            result = Result(error={"message": _cause(error)})
-            hand.faults += was_away  # Ray has given it up
-            if hand.faults < TRIES:
-                self._await(hand)
+            result = Result(error={"message": f"the worker ended while it ran this ({type(error).__name__})"})
+            self._miss(hand, faults=was_away)  # one that was away Ray has given up
         if unit is None:
             self._welcome(hand, result)
         elif result.error is None:
@@ -189,8 +191,11 @@ class Driver:
         self.tally.failed += 1
         self.store.blame(unit.key, failure(unit, result.error, hand.name))
 
-    def _await(self, hand: Hand) -> None:
-        """Give a worker that ended no unit until it answers again, on whatever machine Ray starts it."""
+    def _miss(self, hand: Hand, faults: int = 1) -> None:
+        """Give a worker no unit until it answers again, on whatever machine Ray starts it."""
+        hand.faults += faults
+        if hand.faults >= TRIES:
+            return
         hand.loaded, hand.away, hand.since = None, True, time.monotonic()
         self.busy[hand.handle.facts.options(max_task_retries=-1).remote(*self.about)] = hand
 
@@ -207,10 +212,11 @@ class Driver:
         return time.monotonic() - hand.since > self.timeout + START + MARGIN
 
     def _look_for_lost(self) -> None:
-        """Take the units of workers that are lost; one that answers after all is used again."""
+        """Take the units of workers that are lost, and have Ray start those workers again."""
         for hand in filter(self._is_lost, self._at_work()):
-            unit, hand.unit, hand.away = hand.unit, None, True
             message = f"{hand.name} has not answered for {time.monotonic() - hand.since:.0f} s"
+            unit, hand.unit, hand.away, hand.since = hand.unit, None, True, time.monotonic()
+            ray.kill(hand.handle, no_restart=False)
             self._again(hand, unit, Result(error={"message": message}))
 
 
@@ -225,11 +231,11 @@ def failure(unit: Unit, error: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"unit": unit.key, **unit.values, "scales": list(unit.scales), "tries": TRIES, "worker": where, **error}
 
 
-def _cause(error: ray.exceptions.RayError) -> str:
-    """Return what the worker raised, or how it ended."""
-    if isinstance(error, ray.exceptions.RayTaskError):
-        return f"the worker raised {error.cause!r}"
-    return f"the worker ended while it ran this ({type(error).__name__})"
+def _raised(error: ray.exceptions.RayTaskError) -> Result:
+    """Return what a worker raised as the error of its unit. Raises it where no other try can mend it."""
+    if isinstance(error.cause, StoreFailure):
+        raise StoreFailure(str(error.cause)) from error
+    return Result(error={"message": f"the worker raised {error.cause!r}", "traceback": str(error)})
 
 
 def _first_line(text: Any) -> str:

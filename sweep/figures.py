@@ -95,8 +95,9 @@ def _over_scale(name: str, groups: Mapping[str, Mapping[float, Estimate]], chose
         Curve(list(found), [i.mean for i in found.values()], group, [i.half for i in found.values()])
         for group, found in list(groups.items())[: GROUPS + 1]
     ]
-    prompts = max(i.n for i in groups[EVERYTHING].values())
-    title = f"{name}: mean and 95 % interval over {prompts} prompts" if prompts > 1 else name
+    counts = {i.n for i in groups[EVERYTHING].values()}
+    prompts = f"up to {max(counts)}" if len(counts) > 1 else f"{max(counts)}"
+    title = f"{name}: mean and 95 % interval over {prompts} prompts" if max(counts) > 1 else name
     return Panel(curves, title, "scale w", name, {chosen.scale: f"chosen: {number(chosen.scale)}"})
 
 

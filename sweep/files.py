@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from devtools.server import Server
 
-CACHE = Path(tempfile.gettempdir()) / "rlg-sweep-hashes"
 NO_MODELS = ("custom_nodes", "configs")
+
+
+def cache() -> Path:
+    """Return the folder of the hashes: in the user's own cache, which other users cannot write to."""
+    name, default = ("LOCALAPPDATA", "AppData/Local") if sys.platform == "win32" else ("XDG_CACHE_HOME", ".cache")
+    return Path(os.environ.get(name) or Path.home() / default) / "rlg-sweep" / "hashes"
 
 
 def identities(server: Server, names: Iterable[str], inputs: Path | None) -> dict[str, str]:
@@ -78,15 +84,16 @@ def remembered(path: Path) -> str:
     """Return a file's hash; on this machine it is computed once for a path, a size and times of change."""
     facts = path.stat()
     about = f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns} {facts.st_ino}"
-    note = CACHE / hashlib.sha256(about.encode()).hexdigest()
+    note = cache() / hashlib.sha256(about.encode()).hexdigest()
     if note.exists():
         return note.read_text()
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    CACHE.mkdir(parents=True, exist_ok=True)
-    partial = note.with_suffix(f".{os.getpid()}")
-    partial.write_text(found)
-    partial.replace(note)
+    with suppress(OSError):  # who has no cache hashes again
+        note.parent.mkdir(parents=True, exist_ok=True)
+        partial = note.with_suffix(f".{os.getpid()}")
+        partial.write_text(found)
+        partial.replace(note)
     return found
 
 

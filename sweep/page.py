@@ -67,7 +67,7 @@ def _amount(rows: Sequence[Mapping], failures: Sequence[Mapping], manifest: Mapp
 def _section(section: Section, spec: Spec) -> list[str]:
     parts = [f"<h2>{escape(section.name)}</h2>"] if section.name else []
     if section.choice:
-        parts.append(f'<p class="answer">{answer(section.choice, spec.rewards[0].name)}</p>')
+        parts.append(f'<p class="answer">{answer(section.choice, spec.rewards[0].name, spec.scale.values)}</p>')
     for name, data in section.pictures.items():
         kind = name.partition("-")[0]
         address = f"data:image/png;base64,{base64.b64encode(data).decode()}"
@@ -86,14 +86,20 @@ NOTES = {
 }
 
 
-def answer(choice: Choice, reward: str) -> str:
-    """Return the chosen scale with its uncertainty, as a sentence or two."""
+def answer(choice: Choice, reward: str, tried: Sequence[float]) -> str:
+    """Return the chosen scale with its uncertainty, as a few sentences; `tried` are all scales of the sweep."""
     others = [number(scale) for scale in choice.as_good if scale != choice.scale]
+    dropped = [number(scale) for scale in tried if scale not in choice.shares]
+    rest = "Every other scale that was left to the end" if dropped else "Every other scale"
     parts = [
         f"<strong>w = {number(choice.scale)}</strong> has the highest mean {escape(reward)};",
         f"it is best in {choice.shares[choice.scale]:.0%} of the resamples of the prompts.",
-        f"As good within error: {', '.join(others)}." if others else "Every other scale is worse beyond error.",
+        f"As good within error: {', '.join(others)}." if others else f"{rest} is worse beyond error.",
     ]
+    if dropped:
+        parts.append(
+            f"Of {', '.join(dropped)} fewer pictures were made: their means are of some of the prompts and seeds."
+        )
     if choice.is_end:
         parts.append("It is the largest scale that was tried: a larger one may be better still.")
     return " ".join(parts)

@@ -18,10 +18,14 @@ from .graph import Graph
 from .leash import Leash
 
 START = 300  # seconds
+ANSWER = 60
+"""Seconds in which a server answers, also while it samples: one that does not hangs."""
 
 
 class Headless(Server):
     """A ComfyUI that ends with this process. It takes a user's own models and nodes where it is a user's own."""
+
+    seconds_to_answer = ANSWER
 
     def __init__(self, host: hosts.Host, is_own: bool, folder: Path):
         super().__init__(host, folder, seconds_to_start=START)
@@ -74,6 +78,8 @@ class Headless(Server):
 
 class Running(Server):
     """A ComfyUI that somebody else runs, at an address."""
+
+    seconds_to_answer = ANSWER
 
     def __init__(self, url: str):
         self.url = url.rstrip("/")

@@ -67,7 +67,7 @@ class Session:
         manifest = self.manifest()
         self.store.claim(manifest)
         for hand in self.hands:
-            hand.keeps = ray.get(hand.handle.sees.remote(manifest))
+            (hand.keeps,) = told([hand.handle.sees.remote(manifest)])
             if not hand.keeps:
                 say(f"{hand.name} does not reach {self.store.place}: its pictures come here first")
         there = self.store.done()
@@ -120,7 +120,7 @@ class Session:
 def probe(hands: Sequence[Hand], units: Sequence[Unit]) -> tuple[float, float]:
     """Return the seconds and the bytes of a unit, run by all workers at once and thrown away."""
     started = time.monotonic()
-    results = ray.get([hand.handle.run.remote(unit, False) for hand, unit in zip(hands, units)])
+    results = told([hand.handle.run.remote(unit, False) for hand, unit in zip(hands, units)])
     for result in results:
         if result.error:
             raise Failure(f"the first units fail: {result.error['message']}")
@@ -188,8 +188,10 @@ def alone(store: Store, only_looks: bool) -> Iterator[None]:
         yield
         return
     folder = Path(store.root)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "running.lock").open("a") as file:
+    with store.in_plain_words():
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "running.lock").open("a")
+    with file:
         try:
             lock.lock(file)
         except OSError as error:

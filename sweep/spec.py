@@ -130,17 +130,30 @@ def _axis_table(name: str, value: Any) -> dict:
 def _axis(name: str, value: Any) -> Axis:
     """Return the axis of a table with "values", or with "first" (else 0) and "count" for whole numbers in a row."""
     table = _axis_table(name, value)
-    if ("values" in table) == ("count" in table):
+    if ("values" in table) == ("count" in table) or ("values" in table and "first" in table):
         raise Failure(f"[inputs.{name}]: expected either values, or count (and first).")
-    first, count = table.get("first", 0), table.get("count", 0)
-    values = table["values"] if "values" in table else list(range(first, first + count))
+    values = table["values"] if "values" in table else _counted(name, table)
     return Axis(name, _targets(name, table["at"]), _values(name, values))
+
+
+def _counted(name: str, table: Mapping[str, Any]) -> list[int]:
+    """Return "count" whole numbers in a row from "first", else from 0."""
+    first, count = table.get("first", 0), table["count"]
+    if type(first) is not int or type(count) is not int or count < 1:
+        raise Failure(
+            f"[inputs.{name}]: expected whole numbers, count 1 or more, found first = {first!r}, count = {count!r}."
+        )
+    return list(range(first, first + count))
 
 
 def _targets(name: str, at: Any) -> tuple[str, ...]:
     """Return the inputs that an axis goes into: one "node.input", or a list of them."""
     targets = (at,) if isinstance(at, str) else at
-    if not targets or not all(isinstance(target, str) and "." in target for target in targets):
+    if (
+        not isinstance(targets, (list, tuple))
+        or not targets
+        or not all(isinstance(target, str) and "." in target for target in targets)
+    ):
         raise Failure(
             f'[inputs.{name}] at = {at!r}: expected "node.input", such as "KSampler.seed", or a list of them.'
         )
@@ -150,12 +163,19 @@ def _targets(name: str, at: Any) -> tuple[str, ...]:
 def _values(name: str, values: Any) -> tuple:
     if not isinstance(values, list) or not values:
         raise Failure(f"[inputs.{name}] values: expected a list, found {values!r}.")
-    if not all(isinstance(value, (str, int, float, bool)) for value in values):
-        raise Failure(f"[inputs.{name}] values: expected numbers, texts or true and false, found {values!r}.")
+    kinds = {_KINDS_OF_VALUES.get(type(value)) for value in values}
+    if len(kinds) > 1 or None in kinds:
+        raise Failure(
+            f"[inputs.{name}] values: expected numbers alone, texts alone or true and false, found {values!r}."
+        )
     twice = {value for value in values if values.count(value) > 1}
     if twice:
         raise Failure(f"[inputs.{name}] values has {sorted(twice)[0]!r} more than once.")
     return tuple(values)
+
+
+_KINDS_OF_VALUES = {str: "text", bool: "truth", int: "number", float: "number"}
+"""What a list of values may hold: one kind, for a column of the table holds one."""
 
 
 def _prompts(table: dict, folder: Path) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -202,7 +222,7 @@ def _run(value: Any) -> Run:
     table = _table(value, "[run]", {field.name for field in fields(Run)})
     kinds = {"pictures": str, "together": bool, "timeout": (int, float)}
     for name, given in table.items():
-        if not isinstance(given, kinds[name]) or (name == "timeout" and given <= 0):
+        if not isinstance(given, kinds[name]) or (name == "timeout" and not given > 0):
             raise Failure(f"[run] {name} = {given!r}: expected {_KINDS[name]}.")
     return Run(**table)
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import posixpath
+import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,10 @@ from .graph import canonical
 MANIFEST, PARTS, PICTURES, FAILED = "sweep.json", "parts", "pictures", "failed"
 PUTS_ARE_ATOMIC = ("s3", "gcs", "abfs")
 """Kinds of file system on which a file appears whole, when it is closed."""
+
+
+class StoreFailure(Failure):
+    """The results folder cannot be read or written: nothing that a unit, or another try of it, could change."""
 
 
 class Store:
@@ -48,18 +54,32 @@ class Store:
     def path(self, *names: str) -> str:
         return posixpath.join(self.root, *names)
 
+    @contextmanager
+    def in_plain_words(self) -> Iterator[None]:
+        """Raise StoreFailure, which says where, for an error of the file system."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreFailure(f"the results folder {self.place} fails on {socket.gethostname()}: {error}") from error
+
     # Files
 
     def write_file(self, name: str, data: bytes) -> None:
-        """Write a file so that it is there whole or not at all."""
+        """Write a file so that it is there whole or not at all. Raises StoreFailure where it cannot be written."""
         path = self.path(name)
-        self.fs.create_dir(posixpath.dirname(path), recursive=True)
         whole = self.fs.type_name in PUTS_ARE_ATOMIC
         at = path if whole else f"{path}.{uuid.uuid4().hex[:8]}.partial"
-        with self.fs.open_output_stream(at) as stream:
-            stream.write(data)
-        if not whole:
-            self.fs.move(at, path)
+        with self.in_plain_words():
+            self.fs.create_dir(posixpath.dirname(path), recursive=True)
+            try:
+                with self.fs.open_output_stream(at) as stream:
+                    stream.write(data)
+                if not whole:
+                    self.fs.move(at, path)
+            except OSError:
+                with suppress(OSError):
+                    self.fs.delete_file(at)
+                raise
 
     def read_file(self, name: str) -> bytes:
         with self.fs.open_input_file(self.path(name)) as stream:

@@ -129,9 +129,14 @@ class Worker:
         return there is not None and canonical(there) == canonical(manifest)
 
     def run(self, unit: Unit, keeps: bool) -> Result:
-        """Run a unit that is not done yet. `keeps`: this worker writes the results, else it hands them back."""
-        if keeps and self.store.has(unit.key):
-            return Result(short(self.store.rows([unit.key])))
+        """Run a unit that is not done yet. `keeps`: this worker writes the results, else it hands them back.
+
+        Raises StoreFailure where they cannot be written.
+        """
+        if keeps:
+            with self.store.in_plain_words():
+                if self.store.has(unit.key):
+                    return Result(short(self.store.rows([unit.key])))
         try:
             running = self.up()
         except GONE as error:

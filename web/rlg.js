@@ -1,10 +1,12 @@
 // What the pack's nodes show in the graph editor: the text a node reports stays on it, a preset of RLG Schedule shows its
-// values, and what a linked schedule replaces is greyed out. Everything works without this script too.
+// values (and "custom" the user's own again), and what a linked schedule replaces is greyed out. Everything works without
+// this script too.
 
 import { app } from "../../scripts/app.js";
 
 const TEXT = "rlg_text";
 const TEXT_HEIGHT = 72;
+const COVERED = "rlg_covered_by_preset";
 const REPLACED_BY_SCHEDULE = ["scale", "start_percent", "end_percent"];
 
 // Text on a node
@@ -69,18 +71,32 @@ function grey(node, names, replaced) {
   node.setDirtyCanvas(true, true);
 }
 
+// The user's own values, which a preset covers, are a property of the node: so they are saved, copied and undone with it.
 function followPreset(node, presets) {
   const preset = node.widgets.find((widget) => widget.name === "preset");
   const names = Object.keys(Object.values(presets)[0]);
+  const show = (values) => {
+    for (const widget of node.widgets) {
+      if (widget.name in values) widget.value = values[widget.name];
+    }
+  };
   const follow = () => {
     const values = presets[preset.value];
-    for (const widget of values ? node.widgets : []) {
-      if (widget.name in values) widget.value = values[widget.name];
+    if (values) {
+      node.properties[COVERED] ??= valuesOf(node, names);
+      show(values);
+    } else if (node.properties[COVERED]) {
+      show(node.properties[COVERED]);
+      delete node.properties[COVERED];
     }
     grey(node, names, values !== undefined);
   };
   after(preset, "callback", follow);
   after(node, "onConfigure", follow);
+}
+
+function valuesOf(node, names) {
+  return Object.fromEntries(node.widgets.filter((w) => names.includes(w.name)).map((w) => [w.name, w.value]));
 }
 
 function followSchedule(node) {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from pathlib import Path
 from devtools import hosts
 from devtools.environment import PYTHON
 from devtools.paths import PACK, ROOT
-from devtools.server import RunFailed, Server
+from devtools.server import MODELS, RunFailed, Server
 
 from . import graphs
 from .watch import Soak, resident_megabytes, temporary_files
@@ -56,6 +57,8 @@ def soak(host: hosts.Host, prompts: int, seed: int, with_pack: bool, minutes: fl
         command = [sys.executable, "-m", "bench.soak.models", str(folder / "models")]
         subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
         packs = {"rlg-soak": NODE} | ({PACK: ROOT} if with_pack else {})
+        if not with_pack:  # which brings them
+            shutil.copytree(MODELS, folder / "models", dirs_exist_ok=True)
         found, started = Soak(), time.time()
         with Server(host, folder, packs=packs) as server:
             for number in range(prompts):
@@ -97,7 +100,7 @@ def run(server: Server, number: int, prompt: graphs.Prompt, found: Soak) -> None
     except RunFailed as failure:
         expected = "interrupted" if prompt.interrupts else prompt.error
         kind = failure.detail.get("exception_type", "refused before it ran")
-        ours = prompt.interrupts or "rlg_core.errors" in kind or "node_errors" in failure.detail
+        ours = prompt.interrupts or kind.startswith("RLG.") or "node_errors" in failure.detail
         if not expected or expected not in str(failure) or not ours:
             found.failures.append(f"prompt {number}: {prompt.kind}: {kind} {str(failure)[:300]}")
         return

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-Graph = dict[str, dict[str, Any]]
-ADAPTERS = tuple(f"rlg-demo/rl-{name}" for name in ("brightness", "jpeg", "composition", "brightness-beta0.1"))
-SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, -1.0)
+from .builder import ADAPTERS, Builder, Graph
+from .errors import ERRORS
 
 
 @dataclass(frozen=True)
@@ -20,69 +18,6 @@ class Prompt:
     graph: Graph
     error: str = ""
     interrupts: bool = False
-
-
-@dataclass
-class Builder:
-    """A graph under construction; every method adds a node and returns its first output."""
-
-    draw: random.Random
-    graph: Graph = field(default_factory=dict)
-
-    def node(self, kind: str, **inputs: Any) -> list:
-        name = str(len(self.graph) + 1)
-        self.graph[name] = {"class_type": kind, "inputs": inputs}
-        return [name, 0]
-
-    def model(self) -> list:
-        return self.node("UNETLoader", unet_name="rlg-demo-base.safetensors", weight_dtype="default")
-
-    def adapter(self, model: list, name: str = "") -> list:
-        return self.node(
-            "RLGAdapterLoader",
-            model=model,
-            lora_name=name or self.draw.choice(ADAPTERS),
-            strength=self.draw.choice((0.5, 1.0, 1.0, 1.25)),
-            alpha=0.0,
-            adapter="",
-        )
-
-    def guided(self, model: list, rl_model: list, **inputs: Any) -> list:
-        settings = {"scale": self.draw.choice(SCALES), "start_percent": 0.0, "end_percent": 1.0}
-        settings |= {"outside_scale": 1.0, "rescale": 0.0}
-        return self.node("RLGApply", model=model, rl_model=rl_model, **settings | inputs)
-
-    def prompts(self) -> tuple[list, list]:
-        clip = self.node("CLIPLoader", clip_name="rlg-demo-clip.pt", type="sd3", device="default")
-        text = self.draw.choice(("three red circles", "two blue squares"))
-        return self.node("CLIPTextEncode", text=text, clip=clip), self.node("CLIPTextEncode", text="", clip=clip)
-
-    def latent(self, batch: int = 0) -> list:
-        width, height = self.draw.choice(((64, 64), (96, 64), (96, 96)))
-        return self.node(
-            "EmptySD3LatentImage", width=width, height=height, batch_size=batch or self.draw.choice((1, 1, 2))
-        )
-
-    def sampled(self, model: list, latent: list | None = None, **inputs: Any) -> list:
-        positive, negative = self.prompts()
-        settings = {"seed": 1, "steps": 2, "cfg": 3.0, "denoise": 1.0, "scheduler": "simple"}
-        settings |= {"sampler_name": self.draw.choice(("euler", "heun"))}
-        return self.node(
-            "KSampler",
-            model=model,
-            positive=positive,
-            negative=negative,
-            latent_image=latent or self.latent(),
-            **settings | inputs,
-        )
-
-    def picture(self, latent: list) -> list:
-        vae = self.node("VAELoader", vae_name="rlg-demo-vae.safetensors")
-        return self.node("VAEDecode", samples=latent, vae=vae)
-
-    def probe(self, latent: list) -> Graph:
-        self.node("SoakProbe", latent=latent)
-        return self.graph
 
 
 # Without the pack
@@ -99,13 +34,15 @@ def plain_full(build: Builder) -> Graph:
 
 def other_model(build: Builder, guide: bool = False) -> Graph:
     """Another architecture, without a text encoder."""
-    name, width, pooled = build.draw.choice((("soak-sd3", 96, 64), ("soak-wan", 4096, 0)))
+    name, width, pooled = build.draw.choice((("soak-sd3", 96, 64), ("soak-wan", 4096, 0), ("soak-unet", 768, 0)))
     model = build.node("UNETLoader", unet_name=f"{name}.safetensors", weight_dtype="default")
     if guide:
         model = build.guided(model, build.adapter(model, f"{name}-rl.safetensors"))
     positive, negative = (build.node("SoakConditioning", seed=k, width=width, pooled=pooled) for k in (1, 2))
     if name == "soak-wan":
         latent = build.node("EmptyHunyuanLatentVideo", width=64, height=64, length=1, batch_size=1)
+    elif name == "soak-unet":
+        latent = build.node("EmptyLatentImage", width=64, height=build.draw.choice((64, 96)), batch_size=1)
     else:
         latent = build.latent()
     return build.probe(
@@ -185,7 +122,7 @@ def experts(build: Builder) -> Graph:
     for name in build.draw.sample(ADAPTERS, 2):
         guided = build.guided(guided, build.adapter(model, name))
     if build.draw.random() < 0.5:
-        guided = _budget(build, guided, experts="merged")
+        guided = build.budgeted(guided, experts="merged")
     return build.probe(build.sampled(guided))
 
 
@@ -218,11 +155,6 @@ def bounded(build: Builder) -> Graph:
     return build.probe(build.sampled(build.guided(model, build.adapter(model), **extra)))
 
 
-def _budget(build: Builder, model: list, **inputs: Any) -> list:
-    settings = {"evaluate": "exact", "refresh_every": 1, "tolerance": 0.0, "batching": "auto"}
-    return build.node("RLGBudget", model=model, **settings | inputs)
-
-
 def budget(build: Builder) -> Graph:
     model = build.model()
     extra = build.draw.choice(
@@ -236,7 +168,7 @@ def budget(build: Builder) -> Graph:
         )
     )
     guided = build.guided(model, build.adapter(model))
-    return build.probe(build.sampled(_budget(build, guided, **extra), steps=5))
+    return build.probe(build.sampled(build.budgeted(guided, **extra), steps=5))
 
 
 def trace(build: Builder) -> Graph:
@@ -333,67 +265,6 @@ def saved(build: Builder) -> Graph:
 GUIDED: tuple[Callable[[Builder], Graph], ...] = (
     *(lora_pair, turned, style_on_both, guided_other, checkpoints, experts, schedule, mask, branch, bounded),
     *(budget, trace, sweep, batch_sweep, reward, implicit, auto_scale, saved),
-)
-
-
-# Errors on purpose: (graph, part of the message)
-
-
-def reversed_window(build: Builder) -> tuple[Graph, str]:
-    model = build.model()
-    guided = build.guided(model, build.adapter(model), start_percent=0.8, end_percent=0.2)
-    return build.probe(build.sampled(guided)), "expected start_percent to be at most end_percent"
-
-
-def too_many_masks(build: Builder) -> tuple[Graph, str]:
-    model = build.model()
-    one = build.node("SolidMask", value=1.0, width=64, height=64)
-    three = build.node("MaskToImage", mask=one)
-    three = build.node("RepeatImageBatch", image=three, amount=3)
-    three = build.node("ImageToMask", image=three, channel="red")
-    guided = build.guided(model, build.adapter(model), mask=three)
-    return build.probe(build.sampled(guided, build.latent(batch=2))), "3 masks for 2 images"
-
-
-def wrong_batch(build: Builder) -> tuple[Graph, str]:
-    model = build.model()
-    latents = build.node("RLGBatchSweep", latent=build.latent(batch=1), scales="0, 1, 2")
-    guided = build.guided(model, build.adapter(model), schedule=[latents[0], 1])
-    return build.probe(build.sampled(guided, build.latent(batch=2))), "3 scales"
-
-
-def budget_twice(build: Builder) -> tuple[Graph, str]:
-    model = build.model()
-    guided = _budget(build, build.guided(model, build.adapter(model)), refresh_every=2)
-    return build.probe(build.sampled(_budget(build, guided))), "RLG Budget already"
-
-
-def broken_adapter(build: Builder) -> tuple[Graph, str]:
-    model = build.model()
-    return build.probe(build.sampled(build.adapter(model, "soak-broken.safetensors"))), "not a whole safetensors file"
-
-
-def other_architecture(build: Builder) -> tuple[Graph, str]:
-    model = build.model()
-    return build.probe(build.sampled(build.adapter(model, "soak-wan-rl.safetensors"))), "soak-wan-rl"
-
-
-def no_scale(build: Builder) -> tuple[Graph, str]:
-    scales = build.node("RLGSweep", scales="1, nan")
-    model = build.model()
-    return build.probe(build.sampled(build.guided(model, build.adapter(model), scale=scales))), "scales has 'nan'"
-
-
-def empty_trace(build: Builder) -> tuple[Graph, str]:
-    model = build.model()
-    watched = build.node("RLGTrace", model=build.guided(model, build.adapter(model), scale=2.0))
-    plot = build.node("RLGTracePlot", trace=[watched[0], 1], after=build.sampled(model))
-    return build.probe([plot[0], 2]), "trace is empty"
-
-
-ERRORS: tuple[Callable[[Builder], tuple[Graph, str]], ...] = (
-    *(reversed_window, too_many_masks, wrong_batch, budget_twice),
-    *(broken_adapter, other_architecture, no_scale, empty_trace),
 )
 
 

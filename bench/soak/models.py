@@ -1,4 +1,4 @@
-"""The models of a soak beside the demo's: two tiny architectures with an adapter each, a style, and a broken file.
+"""The models of a soak beside the demo's: three tiny architectures with an adapter each, a style, and a broken file.
 
 `python -m bench.soak.models FOLDER` writes them below FOLDER; the host that RLG_HOST_PATH names makes their layouts.
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 from support import tiny
 from support.host import import_host
 
+UNET_LAYER = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
 STYLED = ("transformer.transformer_blocks.0.attn.to_out.0", 192)
 """A layer of the demo's model, and its width."""
 
@@ -25,12 +26,15 @@ def write(host_path: Path, folder: Path) -> None:
     unets, loras = folder / "diffusion_models", folder / "loras"
     for made in (unets, loras):
         made.mkdir(parents=True, exist_ok=True)
+    host = import_host(host_path)
     sd3 = tiny.sd3_transformer()
     save_file(sd3.state_dict(), unets / "soak-sd3.safetensors")
     adapter = loras / "soak-sd3-rl.safetensors"
     save_file(tiny.lora_file(tiny.with_adapter(sd3, tiny.SD3_TARGETS)), adapter)
     (loras / "soak-broken.safetensors").write_bytes(adapter.read_bytes()[:5000])
-    save_file(tiny.wan_weights(import_host(host_path)), unets / "soak-wan.safetensors")
+    save_file(tiny.unet_weights(host), unets / "soak-unet.safetensors")
+    save_file(lora(UNET_LAYER, 320), loras / "soak-unet-rl.safetensors")
+    save_file(tiny.wan_weights(host), unets / "soak-wan.safetensors")
     save_file(lora("diffusion_model.blocks.0.self_attn.q", 256), loras / "soak-wan-rl.safetensors")
     save_file(lora(*STYLED), loras / "soak-style.safetensors")
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from .graphs import Prompt
@@ -39,13 +42,13 @@ class Soak:
         self.seen[key] += 1
 
     def slope(self) -> float:
-        """MB of resident memory per 100 prompts: least squares, once caches are full."""
+        """MB of resident memory per 100 prompts, once caches are full: the median slope of all pairs of looks.
+
+        The allocator returns 20 MB at some looks and not at others, which would bend a least-squares line.
+        """
         points = [point for point in self.memory if point[0] >= SETTLED * self.memory[-1][0]]
-        if len(points) < 3:
-            return float("nan")
-        mean_n, mean_m = (sum(column) / len(points) for column in zip(*points))
-        spread = sum((n - mean_n) ** 2 for n, _ in points)
-        return 100 * sum((n - mean_n) * (m - mean_m) for n, m in points) / spread
+        slopes = [(after - before) / (later - n) for (n, before), (later, after) in combinations(points, 2)]
+        return 100 * median(slopes) if slopes else math.nan
 
     def constant(self) -> dict[str, str]:
         """Each count's range over the settled part."""

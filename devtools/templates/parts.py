@@ -1,8 +1,27 @@
 """Groups that several templates have in common."""
 
+from .files import File, Folder
 from .graph import Node, Out, Workflow
 
 SEED = 7
+
+
+def checkpoint(workflow: Workflow, file: File) -> Node:
+    """The base model, its text encoders and its VAE, of one file."""
+    with workflow.group("Files", 0):
+        return workflow.add("base", "CheckpointLoaderSimple", "Base model", ckpt_name=file)
+
+
+def adapted(workflow: Workflow, base: Node, adapter: File | Folder) -> Node:
+    """The RL model: an adapter on the base."""
+    with workflow.group("RL model", 1):
+        return workflow.add("rl_adapter", "RLGAdapterLoader", model=base[0], lora_name=adapter)
+
+
+def dial(workflow: Workflow, model: Out, rl_model: Out, scale: float) -> Node:
+    """Guidance at one scale."""
+    with workflow.group("Guidance", 2):
+        return workflow.add("guidance", "RLGApply", model=model, rl_model=rl_model, scale=scale)
 
 
 def prompts(workflow: Workflow, clip: Out, positive: str, negative: str = "") -> tuple[Out, Out]:

@@ -3,29 +3,24 @@
 from . import files
 from .files import Listed
 from .graph import Workflow
-from .parts import prompts, sampled, size
+from .parts import adapted, checkpoint, dial, prompts, sampled, size
 
 
 def sd35_flow_grpo() -> Workflow:
     workflow = Workflow("With SD3.5-M Flow-GRPO")
-    with workflow.group("Files", 0):
-        base = workflow.add("base", "CheckpointLoaderSimple", "Base model", ckpt_name=files.SD35_MEDIUM)
-    with workflow.group("RL model", 1):
-        adapter = workflow.add("rl_adapter", "RLGAdapterLoader", model=base[0], lora_name=files.FLOW_GRPO)
+    base = checkpoint(workflow, files.SD35_MEDIUM)
+    adapter = adapted(workflow, base, files.FLOW_GRPO)
     texts = prompts(workflow, base[1], "a photo of three red apples and two green pears on a wooden table")
     latent = size(workflow, "EmptySD3LatentImage", 512, 512)
-    with workflow.group("Guidance", 2):
-        guidance = workflow.add("guidance", "RLGApply", model=base[0], rl_model=adapter[0], scale=1.5)
+    guidance = dial(workflow, base[0], adapter[0], 1.5)
     sampled(workflow, guidance, texts, latent, base[2], 20, 4.5)
     return workflow
 
 
 def sd35_diffusion_nft() -> Workflow:
     workflow = Workflow("With SD3.5-M DiffusionNFT")
-    with workflow.group("Files", 0):
-        base = workflow.add("base", "CheckpointLoaderSimple", "Base model", ckpt_name=files.SD35_MEDIUM)
-    with workflow.group("RL model", 1):
-        adapter = workflow.add("rl_adapter", "RLGAdapterLoader", model=base[0], lora_name=files.DIFFUSION_NFT)
+    base = checkpoint(workflow, files.SD35_MEDIUM)
+    adapter = adapted(workflow, base, files.DIFFUSION_NFT)
     texts = prompts(workflow, base[1], "an astronaut reading a book in a botanical garden, morning light")
     latent = size(workflow, "EmptySD3LatentImage", 512, 512)
     with workflow.group("Guidance", 2):
@@ -37,14 +32,11 @@ def sd35_diffusion_nft() -> Workflow:
 
 def sdxl_spo() -> Workflow:
     workflow = Workflow("With SDXL SPO")
-    with workflow.group("Files", 0):
-        base = workflow.add("base", "CheckpointLoaderSimple", "Base model", ckpt_name=files.SDXL)
-    with workflow.group("RL model", 1):
-        adapter = workflow.add("rl_adapter", "RLGAdapterLoader", model=base[0], lora_name=files.SPO_SDXL)
+    base = checkpoint(workflow, files.SDXL)
+    adapter = adapted(workflow, base, files.SPO_SDXL)
     texts = prompts(workflow, base[1], "a child and a penguin sitting in front of the moon")
     latent = size(workflow, "EmptyLatentImage", 1024, 1024)
-    with workflow.group("Guidance", 2):
-        guidance = workflow.add("guidance", "RLGApply", model=base[0], rl_model=adapter[0], scale=1.5)
+    guidance = dial(workflow, base[0], adapter[0], 1.5)
     sampled(workflow, guidance, texts, latent, base[2], 20, 5.0, scheduler="normal")
     return workflow
 
@@ -61,16 +53,14 @@ def sdxl_diffusion_dpo() -> Workflow:
         )
     texts = prompts(workflow, pair[2], "a very beautiful and ornate lighthouse on a cliff in the evening, oil painting")
     latent = size(workflow, "EmptyLatentImage", 1024, 1024)
-    with workflow.group("Guidance", 2):
-        guidance = workflow.add("guidance", "RLGApply", model=pair[0], rl_model=pair[1], scale=1.5)
+    guidance = dial(workflow, pair[0], pair[1], 1.5)
     sampled(workflow, guidance, texts, latent, pair[3], 50, 5.0, scheduler="normal")
     return workflow
 
 
 def sd15_diffusion_npo() -> Workflow:
     workflow = Workflow("With SD1.5 Diffusion-NPO")
-    with workflow.group("Files", 0):
-        base = workflow.add("base", "CheckpointLoaderSimple", "Base model", ckpt_name=files.SD15)
+    base = checkpoint(workflow, files.SD15)
     with workflow.group("RL models", 1):
         liked = workflow.add("rl_adapter", "RLGAdapterLoader", "Preferred", model=base[0], lora_name=files.SPO_SD15)
         disliked = workflow.add(
@@ -98,14 +88,12 @@ def sd15_diffusion_npo() -> Workflow:
 
 def any_lora() -> Workflow:
     workflow = Workflow("With Any LoRA")
-    with workflow.group("Files", 0):
-        base = workflow.add("base", "CheckpointLoaderSimple", "Base model", ckpt_name=files.SDXL)
+    base = checkpoint(workflow, files.SDXL)
     with workflow.group("RL model", 1):
         adapter = workflow.add("lora", "LoraLoaderModelOnly", "Your LoRA", model=base[0], lora_name=files.PIXEL_ART)
     texts = prompts(workflow, base[1], "a small wooden house by a river, pixel art", "blurry, low quality")
     latent = size(workflow, "EmptyLatentImage", 1024, 1024)
-    with workflow.group("Guidance", 2):
-        guidance = workflow.add("guidance", "RLGApply", model=base[0], rl_model=adapter[0], scale=1.5)
+    guidance = dial(workflow, base[0], adapter[0], 1.5)
     sampled(workflow, guidance, texts, latent, base[2], 25, 7.0, sampler_name="dpmpp_2m", scheduler="karras")
     return workflow
 

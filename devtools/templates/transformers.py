@@ -3,7 +3,7 @@
 from . import files
 from .files import File, Listed
 from .graph import Node, Out, Workflow
-from .parts import prompts, sampled, size
+from .parts import adapted, dial, prompts, sampled, size
 
 
 def flux_texts(workflow: Workflow, clip: Out, text: str) -> tuple[Out, Out]:
@@ -28,12 +28,10 @@ def flux_rl_lora() -> Workflow:
     with workflow.group("Files", 0):
         base = workflow.add("base", "UNETLoader", "Base model", unet_name=files.FLUX_DEV, weight_dtype="default")
         clip, vae = flux_encoders(workflow)
-    with workflow.group("RL model", 1):
-        adapter = workflow.add("rl_adapter", "RLGAdapterLoader", model=base[0], lora_name=files.BOXFLOW)
+    adapter = adapted(workflow, base, files.BOXFLOW)
     texts = flux_texts(workflow, clip, "a photo of a corgi astronaut on Mars")
     latent = size(workflow, "EmptySD3LatentImage", 512, 512)
-    with workflow.group("Guidance", 2):
-        guidance = workflow.add("guidance", "RLGApply", model=base[0], rl_model=adapter[0], scale=1.5)
+    guidance = dial(workflow, base[0], adapter[0], 1.5)
     sampled(workflow, guidance, texts, latent, vae, 20, 1.0)
     return workflow
 
@@ -52,8 +50,7 @@ def flux_srpo() -> Workflow:
         clip, vae = flux_encoders(workflow)
     texts = flux_texts(workflow, clip, "portrait of an old fisherman on a pier at dusk")
     latent = size(workflow, "EmptySD3LatentImage", 1024, 1024)
-    with workflow.group("Guidance", 2):
-        guidance = workflow.add("guidance", "RLGApply", model=pair[0], rl_model=pair[1], scale=1.2)
+    guidance = dial(workflow, pair[0], pair[1], 1.2)
     sampled(workflow, guidance, texts, latent, vae, 50, 1.0)
     return workflow
 
@@ -73,12 +70,10 @@ def qwen_files(workflow: Workflow, base: File, shift: float) -> tuple[Node, Out,
 def qwen_image() -> Workflow:
     workflow = Workflow("With Qwen-Image")
     base, clip, vae = qwen_files(workflow, files.QWEN_IMAGE, 3.1)
-    with workflow.group("RL model", 1):
-        adapter = workflow.add("rl_adapter", "RLGAdapterLoader", model=base[0], lora_name=files.YOUR_QWEN)
+    adapter = adapted(workflow, base, files.YOUR_QWEN)
     texts = prompts(workflow, clip, 'a bookshop window with a hand-painted sign that says "OPEN LATE"', " ")
     latent = size(workflow, "EmptySD3LatentImage", 512, 512)
-    with workflow.group("Guidance", 2):
-        guidance = workflow.add("guidance", "RLGApply", model=base[0], rl_model=adapter[0], scale=1.5)
+    guidance = dial(workflow, base[0], adapter[0], 1.5)
     sampled(workflow, guidance, texts, latent, vae, 50, 4.0)
     return workflow
 
@@ -90,14 +85,12 @@ def qwen_image_edit() -> Workflow:
         loaded = workflow.add("image", "LoadImage", "Picture to edit", image="example.png")
         scaled = workflow.add("scaled_image", "FluxKontextImageScale", image=loaded[0])
         latent = workflow.add("latent", "VAEEncode", "Size", pixels=scaled[0], vae=vae)
-    with workflow.group("RL model", 1):
-        adapter = workflow.add("rl_adapter", "RLGAdapterLoader", model=base[0], lora_name=files.EDIT_R1)
+    adapter = adapted(workflow, base, files.EDIT_R1)
     with workflow.group("Instruction", 1):
         kind, seen = "TextEncodeQwenImageEditPlus", {"clip": clip, "vae": vae, "image1": scaled[0]}
         positive = workflow.add("positive", kind, "Instruction", prompt="make it a rainy evening", **seen)
         negative = workflow.add("negative", kind, "Negative prompt", prompt=" ", **seen)
-    with workflow.group("Guidance", 2):
-        guidance = workflow.add("guidance", "RLGApply", model=base[0], rl_model=adapter[0], scale=1.2)
+    guidance = dial(workflow, base[0], adapter[0], 1.2)
     sampled(workflow, guidance, (positive[0], negative[0]), latent, vae, 28, 4.0)
     return workflow
 

@@ -7,9 +7,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ...rlg_core.sweep import HIGHEST, LOWEST
 from .compat import known_fields
 
 CATEGORY = "RLG"
+SCALE = {"min": LOWEST, "max": HIGHEST, "step": 0.01, "round": 0.001}
+"""The limits of every input for a scale w."""
 
 
 def schema(

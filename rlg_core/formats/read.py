@@ -187,7 +187,10 @@ def _separated(path: Path, module: str, parts: dict[str, Tensor]) -> Iterator[tu
     if not module.endswith(FUSED):
         yield module, parts
     elif parts.keys() != {"up", "down"} or parts["up"].ndim == 0 or parts["up"].shape[0] % 3:
-        raise AdapterError(f"{path}: {module}: expected up and down weights for query, key and value.")
+        came = ", ".join(f"{part} {list(value.shape)}" for part, value in sorted(parts.items()))
+        raise AdapterError(
+            f"{path}: {module}: expected up and down weights for query, key and value (up of 3 x n rows), got {came}."
+        )
     else:
         for name, up in zip(FUSED.split("+"), parts["up"].chunk(3)):
             yield module.removesuffix(FUSED) + name, parts | {"up": up}

@@ -23,13 +23,30 @@ class Match:
 def match(adapter: Adapter, names: NameMap) -> list[Match]:
     """Every change of `adapter` with its parameter.
 
-    Raises `AdapterError` unless each change has a parameter and fits it: an adapter is never loaded partially.
+    Raises `AdapterError` unless each change has a parameter of its own and fits it: an adapter is never loaded
+    partially, and no part of it twice.
     """
     found = [(change, names.find(change.module, change.parameter)) for change in adapter.changes]
     missing = [change for change, target in found if target is None]
     if missing:
         raise AdapterError(_unmatched(adapter, missing, names))
-    return [Match(change, target, _fitted(adapter, change, target)) for change, target in found if target is not None]
+    matches = [
+        Match(change, target, _fitted(adapter, change, target)) for change, target in found if target is not None
+    ]
+    _refuse_doubles(adapter, matches)
+    return matches
+
+
+def _refuse_doubles(adapter: Adapter, matches: list[Match]) -> None:
+    """Two names of one weight in a file: both changes together would be twice the adapter, if they are copies."""
+    first: dict[tuple, Match] = {}
+    for found in matches:
+        other = first.setdefault((found.target.key, found.target.cut), found)
+        if other is not found:
+            raise AdapterError(
+                f"{adapter.file.path}: {other.change.module} and {found.change.module} both change "
+                f"{found.target.key}: expected one change per weight. Remove the keys of one of them from the file."
+            )
 
 
 def _unmatched(adapter: Adapter, missing: list[Change], names: NameMap) -> str:

@@ -5,6 +5,6 @@ One copy of the weights serves the base and every RL-tuned version of it. Nothin
 
 from .attach import Assignment, Pass, RowTerms
 from .terms import is_linear_or_conv, module_terms
-from .watch import BlockWatch
+from .watch import BlockWatch, reads
 
-__all__ = ["Assignment", "BlockWatch", "Pass", "RowTerms", "is_linear_or_conv", "module_terms"]
+__all__ = ["Assignment", "BlockWatch", "Pass", "RowTerms", "is_linear_or_conv", "module_terms", "reads"]

@@ -26,11 +26,16 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with _all_or_nothing(path, unfinished):
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.touch()
-        mode = unfinished.stat().st_mode  # as the user's umask has it: `save_file` makes files for their owner alone
-        save_file(_separate(tensors), unfinished, {"format": "pt", **metadata})
-        unfinished.chmod(mode)
+        _save(unfinished, tensors, metadata)
         os.replace(unfinished, path)
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """A safetensors file with the mode that the user's umask gives: `save_file` makes files for their owner alone."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(_separate(tensors), path, {"format": "pt", **metadata})
+    path.chmod(mode)
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -53,7 +58,8 @@ def write_peft(
         raise AdapterError(f"{folder}: there is a folder of that name already; it is not overwritten.")
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     with _all_or_nothing(folder, unfinished):
-        write(unfinished / "adapter_model.safetensors", tensors, metadata)
+        unfinished.mkdir(parents=True)
+        _save(unfinished / "adapter_model.safetensors", tensors, metadata)
         text = json.dumps(config, indent=2) + "\n"
         (unfinished / "adapter_config.json").write_text(text, encoding="utf-8")
         unfinished.rename(folder)

@@ -46,7 +46,8 @@ def page(server, browser):
 
 @pytest.fixture(scope="session")
 def screenshots():
-    """The folder for screenshots of the host under test, to be looked at."""
-    folder = HOME / "screenshots" / os.environ.get("RLG_HOST_VERSION", "unknown")
+    """The folder for screenshots of the host or graph editor under test, to be looked at."""
+    tested = os.environ.get("RLG_SCREENSHOTS") or os.environ.get("RLG_HOST_VERSION", "unknown")
+    folder = HOME / "screenshots" / tested
     folder.mkdir(parents=True, exist_ok=True)
     return folder

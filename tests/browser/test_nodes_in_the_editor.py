@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from support.editor import add_node, connect, open_workflow, run, set_widget, text_on, widgets
+from support.editor import add_node, connect, open_workflow, reopen, run, set_widget, text_on, widgets
 
 APPLY, LOADER, SCHEDULE = "RLGApply", "RLGAdapterLoader", "RLGSchedule"
 NODE_ERRORS = "JSON.stringify(app.lastNodeErrors ?? {})"
@@ -17,6 +17,7 @@ def starter(page):
     return page
 
 
+@pytest.mark.newest_editor
 def test_the_report_stays_on_the_loader(starter, screenshots):
     set_widget(starter, LOADER, "strength", 0.9)  # no other test has run this loader: cached nodes report nothing
     assert run(starter, 1001) == "execution_success"
@@ -57,12 +58,32 @@ def test_what_a_preset_and_a_schedule_replace_is_greyed_out(starter, screenshots
     assert not any(disabled for _, disabled in widgets(starter, APPLY).values())
 
 
+@pytest.mark.newest_editor
+def test_after_a_preset_the_users_own_numbers_come_back(starter):
+    add_node(starter, SCHEDULE)
+    own = {"shape": "power", "scale_from": 2.25, "scale_to": 0.5, "start_percent": 0.1, "end_percent": 0.8, "power": 3}
+    for name, value in own.items():
+        set_widget(starter, SCHEDULE, name, value)
+    set_widget(starter, SCHEDULE, "preset", "paper")
+    set_widget(starter, SCHEDULE, "preset", "limited interval")
+    reopen(starter)
+    shown = widgets(starter, SCHEDULE)
+    assert shown["scale_from"] == (2.5, True) and shown["power"][0] != own["power"]
+    set_widget(starter, SCHEDULE, "preset", "custom")
+    shown = widgets(starter, SCHEDULE)
+    assert {name: shown[name] for name in own} == {name: (value, False) for name, value in own.items()}
+    set_widget(starter, SCHEDULE, "power", 2)
+    set_widget(starter, SCHEDULE, "preset", "custom")
+    assert widgets(starter, SCHEDULE)["power"][0] == 2, "nothing is covered any more"
+
+
 def broken_file(server, name):
     path = server.folder / "models" / "loras" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
+@pytest.mark.newest_editor
 def test_a_broken_file_is_red_before_anything_runs(starter, server, screenshots):
     broken_file(server, "page.safetensors").write_bytes(b"<!DOCTYPE html><html></html>")
     set_widget(starter, LOADER, "lora_name", "page.safetensors")

@@ -40,5 +40,5 @@ def test_the_page_has_every_node_with_what_each_host_found():
         ("sampler", "NAG"): "not tried: needs two GPUs",
     }
     assert compatibility.on_page(page, STOCK, "1.1") is None
-    assert "## Other 2.0\n\n- ComfyUI 1.0: not tried: needs a package" in page
+    assert "## Other 2.0\n\n- ComfyUI 0.9: not run\n- ComfyUI 1.0: not tried: needs a package" in page
     assert f"| Bypass | model | {ABSENT} |" in page

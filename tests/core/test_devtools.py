@@ -153,7 +153,9 @@ def test_continuous_integration_calls_commands_and_parts_that_exist():
 
 @pytest.fixture
 def two_hosts(tmp_path, monkeypatch):
-    """Both releases as if they had been fetched, and no ComfyUI of the user's."""
+    """Both releases and the newest editor as if they had been fetched, and no ComfyUI of the user's."""
+    (tmp_path / "editors" / "1.58.1").mkdir(parents=True)
+    monkeypatch.setattr(hosts, "offered", lambda python, package: "1.58.1")
     for release in hosts.RELEASES:
         (tmp_path / "hosts" / release.version / "ComfyUI").mkdir(parents=True)
         (tmp_path / "hosts" / release.version / "frontend").mkdir()
@@ -170,7 +172,8 @@ def chosen(*arguments):
 def test_without_a_part_every_lane_runs(two_hosts):
     on_hosts = ("host", "browser", "sweep", "server")
     kinds = [f"{kind} {release.version}" for kind in on_hosts for release in hosts.RELEASES]
-    assert [lane.name for lane in chosen()] == [*kinds, "core", "ruff check", "ruff format", "packs"]
+    editor = "browser 0.30.0, editor 1.58.1"
+    assert [lane.name for lane in chosen()] == [*kinds, editor, "core", "ruff check", "ruff format", "packs"]
 
 
 @pytest.mark.parametrize(
@@ -180,11 +183,39 @@ def test_without_a_part_every_lane_runs(two_hosts):
         (["ruff", "server"], ["server 0.30.0", "server 0.3.75", "ruff check", "ruff format"]),
         (["host", "core", "--host", "0.3.75"], ["host 0.3.75", "core"]),
         (["tests/host/test_rows.py"], ["host 0.30.0", "host 0.3.75"]),
+        (["browser", "--host", "0.30.0"], ["browser 0.30.0", "browser 0.30.0, editor 1.58.1"]),
+        (["browser", "--host", "0.3.75"], ["browser 0.3.75"]),
+        (["tests/browser/test_help.py", "--host", "0.30.0"], ["browser 0.30.0"]),
         ([str(ROOT / "tests" / "core" / "test_rows.py")], ["core"]),
     ],
 )
 def test_parts_choose_their_lanes(two_hosts, arguments, names):
     assert [lane.name for lane in chosen(*arguments)] == names
+
+
+def test_the_newest_editor_takes_the_place_of_the_releases_own(two_hosts, tmp_path):
+    own, newest = chosen("browser", "--host", "0.30.0", "--", "-x")
+    assert newest.command[-4:] == ("tests/browser", "-m", "newest_editor", "-x")
+    assert own.environment["RLG_HOST_FRONTEND"] == ""
+    assert newest.environment["RLG_HOST_FRONTEND"] == str(tmp_path / "editors" / "1.58.1")
+    assert newest.environment["RLG_HOST_PATH"] == own.environment["RLG_HOST_PATH"]
+
+
+def test_without_the_index_the_newest_editor_is_the_newest_that_is_here(two_hosts, tmp_path, monkeypatch):
+    monkeypatch.setattr(hosts, "offered", lambda python, package: "")
+    (tmp_path / "editors" / "1.9.11").mkdir()
+    assert hosts.newest_editor("python") == tmp_path / "editors" / "1.58.1"
+    for folder in (tmp_path / "editors").iterdir():
+        folder.rmdir()
+    assert "none is here" in chosen("browser", "--host", "0.30.0")[1].left_out
+
+
+def test_an_index_that_does_not_answer_offers_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "no index").as_uri())
+    monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    assert hosts.offered(sys.executable, hosts.EDITOR) == ""
 
 
 def test_paths_and_arguments_go_to_pytest(two_hosts):
@@ -237,11 +268,21 @@ def test_packs_say_why_they_are_left_out(two_hosts, tmp_path, monkeypatch):
     monkeypatch.setattr(lanes, "ROOT", tmp_path)
     monkeypatch.setenv("RLG_PACKS", str(tmp_path))
     assert [lane.left_out for lane in chosen("packs")] == ["there is no tests/packs"]
-    (tmp_path / "tests" / "packs").mkdir(parents=True)
-    assert [(lane.name, lane.left_out) for lane in chosen("packs")] == [("packs 0.30.0", ""), ("packs 0.3.75", "")]
     monkeypatch.setenv("RLG_PACKS", str(tmp_path / "gone"))
     with pytest.raises(Failure, match="no such folder"):
         chosen("packs")
+
+
+def test_each_pack_runs_alone_with_what_packs_import_beside_it(two_hosts, tmp_path, monkeypatch):
+    folder = tmp_path / "packs"
+    for pack in "BA":
+        (folder / pack).mkdir(parents=True)
+    (folder / "file.txt").touch()
+    monkeypatch.setenv("RLG_PACKS", str(folder))
+    monkeypatch.setattr(environment, "packages_for_packs", lambda: "beside")
+    found = {lane.name: lane.environment for lane in chosen("packs", "--host", "0.30.0")}
+    assert list(found) == ["packs 0.30.0 A", "packs 0.30.0 B"]
+    assert found["packs 0.30.0 A"].items() >= {"RLG_PACK": "A", "PYTHONPATH": "beside"}.items()
 
 
 def test_packs_left_out_count_as_skipped(two_hosts, capsys):

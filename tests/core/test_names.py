@@ -143,3 +143,16 @@ def test_an_adapter_for_nothing_known_is_refused(tmp_path):
     names = NameMap({key: tuple(shape) for key, shape in HOST_KEYS["SD3.5"].items()})
     with pytest.raises(AdapterError, match=r"none of its 1 changes is for this model \(SD3\).*another architecture"):
         match(read_adapter(lora_on(["towers.0.bell"], tmp_path / "rl.safetensors"), alpha=2), names)
+
+
+@pytest.mark.parametrize("copies", [["transformer.", "diffusion_model."], ["", "module."]])
+def test_two_names_of_one_weight_are_refused(tmp_path, copies):
+    """A file that holds an adapter twice would change the model by twice as much."""
+    names = NameMap({key: tuple(shape) for key, shape in HOST_KEYS["SD3.5"].items()})
+    module = "transformer_blocks.0.attn.to_q"
+    width = names.find(module, "weight").shape[1]
+    one = {"A": torch.ones(2, width), "B": torch.ones(width, 2)}
+    both = {f"{prefix}{module}.lora_{part}.weight": value.clone() for prefix in copies for part, value in one.items()}
+    save_file(both, tmp_path / "rl.safetensors")
+    with pytest.raises(AdapterError, match=r"rl.safetensors: .*to_q and .*to_q both change .*qkv.weight: expected one"):
+        match(read_adapter(tmp_path / "rl.safetensors", alpha=2), names)

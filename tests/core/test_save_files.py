@@ -7,6 +7,7 @@ import random
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlg_core.errors import AdapterError
+from rlg_core.formats import read_adapter
 from rlg_core.save import files, write, write_peft
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -118,3 +120,34 @@ def _write_on(folder, tensors):
     for number in range(10_000):
         write(folder / f"{number}.safetensors", tensors, {})
         write_peft(folder / f"peft {number}", tensors, {"r": number}, {})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("save", [write, write_peft], ids=lambda save: save.__name__)
+def test_a_folder_without_permission_to_write(save):
+    """As a user who is not root: what lies there loads, and what cannot be saved there is refused by name."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        weights = {f"transformer.a.lora_{part}.weight": torch.ones(4, 4) for part in "AB"}
+        write(folder / "rl.safetensors", weights, {})
+        (folder / "rl.safetensors").chmod(0o644)
+        folder.chmod(0o555)
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_as_nobody, args=(theirs, folder, save))
+        process.start()
+        process.join(60)
+        changes, refusal = ours.recv()
+        folder.chmod(0o755)
+        assert changes == ["transformer.a"] and left(folder) == ["rl.safetensors"]
+        assert refusal.startswith("new.safetensors: cannot be written") and "Permission denied" in refusal
+
+
+def _as_nobody(told, folder, save):
+    if os.geteuid() == 0:
+        os.setresuid(65534, 65534, 65534)
+    changes = [change.module for change in read_adapter(folder / "rl.safetensors", alpha=4.0).changes]
+    try:
+        save(folder / "new.safetensors", TENSORS, {}, *([{}] if save is write_peft else []))
+    except AdapterError as error:
+        told.send((changes, str(error)))

@@ -209,7 +209,7 @@ def test_interrupting_stops_it(host, sd3, output):
 
 
 def test_buffers_are_compared_in_the_coarser_dtype(host):
-    module = host.module("nodes.host.models.extraction")
+    module = host.module("nodes.host.models.sides")
 
     def same(a, b):
         return module._same(a, b, [a.dtype, b.dtype])

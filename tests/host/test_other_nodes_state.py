@@ -92,6 +92,20 @@ def test_base_and_rl_model_draw_the_same_numbers(host, loaded, batching):
     assert torch.equal(torch.get_rng_state(), after), "the run goes on from other random numbers than the plain one"
 
 
+def test_a_device_whose_generator_cannot_be_read(host, caplog):
+    """DirectML's: what is drawn on the CPU is still the same for every pass, and the log names the rest."""
+    randomness = host.module("nodes.host.run.randomness")
+    randomness._warn_of_unreadable.cache_clear()
+    drawn = []
+    with randomness.same_for_every_pass(torch.device("privateuseone")) as start:
+        for _ in range(3):
+            with start.one_pass():
+                drawn.append(torch.randn(1))
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert [record.message for record in caplog.records if "'privateuseone'" in record.message] == caplog.messages
+    assert len(caplog.messages) == 1
+
+
 DRAWING_NODES = {
     "TomePatchModel": {"ratio": 0.5},
     "HyperTile": {"tile_size": 64, "swap_size": 4, "max_depth": 2, "scale_depth": False},

@@ -1,7 +1,11 @@
-"""Inpainting and personalised generation, cases of the paper (arXiv 2508.21016), against two separate models."""
+"""Cases of the paper (arXiv 2508.21016) against two separate models, their files as the public ones are laid out.
+
+Preference (SDXL and SPO), composition and text (SD3.5 Medium and Flow-GRPO), inpainting, personalised generation.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +13,9 @@ import torch
 from torch import Tensor
 
 from support import guiding, tiny
+from support.layouts import SmallModels
 from support.sampling import Sampling, unet_sampling
+from support.saved import use_loras
 
 pytestmark = pytest.mark.usefixtures("inference_mode")
 SCALE = 1.8
@@ -22,6 +28,45 @@ def assert_guided(host: Any, settings: Sampling, model: Any, rl_model: Any, base
     effect = float((expected - settings.run(host, model)).pow(2).mean().sqrt())
     assert effect > 1e-3
     assert float((found - expected).abs().max()) < 3e-3 * effect
+
+
+def loaded_adapter(host: Any, model: Any, folder: Path, name: str) -> Any:
+    """A clone of `model` with the adapter `name` in `folder` on it, by the node."""
+    use_loras(host, folder)
+    inputs = {"strength": 1.0, "alpha": 0.0, "adapter": "", "text_encoder": "refuse"}
+    return guiding.run_node(host, "RLGAdapterLoader", model=model, lora_name=name, **inputs)[0]
+
+
+def test_preference(host, tmp_path):
+    """SPO's adapter for SDXL: its trainer has diffusers write it, on all attention and without an alpha."""
+    from diffusers import StableDiffusionXLPipeline
+
+    models = SmallModels(host, "SDXL")
+    network = models.model.model
+    names = host.comfy.utils.unet_to_diffusers(network.model_config.unet_config)
+    weights, layers, generator = dict(network.diffusion_model.state_dict()), {}, torch.Generator().manual_seed(3)
+    for name, own in names.items():
+        if name.endswith((".to_q.weight", ".to_k.weight", ".to_v.weight", ".to_out.0.weight")):
+            up, down = (
+                torch.randn(size, generator=generator) / 8
+                for size in ((weights[own].shape[0], 4), (4, weights[own].shape[1]))
+            )
+            layers |= {name.replace("weight", "lora.up.weight"): up, name.replace("weight", "lora.down.weight"): down}
+            weights[own] = weights[own] + up @ down
+    StableDiffusionXLPipeline.save_lora_weights(tmp_path, unet_lora_layers=layers, weight_name="spo.safetensors")
+    rl_model = loaded_adapter(host, models.model, tmp_path, "spo.safetensors")
+    assert_guided(host, models.sampling(), models.model, rl_model, models.model, models.load(weights))
+
+
+def test_composition_and_text(host, tmp_path):
+    """Flow-GRPO's adapters for SD3.5 Medium: a PEFT folder, on the attention of both streams and on the second one."""
+    medium = {"qk_norm": "rms_norm", "dual_attention_layers": (0,)}
+    model = tiny.load(host, tiny.sd3_transformer(**medium))
+    adapted = tiny.with_adapter(tiny.sd3_transformer(**medium), tiny.SD3_TARGETS, rank=4, alpha=8)
+    adapted.save_pretrained(tmp_path / "SD3.5M-FlowGRPO-Text")
+    separate = tiny.load(host, adapted.merge_and_unload())
+    rl_model = loaded_adapter(host, model, tmp_path, "SD3.5M-FlowGRPO-Text")
+    assert_guided(host, Sampling(steps=2), model, rl_model, model, separate)
 
 
 @pytest.fixture

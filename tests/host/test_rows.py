@@ -123,7 +123,21 @@ def two_rows_only(block, args):
     return block(args)
 
 
-@pytest.mark.parametrize("fold", [averaged, permuted, packed, two_rows_only], ids=lambda fold: fold.__name__)
+def lost_behind(block, args):
+    """Kernels that cannot count that far leave no numbers in the last rows."""
+    out = block(args)
+    return {name: torch.cat([value[:2], value[2:] * torch.nan]) for name, value in out.items()}
+
+
+def lost_in_front(block, args):
+    out = block(args)
+    return {name: torch.cat([value[:-2] * torch.nan, value[-2:]]) for name, value in out.items()}
+
+
+FOLDS = [averaged, permuted, packed, two_rows_only, lost_behind, lost_in_front]
+
+
+@pytest.mark.parametrize("fold", FOLDS, ids=lambda fold: fold.__name__)
 def test_falls_back_to_separate_passes_and_says_so_once(host, sd3, fold, log):
     settings = Sampling(steps=3)
     guided, reference = guided_and_reference(host, sd3)

@@ -65,6 +65,16 @@ def test_linked_values_of_the_adapter_loader(validate, folder, linked):
     assert validate("RLGAdapterLoader", **{**given, linked: None}) is True
 
 
+def test_keys_for_a_text_encoder(validate, folder):
+    save_file(LORA | {"text_encoder.a.lora_A.weight": torch.ones(4, 4)}, folder / "rl.safetensors")
+    given = {"lora_name": "rl.safetensors", "alpha": 8.0, "adapter": ""}
+    assert "Set `text_encoder` to ignore" in validate("RLGAdapterLoader", **given)
+    assert "Set `text_encoder` to ignore" in validate("RLGAdapterLoader", **given, text_encoder="refuse")
+    assert validate("RLGAdapterLoader", **given, text_encoder="ignore") is True
+    assert validate("RLGAdapterLoader", **given, text_encoder=None) is True, "linked"
+    assert "expected one of refuse, ignore" in validate("RLGAdapterLoader", **given, text_encoder="both")
+
+
 @pytest.mark.parametrize("name", ["RLGApply", "RLGSchedule"])
 def test_a_window_that_ends_before_it_starts(validate, name):
     assert "at most end_percent" in validate(name, start_percent=0.6, end_percent=0.4)

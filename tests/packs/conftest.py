@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from support import known_packs
 from support.host import leave_repository, this_host
 
 leave_repository()  # before the tests are imported
@@ -26,9 +25,9 @@ def load_pack(host) -> Callable[[str], None]:
     """Has the host load a pack by its folder's name; skips where it is not there."""
 
     def loaded(name: str) -> None:
-        path = Path(os.environ.get("RLG_PACKS", ""), name)
-        if not os.environ.get("RLG_PACKS") or not path.is_dir():
-            pytest.skip(f"RLG_PACKS names no folder with {name} in it")
+        path = known_packs.folder_of(name)
+        if path is None:
+            pytest.skip(f"RLG_PACKS names no folder with {name} in it, or RLG_PACK another pack")
         node = host.nodes.load_custom_node(str(path), module_parent="custom_nodes")
         assert asyncio.run(node), f"the host could not load {name}"
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from support import reading, tiny
+from support import compatibility, known_packs, reading, tiny
+from support.compatibility import Found, Pack, Verdict
 from support.guiding import guide, run_node
 from support.quantised import rl_version
 from support.sampling import Sampling
 from support.tensors import largest
 
+PACK = "ComfyUI-GGUF"
+
+if known_packs.folder_of(PACK) is None:
+    pytest.skip("RLG_PACKS names no folder with ComfyUI-GGUF in it, or RLG_PACK another pack", allow_module_level=True)
 gguf = pytest.importorskip("gguf", reason="ComfyUI-GGUF needs the package gguf")
 
 TYPES = ["Q8_0", "Q5_1", "Q4_0", "BF16"]
 PAIRS = [("Q8_0", "Q8_0"), ("Q8_0", "Q4_0"), ("Q4_0", "BF16"), ("Q8_0", "plain"), ("plain", "Q4_0")]
+
+FOLDERS = ("loras", "unet", "unet_gguf", "diffusion_models")
 
 pytestmark = pytest.mark.usefixtures("inference_mode")
 
@@ -30,21 +39,40 @@ def rl_weights(weights):
     return rl_version(weights)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def pack(load_pack):
+    load_pack(PACK)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leave(request):
+    """Leaves for the page what all tests of this file together have found."""
+    before = request.session.testsfailed
+    yield
+    if request.config.option.keyword:
+        return
+    failed = request.session.testsfailed > before
+    verdict = Verdict("wrong", "its tests have failed") if failed else Verdict("right")
+    version = known_packs.version_of(known_packs.folder_of(PACK))
+    found = Found("loader", "UnetLoaderGGUF", {"": verdict})
+    compatibility.leave(os.environ.get("RLG_HOST_VERSION", "unknown"), PACK, Pack(version, (found,)), {found.node})
+
+
 @pytest.fixture
-def folder(host, tmp_path):
-    """A folder of the host's for models, adapters and what is saved."""
-    for name in ("loras", "unet", "diffusion_models"):
-        host.folder_paths.add_model_folder_path(name, str(tmp_path), is_default=True)
-    before = host.folder_paths.get_output_directory()
+def folder(host, pack, tmp_path):
+    """The host's only folder for models, adapters and what is saved."""
+    known, output = host.folder_paths.folder_names_and_paths, host.folder_paths.get_output_directory()
+    before = dict(known)
+    known |= {name: ([str(tmp_path)], known[name][1]) for name in before if name in FOLDERS}
     host.folder_paths.set_output_directory(str(tmp_path))
     yield tmp_path
-    host.folder_paths.set_output_directory(before)
+    known |= before
+    host.folder_paths.set_output_directory(output)
 
 
 @pytest.fixture
-def load(host, load_pack, folder):
+def load(host, folder):
     """Loads weights as a MODEL, by the pack's loader from a file of a type."""
-    load_pack("ComfyUI-GGUF")
 
     def loaded(weights, kind):
         if kind == "plain":

@@ -1,6 +1,5 @@
 """Node ids and input names are saved in users' workflow files: they never change, new ones are appended."""
 
-import urllib.error
 from typing import NamedTuple
 
 import pytest
@@ -119,16 +118,3 @@ def test_every_input_has_a_tooltip(nodes):
         if len(spec) < 2 or not spec[1].get("tooltip")
     ]
     assert bare == []
-
-
-def test_every_node_has_a_help_page(server, nodes):
-    pages = {name: help_page(server, name) for name in nodes}
-    assert [name for name, page in pages.items() if not page.startswith("#")] == []
-
-
-def help_page(server, name):
-    """Return a node's help page, "" where the server has none."""
-    try:
-        return server.read(f"/extensions/ComfyUI-RLG/docs/{name}/en.md").decode()
-    except urllib.error.HTTPError:
-        return ""

@@ -43,7 +43,7 @@ class Found:
     def __str__(self) -> str:
         """What the page says: where it names places, all others are right."""
         if self.not_tried:
-            return f"not tried: {self.not_tried}"
+            return f"not tried: {shortened(self.not_tried)}"
         places: dict[str, list[str]] = {}
         for place, verdict in self.verdicts.items():
             places.setdefault(str(verdict), []).append(place)
@@ -75,28 +75,30 @@ def leave(host: str, name: str, pack: Pack, there: set[str]) -> None:
 
     `there` are the nodes of the pack.
     """
-    packs = left(host)
-    before = packs[name].found if name in packs else ()
+    file = folder() / host / f"{name}.json"
+    before = read(file).found if file.exists() else ()
     known = {(item.kind, item.node): item for item in (*before, *pack.found) if item.node in there}
-    packs[name] = Pack(pack.version, tuple(known[key] for key in sorted(known)), pack.not_tried)
-    folder().mkdir(parents=True, exist_ok=True)
-    content = {name: asdict(packs[name]) for name in sorted(packs)}
-    (folder() / f"{host}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    content = asdict(Pack(pack.version, tuple(known[key] for key in sorted(known)), pack.not_tried))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def left(host: str) -> dict[str, Pack]:
     """What runs on one host have left, by pack."""
-    file = folder() / f"{host}.json"
-    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return {name: Pack(**pack | {"found": tuple(map(read, pack["found"]))}) for name, pack in content.items()}
+    return {file.stem: read(file) for file in sorted((folder() / host).glob("*.json"))}
 
 
-def read(item: Mapping[str, Any]) -> Found:
+def read(file: Path) -> Pack:
+    pack = json.loads(file.read_text(encoding="utf-8"))
+    return Pack(**pack | {"found": tuple(map(read_found, pack["found"]))})
+
+
+def read_found(item: Mapping[str, Any]) -> Found:
     return Found(**item | {"verdicts": {place: Verdict(**verdict) for place, verdict in item["verdicts"].items()}})
 
 
 def folder() -> Path:
-    """Where everything lies that the tests make."""
+    """Where everything lies that the tests make: a file per host and pack, as lanes run side by side."""
     return Path(os.environ.get("RLG_HOME") or REPOSITORY / ".rlg") / "compatibility"
 
 
@@ -112,12 +114,12 @@ def rendered(hosts: Mapping[str, Mapping[str, Pack]]) -> str:
 
 
 def section(name: str, packs: Mapping[str, Pack | None]) -> str:
-    """One pack: a row for each node, a column for each host; one line where no host has tried it."""
-    version = next((f" {pack.version}" for pack in packs.values() if pack and name != STOCK), "")
-    cells = {host: {(i.kind, i.node): str(i) for i in pack.found} if pack else {} for host, pack in packs.items()}
-    reasons = [
-        f"ComfyUI {host}: not tried: {pack.not_tried}" for host, pack in packs.items() if pack and pack.not_tried
-    ]
+    """One pack: a row for each node, a column for each host that it was run on; a line for each that it was not."""
+    reasons = [f"ComfyUI {host}: not run" for host, pack in packs.items() if pack is None]
+    packs = {host: pack for host, pack in packs.items() if pack is not None}
+    version = next((f" {pack.version}" for pack in packs.values() if name != STOCK), "")
+    cells = {host: {(i.kind, i.node): str(i) for i in pack.found} for host, pack in packs.items()}
+    reasons += [f"ComfyUI {host}: not tried: {shortened(p.not_tried)}" for host, p in packs.items() if p.not_tried]
     head = ["node", "kind", *packs]
     rows = [
         [node, kind, *(own.get((kind, node), ABSENT) for own in cells.values())]

@@ -57,6 +57,18 @@ def widgets(page, node_type):
     return {name: (value, disabled) for name, value, disabled in told}
 
 
+def open_help(page, node_type):
+    """Show a node's help page, as the info button beside a chosen node does."""
+    page.evaluate(f"type => app.canvas.selectNode({NODE})", node_type)
+    page.locator("[data-testid=info-button]").first.dispatch_event("click")  # a bar of the editor may lie over it
+
+
+def reopen(page):
+    """Save the graph and load what was saved, as closing and opening its tab does."""
+    page.evaluate("app.loadGraphData(app.graph.serialize())")
+    page.wait_for_timeout(500)
+
+
 def run(page, seed):
     """Queue the graph with a seed, so that it is sampled anew, and wait for its end; return how it ended."""
     set_widget(page, "KSampler", "seed", seed)

@@ -6,11 +6,19 @@ import asyncio
 import logging
 import os
 import re
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-from .known_nodes import Given
+import torch
+
+from . import tiny
+from .known_nodes import STYLE, Given, masked
+from .layouts import SmallModels
 from .node_graphs import listed
+from .node_inputs import outputs
+from .tensors import random
 
 PACKS = (
     "Comfy-WaveSpeed",
@@ -32,78 +40,145 @@ PACKS = (
 )
 """The folders of their public repositories."""
 
-ANIMATED = "needs a motion model of AnimateDiff"
-COMPILED = "compiles for minutes"
+ANIMATED = ("ADE_AnimateDiffLoaderGen1", "ADE_AnimateDiffLoaderV1Advanced", "ADE_AnimateDiffLoaderWithContext")
+COMPILED = (
+    *("CompileModel", "ClownpileModelWanVideo", "EnhancedCompileModel", "TorchCompileModelAdvanced"),
+    *("TorchCompileModelAura", "TorchCompileModelFluxAdv", "TorchCompileModelFluxAdvancedV2", "TorchCompileModels"),
+    *("TorchCompileModelQwenImage", "TorchCompileModelSD35", "TorchCompileModelWanVideoV2"),
+)
+SAGE = (
+    *("LTX2MemoryEfficientSageAttentionPatch", "MiniMaxH3MemoryEfficientSageAttentionPatch"),
+    *("MiniMaxLowVRAMAttention", "PathchSageAttentionKJ", "WanVideoMemoryEfficientSageAttentionPatch"),
+)
+HUNYUAN = ("ApplyRifleXRoPE_HunuyanVideo", "LeapfusionHunyuanI2VPatcher")
+LTX2 = ("LTX2AttentionTunerPatch", "LTX2AudioLatentNormalizingSampling", "LTX2LoraLoaderAdvanced", "LTX2_NAG")
+EXPANDED = ("PCLazyLoraLoader", "PCLazyLoraLoaderAdvanced")
+UNCHANGED = (
+    *("Context (rgthree)", "Context Big (rgthree)", "ContextWindowsVisualizerKJ", "ModelPassThrough"),
+    *("PatchModelPatcherOrder", "Power Prompt (rgthree)", "SDXL Power Prompt - Positive (rgthree)", "VRAM_Debug"),
+    "WanVideoTeaCacheKJ",
+)
 
 NOT_HERE: dict[str, str] = {
-    **dict.fromkeys(
-        (
-            "ADE_AnimateDiffLoaderGen1",
-            "ADE_AnimateDiffLoaderV1Advanced",
-            "ADE_AnimateDiffLoaderWithContext",
-            "AnimateDiffLoaderV1",
-        ),
-        ANIMATED,
-    ),
-    **dict.fromkeys(
-        (
-            "CompileModel",
-            "EnhancedCompileModel",
-            "TorchCompileModelAdvanced",
-            "TorchCompileModelFluxAdvancedV2",
-            "TorchCompileModelQwenImage",
-            "TorchCompileModelWanVideoV2",
-        ),
-        COMPILED,
-    ),
+    **dict.fromkeys((*ANIMATED, "AnimateDiffLoaderV1"), "needs a motion model of AnimateDiff"),
+    **dict.fromkeys(COMPILED, "compiles for minutes; the host lane runs compiled models"),
+    **dict.fromkeys(SAGE, "needs a GPU with SageAttention"),
+    **dict.fromkeys(HUNYUAN, "needs a HunyuanVideo checkpoint"),
+    **dict.fromkeys(LTX2, "needs an LTX-2 checkpoint"),
+    **dict.fromkeys(EXPANDED, "becomes stock LoRA loaders when its graph is run"),
+    **dict.fromkeys(UNCHANGED, "hands on the model as it is"),
+    "GenerateNoise": "makes noise and runs no model",
+    "Krea2PromptWeight": "needs a Krea 2 checkpoint",
+    "ModelMemoryUseReportPatch": "needs a GPU",
+    "ModelPreviewOverrideKJ": "changes previews only",
+    "PatchFlashAttentionKJ": "needs a GPU with FlashAttention",
+    "PCAnimaAttnCouplePatch": "needs an Anima checkpoint",
+    "SkipLayerGuidanceWanVideo": "works with the pack's own TeaCache only, which does nothing any more",
     "VelocatorQuantizeModel": "needs the closed package velocator",
+    "legacy_rk": "needs a GPU",
 }
+
+KINDS = {"KSampler (Efficient)": "sampling node", "KSampler Adv. (Efficient)": "sampling node"}
+"""The kinds of nodes that hand on their model beside what they make."""
 
 WRONG_THERE: dict[str, str] = {
-    "NormalizedAttentionGuidance": "it projects its negative prompt with the weights that are in memory when it is run",
+    "ADE_AnimateDiffUnload": "its model has lost everything but weight patches, and how to take these out of memory",
 }
-"""Nodes that are wrong with any patched model, and so with RLG: nothing in the graph shows it."""
+"""Nodes that are wrong with any patched model, and so with RLG, and why; no error can say so."""
 
+PARTS = {"chunks": 2, "dim_threshold": 1}
 STEPS = {"steps": 5}
 TILES = {"tile_width": 128, "tile_height": 128, "tile_overlap": 32}
+EFFICIENT = {"steps": 3, "vae_decode": "false", "preview_method": "none", "prompt": {"1": {}}, "my_unique_id": "1"}
+POWER_LORA = {"lora_1": {"on": True, "lora": STYLE, "strength": 1.0}}
+
+
+def bad_version(models: SmallModels) -> dict[str, Any]:
+    """A worse version of the model on the same weights."""
+    return {"bad_model": tiny.with_lora(models.host, models.model, models.style), "debug_swap": False}
+
+
+def image_prompt(models: SmallModels) -> dict[str, Any]:
+    """An IP-Adapter as wide as the small UNet, and what a CLIP vision model would make of a picture."""
+    width, seen = models.layout.text, 48
+    project = {"proj.weight": random(4 * width, seen, seed=1, size=0.3), "proj.bias": torch.zeros(4 * width)}
+    norm = {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
+    layers = {}
+    for number in range(1, 33, 2):
+        own = 64 if number == 31 else 32  # of the middle block, and of the others that the small UNet has
+        for seed, name in enumerate(("to_k_ip", "to_v_ip")):
+            layers[f"{number}.{name}.weight"] = random(own, width, seed=seed + number, size=0.3)
+    picture, none = random(1, seen, seed=3), torch.zeros(1, seen)
+    return {"ipadapter": {"image_proj": project | norm, "ip_adapter": layers}, "pos_embed": picture, "neg_embed": none}
+
 
 GIVEN: dict[str, Given] = {
     "ADE_AnimateDiffUnload": Given("SD1.5", shows=False, reason="there is nothing to unload"),
     "ADE_UseEvolvedSampling": Given("SD1.5", shows=False, reason="it shows with a motion model only"),
     "ApplyFBCacheOnModel": Given("SD1.5", {"residual_diff_threshold": 0.9}, STEPS),
+    "AutoGuidanceCFGGuider": Given("SD1.5", bad_version),
+    "DiTBlockLoraLoader": Given("SD3", {"lora_name": STYLE}),
+    "DifferentialDiffusionAdvanced": Given("SD3", settings=masked),
+    "IPAdapterEmbeds": Given("SD1.5", image_prompt),
+    "IPAdapterEmbedsBatch": Given("SD1.5", image_prompt),
+    **{name: Given("SD1.5", EFFICIENT) for name in KINDS},
+    "Lora Loader Stack (rgthree)": Given("SD3", {"lora_01": STYLE}),
+    "LTXVChunkFeedForward": Given("LTXV", PARTS, shows=False, reason="it computes the same in parts"),
+    "ModelMemoryUsageFactorOverride": Given("SD3", shows=False, reason="it changes where weights lie"),
+    "Power Lora Loader (rgthree)": Given("SD3", POWER_LORA),
     "TeaCache": Given("FLUX", {"rel_l1_thresh": 10.0, "cache_device": "cpu"}, STEPS),
     "TiledDiffusion": Given("SD1.5", TILES, {"shape": (1, 4, 24, 24)}),
+    "TokenPerturbationGuidance": Given("SD1.5", {"unet_block_list": ""}),
+    "WanChunkFeedForward": Given("Wan", PARTS, shows=False, reason="it computes the same in parts"),
     "WanVideoEnhanceAVideoKJ": Given("Wan", {"weight": 4.0}),
     "WanVideoNAG": Given("Wan"),
-    "WanVideoTeaCacheKJ": Given("Wan", {"rel_l1_thresh": 10.0, "start_percent": 0.0}, STEPS),
 }
 
 
+def packs() -> tuple[str, ...]:
+    """The packs of this run: the one that RLG_PACK names, as some replace functions of the host's, or all."""
+    return tuple(filter(None, [os.environ.get("RLG_PACK")])) or PACKS
+
+
 def folder_of(pack: str) -> Path | None:
-    """The folder of a pack, None where RLG_PACKS names none that has it."""
+    """The folder of a pack, None where RLG_PACKS names none that has it, or RLG_PACK another pack."""
     path = Path(os.environ.get("RLG_PACKS", ""), pack)
-    return path if os.environ.get("RLG_PACKS") and path.is_dir() else None
+    return path if os.environ.get("RLG_PACKS") and pack in packs() and path.is_dir() else None
 
 
 def version_of(folder: Path) -> str:
-    """The version that a pack says it has; "" where it says none."""
+    """The version that a pack says it has, and the commit of a checkout; "" where there is neither."""
     file = folder / "pyproject.toml"
     found = re.search(r'^version\s*=\s*"([^"]+)"', file.read_text(encoding="utf-8"), re.M) if file.exists() else None
-    return found.group(1) if found else ""
+    command = ("git", "-C", str(folder), "rev-parse", "--short", "HEAD")
+    commit = (
+        subprocess.run(command, capture_output=True, text=True, check=False) if (folder / ".git").exists() else None
+    )
+    parts = [found.group(1) if found else "", f"({commit.stdout.strip()})" if commit and commit.stdout else ""]
+    return " ".join(filter(None, parts))
 
 
 class Heard(logging.Handler):
     """What the host says of a pack that it cannot load."""
 
     said = ""
+    BEFORE_REASON = ("custom nodes: ", "Error while calling comfy_entrypoint in ")
 
     def emit(self, record: logging.LogRecord) -> None:
-        if "Cannot import" in record.getMessage():
-            self.said = record.getMessage().partition("custom nodes: ")[2] or record.getMessage()
+        said = record.getMessage()
+        for words in self.BEFORE_REASON:
+            if words in said:
+                self.said = without_paths(said.partition(words)[2])
+
+
+def without_paths(said: str) -> str:
+    """What was said, without the folders of the machine that it was said on."""
+    return re.sub(r"([^\s(]*/)+(?=[\w-]+(\.py)?\b)", "", said)
 
 
 def load(host: SimpleNamespace, folder: Path) -> tuple[list[tuple[str, str]], str]:
     """The (kind, name) of a pack's nodes that have to do with a model, or none and why it does not load."""
+    start_server()
     nodes, samplers = set(host.classes), set(host.comfy.samplers.SAMPLER_NAMES)
     heard = Heard()
     logging.getLogger().addHandler(heard)
@@ -114,4 +189,23 @@ def load(host: SimpleNamespace, folder: Path) -> tuple[list[tuple[str, str]], st
     if not loaded:
         return [], heard.said or "the host could not load it"
     added = [name for name in host.comfy.samplers.SAMPLER_NAMES if name not in samplers]
-    return listed(host, [name for name in host.classes if name not in nodes], added), ""
+    return listed(host, [name for name in host.classes if name not in nodes and is_declared(host, name)], added), ""
+
+
+def start_server() -> None:
+    """Makes the host's server, as its `main` does before it loads packs: many add routes to it."""
+    from comfy.cli_args import args
+    from server import PromptServer
+
+    if not hasattr(PromptServer, "instance"):
+        args.front_end_root = os.environ.get("RLG_HOST_FRONTEND") or None
+        PromptServer(asyncio.new_event_loop())
+
+
+def is_declared(host: SimpleNamespace, name: str) -> bool:
+    """Whether this release of the host understands what a node declares of itself."""
+    try:
+        outputs(host.classes[name])
+    except (AttributeError, TypeError):
+        return False
+    return True

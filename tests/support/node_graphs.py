@@ -63,7 +63,7 @@ def model_graph(host: SimpleNamespace, node: str, given: Given) -> Graph:
             raise
         except Exception as error:
             failed.append(f"{layout}: {type(error).__name__}: {first_line(error)}")
-    raise NoGraph(f"changes no picture here ({'; '.join(failed[:3]) or 'no error'})")
+    raise NoGraph("; ".join(["changes no picture of a small model here", *failed[:1]]))
 
 
 def attempts() -> list[tuple[str, bool]]:

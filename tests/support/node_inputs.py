@@ -40,8 +40,18 @@ def outputs(cls: type) -> list[str]:
 
 
 def has_model(cls: type) -> bool:
-    """Whether a node takes a model that it cannot do without."""
-    return any(kind == "MODEL" for kind, _ in declared(cls).values())
+    """Whether a node takes a model."""
+    return bool(models_of(cls))
+
+
+def models_of(cls: type) -> list[str]:
+    """The inputs for models: those that a node cannot do without or, if there are none, the first optional one."""
+    inputs = cls.INPUT_TYPES()
+    required, optional = (
+        [name for name, (kind, *_) in inputs.get(group, {}).items() if kind == "MODEL"]
+        for group in ("required", "optional")
+    )
+    return required or optional[:1]
 
 
 def widget_default(name: str, kind: Any, options: Mapping[str, Any]) -> Any:
@@ -68,7 +78,7 @@ def call(cls: type, inputs: Mapping[str, Any]) -> tuple:
     """Every output of a node of either API."""
     function = cls.execute if hasattr(cls, "execute") else getattr(cls(), cls.FUNCTION)
     result = function(**inputs)
-    return tuple(getattr(result, "result", result))
+    return tuple(result["result"] if isinstance(result, dict) else getattr(result, "result", result))
 
 
 class Links:
@@ -106,14 +116,15 @@ class Links:
 
 def inputs_of(cls: type, model: Any, links: Links, given: Mapping[str, Any], is_moved: bool = False) -> dict[str, Any]:
     """Everything to call a node with: `given` inputs, widgets' defaults (moved ones where asked), and links."""
-    known = {name for group in cls.INPUT_TYPES().values() for name in group}
-    inputs, models = {name: value for name, value in given.items() if name in known}, 0
+    groups = cls.INPUT_TYPES().values()  # some take whatever name they are asked for
+    inputs = {name: value for name, value in given.items() if any(name in group for group in groups)}
+    for place, name in enumerate(models_of(cls)):
+        if name not in inputs:
+            inputs[name] = links.models.third if place else model
     for name, (kind, options) in declared(cls).items():
         if name in inputs:
             continue
-        if kind == "MODEL":
-            inputs[name], models = (model if not models else links.models.third), models + 1
-        elif is_widget(kind):
+        if is_widget(kind):
             value = widget_default(name, kind, options)
             inputs[name] = moved(value, kind, options) if is_moved else value
         else:

@@ -1,14 +1,17 @@
-"""The parts of a sweep that need neither Ray nor a server."""
+"""The parts of a sweep that need neither a running Ray nor a server."""
 
+import sys
 from collections import Counter
 from itertools import pairwise
+from zipfile import ZipFile
 
 import pytest
 from PIL import Image
+from ray._private.runtime_env import packaging
 
 from devtools.console import Failure
 from support.sweeping import graph, plan_of, sweep_of
-from sweep import choose, files, png, statistics
+from sweep import __main__, choose, cluster, files, page, png, statistics
 from sweep.drive import Queue
 from sweep.figures import encoded
 from sweep.plan import Unit
@@ -63,18 +66,34 @@ def test_texts_go_into_a_picture_and_its_pixels_stay(tmp_path):
 
 
 def test_a_file_is_known_by_its_content(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "loras" / "peft"
     folder.mkdir(parents=True)
     (folder / "adapter.safetensors").write_bytes(b"one")
     (tmp_path / "loras" / "same.safetensors").write_bytes(b"one")
     both = files.digest(folder / "adapter.safetensors"), files.digest(tmp_path / "loras" / "same.safetensors")
     assert both[0] == both[1]
+    assert [note.parent for note in (tmp_path / "cache").rglob("*") if note.is_file()] == [files.cache()] * 2
     before = files.digest(folder)
     (folder / "adapter.safetensors").write_bytes(b"another")
     assert files.digest(folder) != before
     assert files.existing("checkpoints/peft", [tmp_path / "loras"]) == [folder]
     assert files.existing("../loras/peft", [tmp_path / "loras"]) == []
+
+
+def test_what_a_cluster_needs_is_shipped_to_it(tmp_path):
+    how, package = cluster.shipped(), tmp_path / "package.zip"
+    packaging.create_package(how["working_dir"], package, excludes=how["excludes"], include_gitignore=True)
+    names = ZipFile(package).namelist()
+    assert {"sweep/worker.py", "nodes/__init__.py", "rlg_core/__init__.py", "pyproject.toml"} <= set(names)
+    assert {name.split("/")[0] for name in names} == set(cluster.SHIPPED) and package.stat().st_size < 60 * 2**20
+    assert not [name for name in names if "__pycache__" in name]
+
+
+def test_an_old_python_is_told_so(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    with pytest.raises(Failure, match=r"sweeps need 3\.11 or newer"):
+        __main__.main(["workflow.json", "sweep.toml", "--results", "results"])
 
 
 # Choosing w
@@ -99,6 +118,13 @@ def test_the_best_scale_and_how_sure_it_is():
     assert sure.scale == 2.0 and sure.as_good == (2.0,) and sure.shares[2.0] == 1.0 and not sure.is_end
     unsure = statistics.choose(statistics.clusters(scored(2.4, error=0.6), "reward"))
     assert set(unsure.as_good) >= {2.0, 3.0} and max(unsure.shares.values()) < 1.0
+
+
+def test_a_search_says_which_scales_it_dropped():
+    found = statistics.choose(statistics.clusters([row for row in scored(2.0) if row["scale"] > 1], "reward"))
+    told = page.answer(found, "reward", [0.0, 1.0, 2.0, 3.0])
+    assert "Every other scale that was left to the end is worse" in told and "Of 0, 1 fewer pictures were made" in told
+    assert "fewer pictures" not in page.answer(found, "reward", [2.0, 3.0])
 
 
 def test_the_front_keeps_what_nothing_beats():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import comfy.lora
@@ -38,26 +37,19 @@ def with_patches(model: ModelPatcher, adapter: Adapter, matches: list[Match], st
     """A clone of `model` with the whole adapter on it as patches."""
     clone = model.clone()
     clone.set_attachments(SOURCE, dict(adapter.file.metadata))
-    for layer in _layers(matches):
-        placed = clone.add_patches(layer, strength)
-        if len(placed) != len(layer):
-            missing = [key for key in layer if key not in placed]
-            raise AdapterError(
-                f"{adapter.file.path}: ComfyUI took {len(placed)} of {len(layer)} changes and left out {missing[:3]}."
-            )
+    patches = {_key(found): as_patch(found.term) for found in matches}
+    placed = clone.add_patches(patches, strength)
+    if len(placed) != len(patches):
+        missing = [key for key in patches if key not in placed]
+        raise AdapterError(
+            f"{adapter.file.path}: ComfyUI took {len(placed)} of {len(patches)} changes and left out {missing[:3]}."
+        )
     return clone
 
 
-def _layers(matches: Iterable[Match]) -> list[dict[Any, Any]]:
-    """The host's patch dictionaries: one, or more if several changes concern the same rows of a weight."""
-    layers: list[dict[Any, Any]] = []
-    for found in matches:
-        key = found.target.key if found.target.cut is None else (found.target.key, (0, *found.target.cut))
-        layer = next((layer for layer in layers if key not in layer), None)
-        if layer is None:
-            layers.append(layer := {})
-        layer[key] = as_patch(found.term)
-    return layers
+def _key(found: Match) -> Any:
+    """The key of a change in the host's dictionaries of patches: a weight, or some rows of it."""
+    return found.target.key if found.target.cut is None else (found.target.key, (0, *found.target.cut))
 
 
 def stock_scales(model: ModelPatcher, adapter: Adapter, strength: float) -> dict[Any, float | str | None]:

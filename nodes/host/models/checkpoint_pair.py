@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ....rlg_core.errors import PairError
 from ..compat import is_streamed, stored_tensors
-from . import extraction
+from . import extraction, sides
 from .checkpoints import load_gguf, load_model, reload_model
 from .files import is_gguf
 from .relation import relate
@@ -69,10 +69,10 @@ def extract_from_files(base: Path, rl: Path, rank: int, energy: float) -> tuple[
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[extraction.Side]:
+def _opened(path: Path) -> Iterator[sides.Side]:
     """One side of an extraction. The loader of GGUF files leaves weights in them by itself."""
     if is_gguf(path):
-        yield extraction.Loaded(load_gguf(path, {}))
+        yield sides.Loaded(load_gguf(path, {}))
         return
     with streamed(path) as side:
         yield side

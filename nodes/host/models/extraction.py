@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import comfy.lora
 import comfy.model_management
@@ -18,8 +16,7 @@ from torch import Tensor, nn
 
 from ....rlg_core.algebra import Delta, LowRank, Placed
 from ....rlg_core.errors import PairError
-from ....rlg_core.formats.container import SAFETENSORS, map_tensors
-from ....rlg_core.lowrank import rounding_energy, truncate
+from ....rlg_core.lowrank import squared_norm, truncate
 from ....rlg_core.rows import is_linear_or_conv
 from ....rlg_core.save import comfyui_tensors, write
 from ..compat import (
@@ -28,20 +25,17 @@ from ..compat import (
     is_quantisation_key,
     is_rounded_when_patched,
     refuse_opaque_layers,
-    source_file,
-    unpatched_weight,
     weight_shape,
 )
 from .adapters import PREFIX, name_map
 from .files import new_file
 from .relation import KEY, relate
+from .sides import Loaded, Side, differing_buffers
 from .stock import as_patch
 
 Lasting = LowRank | Delta
 WORKING_COPIES = 6
 """Copies of the largest weight, in float32, that one decomposition needs at its peak."""
-PIECE = 2**22
-"""Numbers of a buffer that are compared at a time: position embeddings are larger than any weight."""
 
 
 @dataclass(frozen=True)
@@ -71,52 +65,6 @@ class Extraction:
         return min(1.0, self.kept_in_all() / above) if above else math.nan
 
 
-class Side(Protocol):
-    """Base or RL model of an extraction: the host's `model`, which need not hold values, and what reads them."""
-
-    model: ModelPatcher
-
-    def weight(self, key: str) -> Tensor:
-        """The weight `key` in float32, on the device the model computes on, in memory of its own."""
-
-    def rounding(self, key: str) -> float:
-        """The squared norm of what rounding took from the weight `key`."""
-
-    def buffers(self) -> Mapping[str, Callable[[], Tensor]]:
-        """The buffers of the network, by name."""
-
-    def dtypes(self, name: str) -> list[torch.dtype]:
-        """The dtypes that have rounded the buffer `name`."""
-
-
-class Loaded:
-    """A MODEL of the host as one side, its patches included."""
-
-    def __init__(self, model: ModelPatcher):
-        self.model = model
-        path = source_file(model)
-        known = path is not None and path.suffix.lower() in SAFETENSORS and path.is_file()
-        self.file = map_tensors(path).tensors if known else {}
-
-    def weight(self, key: str) -> Tensor:
-        return effective_weight(self.model, key)
-
-    def rounding(self, key: str) -> float:
-        return rounding_energy(unpatched_weight(self.model, key))
-
-    def buffers(self) -> Mapping[str, Callable[[], Tensor]]:
-        return {name: partial(_as_is, value) for name, value in self.model.model.diffusion_model.named_buffers()}
-
-    def dtypes(self, name: str) -> list[torch.dtype]:
-        """In memory, and in the file, where the host may find a narrower one."""
-        held = self.model.model.diffusion_model.get_buffer(name).dtype
-        return [held, *(tensor.dtype for key, tensor in self.file.items() if f".{key}".endswith(f".{name}"))]
-
-
-def _as_is(value: Tensor) -> Tensor:
-    return value
-
-
 def extract(model: ModelPatcher, rl_model: ModelPatcher, rank: int, energy: float) -> Extraction:
     """The difference of `rl_model` and `model`, patches included.
 
@@ -142,7 +90,7 @@ def extract_between(base: Side, rl: Side, rank: int, energy: float) -> Extractio
         if delta is not None:
             floors[key] = _rounding(base, rl, key)
             terms[key], kept[key] = _term(model, key, delta, rank * fused.get(key, 1), energy, floors[key])
-            norms[key] = float(delta.double().square().sum())
+            norms[key] = squared_norm(delta)
         progress.update(1)
     if not terms:
         raise PairError("model and rl_model are identical: there is no difference to extract.")
@@ -158,7 +106,7 @@ def _comparable(base: Side, rl: Side) -> list[str]:
     if model.model is rl_model.model:
         return [key for key in dict.fromkeys([*model.patches, *rl_model.patches]) if key.startswith(PREFIX)]
     relate(model, rl_model)
-    differing = _differing_buffers(base, rl)
+    differing = differing_buffers(base, rl)
     if differing:
         names = ", ".join(differing[:3])
         known = all(not isinstance(side, Loaded) or side.file for side in (base, rl))
@@ -169,22 +117,6 @@ def _comparable(base: Side, rl: Side) -> list[str]:
     refuse_opaque_layers(model)
     names = (name for name, _ in model.model.diffusion_model.named_parameters())
     return [PREFIX + name for name in names if name not in UNUSED_WEIGHTS and not is_quantisation_key(name)]
-
-
-def _differing_buffers(base: Side, rl: Side) -> list[str]:
-    """The buffers in which the two differ by more than rounding."""
-    ours, theirs = base.buffers(), rl.buffers()
-    names = [name for name in ours if name in theirs and name not in UNUSED_WEIGHTS]
-    return [name for name in names if not _same(ours[name](), theirs[name](), [*base.dtypes(name), *rl.dtypes(name)])]
-
-
-def _same(ours: Tensor, theirs: Tensor, dtypes: Sequence[torch.dtype]) -> bool:
-    """Whether the two are equal up to rounding to any of `dtypes`. They may be on different devices."""
-    rounding = [torch.finfo(dtype) for dtype in dtypes if dtype.is_floating_point]
-    relative = max((dtype.eps for dtype in rounding), default=0.0)
-    smallest = max((dtype.tiny * dtype.eps for dtype in rounding), default=0.0)
-    pieces = zip(*(tensor.detach().flatten().split(PIECE) for tensor in (ours, theirs)), strict=True)
-    return all(torch.allclose(a.cpu().double(), b.cpu().double(), rtol=relative, atol=smallest) for a, b in pieces)
 
 
 def _fused_layers(model: ModelPatcher) -> dict[str, int]:
@@ -199,16 +131,11 @@ def _fused_layers(model: ModelPatcher) -> dict[str, int]:
     return {key: len(parts) for key, parts in cuts.items()}
 
 
-def effective_weight(model: ModelPatcher, key: str) -> Tensor:
-    """The weight `key` as `model` samples with it, in float32 on the device the model computes on."""
-    return comfy.lora.calculate_weight(model.patches.get(key, []), unpatched_weight(model, key), key)
-
-
 def _difference(base: Side, rl: Side, key: str) -> Tensor | None:
     """`W_rl - W_base` in float32, or None if the two are equal."""
     delta = rl.weight(key)
     delta -= base.weight(key)
-    if not bool(torch.isfinite(delta).all()):
+    if not all(map(math.isfinite, torch.stack(delta.aminmax()).tolist())):
         raise PairError(f"{key}: base or RL model has NaN or infinite values, expected finite ones.")
     return delta if bool(delta.any()) else None
 

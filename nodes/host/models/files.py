@@ -110,7 +110,8 @@ def name_of_adapter(path: Path) -> str:
     """
     roots = [Path(root) for root in folder_paths.get_folder_paths(ADAPTERS)]
     name = next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), None)
-    return name if name is not None and _candidates(ADAPTERS, name)[0] == path else str(path)
+    found = _candidates(ADAPTERS, name)
+    return name if name is not None and found and found[0].samefile(path) else str(path)
 
 
 # Checkpoints and diffusion models

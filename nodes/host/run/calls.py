@@ -128,7 +128,7 @@ class ModelCall:
             if name == "wrappers":
                 value = {kind: value.get(kind) for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)}
             if name != "callbacks":
-                yield from _callables(name, value)
+                yield from callables(name, value)
 
     def state_roots(self) -> list[Any]:
         """Everything in the options in which other nodes may keep state from one call to the next."""
@@ -157,14 +157,14 @@ def _role_uuid(conditioning: uuid.UUID, role: int, purpose: str) -> uuid.UUID:
     return conditioning if role == BASE and not purpose else uuid.uuid5(conditioning, f"rlg {role} {purpose}")
 
 
-def _callables(place: str, value: Any) -> Iterator[tuple[str, Any]]:
+def callables(place: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The functions in nested dictionaries and lists; not the pack's own, which each run makes anew."""
     if isinstance(value, dict):
         for name, item in value.items():
-            yield from _callables(f"{place} {name}", item)
+            yield from callables(f"{place} {name}", item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _callables(place, item)
+            yield from callables(place, item)
     elif callable(value) and not place.endswith(f" {KEY}"):
         yield place, value
 

@@ -32,6 +32,10 @@ class OwnCFG:
             return self._combined(_Prediction(executor, x, timestep, model_options, seed, randomness), x, timestep)
 
     def _combined(self, prediction: _Prediction, x: Tensor, timestep: Tensor) -> Tensor:
+        """The prediction after CFG. `rescale` refers to the first expert with a CFG scale of its own.
+
+        The experts before it have no prediction after CFG of their own here, and one more would cost an evaluation.
+        """
         everywhere = Batch(x, float(timestep.flatten()[0]), conditionings=((None, 0),))
         weights = {role: w for role, w in enumerate(self.scales.of(everywhere), 1) if not is_zero(w)}
         own = [role for role in weights if self._cfg(role) > 0]

@@ -19,6 +19,7 @@ from ....rlg_core.rows import Assignment, BlockWatch, RowTerms
 from ..compat import compute_dtype, is_answered_by_uuid, is_norm, is_out_of_memory
 from ..models.relation import Relation, SharedWeights
 from .calls import BASE, MERGED, ModelCall
+from .idle import IdleLayers
 from .memory import missing_room
 from .randomness import SameStart, same_for_every_pass
 from .remembered import NetworkAttributes, Remembered
@@ -49,6 +50,7 @@ class Passes:
         networks = {BASE: self.model.diffusion_model} | {k: m.diffusion_model for k, m in self.own.items()}
         self.networks, self.object_patches = networks, patcher.object_patches
         self.watches = {role: BlockWatch(network) for role, network in networks.items()}
+        self.idle = IdleLayers(self.model, self.watches[BASE])
         around = dict(patcher.object_patches) | ({"function wrapper": function_wrapper} if function_wrapper else {})
         self.around = [function for function in around.values() if callable(function)]
         if self.around:  # only then may the networks' own attributes be written to
@@ -245,12 +247,16 @@ class Turn:
             passes.watches[network].watching() as ran,
             passes.terms.attached(assignments, call.rows) as seen,
             self.randomness.one_pass(),
+            passes.idle.reads() as read,
         ):
             prediction = call.run()
         passed_by = passes.terms.passed_by(seen)
         if passed_by:  # from here on their parameters are swapped, in this pass too
             passes.terms.swap(passed_by)
             return self._run(call, assignments, owner, network)
+        if passes.idle.more_in(seen, ran):  # from here on it is seen who reads their weights, in this pass too
+            return self._run(call, assignments, owner, network)
+        passes.idle.require_unread(seen, ran, read)
         passes.remembered.look(self.roots)
         self.ran[owner], passes.latest = frozenset(ran), owner
         passes.wholeness.require_terms(self.call.signature(), seen, self.ran[owner], self.by_uuid)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 
 State = tuple[Any, ...]
+log = logging.getLogger(__name__)
 
 
 def _state(device: torch.device) -> State:
@@ -33,7 +36,20 @@ def _generator_of(device: torch.device) -> tuple[Any, tuple]:
     """The module with the generator of `device`, None for the CPU's, and what its functions take to name the device."""
     if device.type == "cpu":
         return None, ()
-    return getattr(torch, device.type), () if device.type == "mps" else (device,)
+    module = getattr(torch, device.type, None)
+    if not hasattr(module, "get_rng_state"):
+        _warn_of_unreadable(device.type)
+        return None, ()
+    return module, () if device.type == "mps" else (device,)
+
+
+@functools.cache
+def _warn_of_unreadable(kind: str) -> None:
+    log.warning(
+        "torch cannot save the state of the random generator of %r (DirectML, say). Nodes that draw random numbers on "
+        "it inside the model (TomePatchModel, HyperTile) draw others for the base than for the RL model.",
+        kind,
+    )
 
 
 class SameStart:

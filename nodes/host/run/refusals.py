@@ -11,6 +11,7 @@ from comfy.samplers import CFGGuider
 
 from ....rlg_core.errors import RunError
 from ..compat import is_dual_model, is_split_over_gpus, is_training, keeps_its_own_caches
+from .precomputed import refuse_precomputed
 from .record import Record
 
 
@@ -19,7 +20,8 @@ def refuse(guider: Any, record: Record, sampler: Any) -> None:
     if is_dual_model(guider):
         raise RunError(
             "The Dual Model CFG Guider runs its negative model with the options of its positive one, so RLG cannot "
-            "tell base and RL model apart. Use CFGGuider with the RLG model."
+            "tell base and RL model apart. Set its cfg to 1, where it runs its positive model only, or use CFGGuider "
+            "with the RLG model."
         )
     if is_split_over_gpus(guider.model_patcher):
         raise RunError(
@@ -38,6 +40,7 @@ def refuse(guider: Any, record: Record, sampler: Any) -> None:
             "A LoRA or model hook on the conditioning reaches only the base of two checkpoints, not the RL model. "
             "Remove the hook, or use an RL adapter (Load RL Adapter) in place of the RL checkpoint."
         )
+    refuse_precomputed(guider, record)
     if record.budget.is_segmented:
         _require_plain_cfg(guider, sampler, "RLG Budget `segmented`", "Set evaluate to exact.")
     if record.has_own_cfg:

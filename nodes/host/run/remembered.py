@@ -147,13 +147,13 @@ class Remembered:
                 if key not in now or not _is_same(held, now[key][1]):
                     _put_back(holder, held)
         elif not self.keeps_tensors:
-            self.before = {id(value) for value in _tensors(now)}
+            self.before = {id(value) for value in tensors(now)}
         self.owner = owner
 
     def look(self, roots: Sequence[Any]) -> None:
         """Notices tensors that the pass since the last `hand_over` has left behind."""
         if roots and not self.keeps_tensors:
-            self.keeps_tensors = any(id(value) not in self.before for value in _tensors(contents(roots)))
+            self.keeps_tensors = any(id(value) not in self.before for value in tensors(contents(roots)))
 
     def rest(self) -> Remembered | None:
         """What the next run may go on from, with what the current owner leaves behind; None if nothing is kept."""
@@ -169,7 +169,7 @@ class Remembered:
         return bool(changed) and all(key in now and _is_same(left[key][1], now[key][1]) for key in changed)
 
 
-def _tensors(found: Contents) -> Iterator[Tensor]:
+def tensors(found: Contents) -> Iterator[Tensor]:
     for _, held in found.values():
         for value in _values(held):
             items = value if isinstance(value, (tuple, frozenset)) else (value,)

@@ -8,7 +8,6 @@ from collections.abc import Hashable, Sequence
 from torch import Tensor
 
 from ....rlg_core.budget import Budget, DifferenceExtrapolation
-from ....rlg_core.combine import Weight
 from .calls import BASE
 from .scales import Clock
 from .step import Step
@@ -68,10 +67,9 @@ class BaseReuse:
             x = x / (1.0 + sigma)
         base, rl, weight = step.predictions[BASE], step.predictions[first], step.weights[first]
         difference, velocity = (base - rl) / time, (x - rl) / time
-        effect = abs(_largest(weight) - 1.0) * float(difference.norm() / velocity.norm().clamp_min(1e-12))
-        missed = self.extrapolation.observe(_kind(step), index, time, difference, effect)
-        if missed is not None:
-            self._judge(step, _rows(missed) * abs(_largest(weight) - 1.0) / _rows(velocity).clamp_min(1e-12))
+        off = self.extrapolation.observe(_kind(step), index, time, difference, velocity, weight, step.call.batch.items)
+        if off is not None:
+            self._judge(step, off)
 
     def read_off(self, step: Step, difference: Tensor) -> Tensor:
         """The base's denoised prediction from the first expert's: `denoised_base = denoised_rl + t (v_rl - v_base)`."""
@@ -79,7 +77,7 @@ class BaseReuse:
 
     def _judge(self, step: Step, off: Tensor) -> None:
         """Keeps, for each picture, the worst relative error that the refreshes have shown."""
-        step.risk = off.view(-1, step.call.batch.items).amax(0).tolist()
+        step.risk = off.tolist()
         for picture, risk in enumerate(step.risk):
             self.risks[picture] = max(risk, self.risks.get(picture, 0.0))
 
@@ -94,15 +92,6 @@ class BaseReuse:
                 len(self.risks),
                 ", ".join(risky[:MOST_NAMED]) + (" and others" if len(risky) > MOST_NAMED else ""),
             )
-
-
-def _largest(weight: Weight) -> float:
-    return float(weight.abs().max()) if isinstance(weight, Tensor) else abs(weight)
-
-
-def _rows(values: Tensor) -> Tensor:
-    """The norm of each row."""
-    return values.flatten(1).norm(dim=1)
 
 
 def _kind(step: Step) -> Hashable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ....rlg_core.combine import Weight, capped, geometric_mean, rescale, where_guided
 from ....rlg_core.errors import RunError
+from ..compat import weights_in_memory
 from .calls import BASE, MERGED, ModelCall
 from .own_cfg import FOCUS, OwnCFG
 from .passes import Passes, Turn
@@ -37,6 +38,7 @@ class Run:
         relations = {role: expert.relation for role, expert in enumerate(record.experts, 1)}
         function_wrapper = guider.model_options.get("model_function_wrapper")
         self.passes = Passes(self.patcher, relations, self.budget.batching, function_wrapper)
+        self.weights: Hashable = None
         self.is_capped = any(expert.max_ratio > 0 for expert in record.experts)
         self.reuse = BaseReuse(self.budget, self.sigmas, clock) if self.budget.refresh_every > 1 else None
         self.trace = None
@@ -92,6 +94,14 @@ class Run:
                 "The sampler ran another model with the options of the one that has RLG on it, so base and RL model "
                 "are unknown here. Use a guider with one model."
             )
+        weights = weights_in_memory(self.patcher.model)
+        if weights != (self.weights or weights):
+            raise RunError(
+                "The sampler changed the weights in memory to another model's (a second LoRA on the same weights, as "
+                "AutoGuidance does it) and ran that model as the one that has RLG on it. Give its second model weights "
+                "of its own, or use a guider with one model."
+            )
+        self.weights = weights
         call = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options, conds)
         return self.answer(call, self.own_cfg.focused(call, self.scales.of(call.batch)))
 

@@ -51,7 +51,10 @@ class Step:
         return step.merged() if merges_experts else step
 
     def merged(self) -> Step:
-        """This step with all its experts as one, where there are several and their weights do not cancel."""
+        """This step with all its experts as one, where there are several and their weights do not cancel.
+
+        In a batch one item whose weights cancel makes the step exact for all of it.
+        """
         total = sum(self.weights[role] for role in self.experts)
         least = total.abs().min() if isinstance(total, Tensor) else abs(total)
         if len(self.experts) < 2 or least < LEAST_TOTAL:

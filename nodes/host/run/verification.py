@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -65,8 +66,9 @@ def _is_stale(key: tuple) -> bool:
 
 
 def error_of(found: Mapping[int, Tensor], expected: Mapping[int, Tensor]) -> float:
-    """The largest root mean square difference of any two predictions of the same role."""
-    return max(_rms(found[role] - expected[role]) for role in expected)
+    """The largest root mean square difference of any two predictions of the same role; NaN if any of them is NaN."""
+    errors = [_rms(found[role] - expected[role]) for role in expected]
+    return math.nan if any(map(math.isnan, errors)) else max(errors)
 
 
 def negligible(predictions: Mapping[int, Tensor], dtype: torch.dtype) -> float:

@@ -18,7 +18,7 @@ from ....rlg_core.errors import LARGEST_SEED, RunError, require_number, require_
 from ....rlg_core.pictures import diversity, picture_distance, structure_diversity
 from ....rlg_core.schedule import Stages
 from ....rlg_core.trials import Trial
-from ..compat import empty_latent_ratios
+from ..compat import empty_latent_ratios, require_one_tensor
 from ..models.relation import relate
 from ..run.attach import with_expert
 from ..run.record import Expert
@@ -66,7 +66,7 @@ class Case:
 class Judge:
     """Makes the pictures of each scale and scores them. The progress bar expects `evaluations` scales.
 
-    Raises `RunError` if the two models are identical.
+    Raises `RunError` if the two models are identical, `RLGError` for latents of several tensors.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Judge:
         self.model, self.relation, self.vae = model, relate(model, rl_model), vae
         if self.relation is None:
             raise RunError("model and rl_model are identical (a bypassed LoRA loader?): no scale changes anything.")
+        require_one_tensor(latent["samples"], "RLG Auto Scale judges pictures, which are latents of one tensor.")
         self.latent, self.cases, self.sampling, self.reward = latent, cases, sampling, reward
         self.progress = comfy.utils.ProgressBar(evaluations * len(cases) * sampling.steps)
         self.bases: dict[int, Tensor] = {}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ....rlg_core.errors import RLGError, RunError
 from ....rlg_core.schedule import Schedule
+from ..compat import require_one_tensor
 from ..models.relation import relate
 from ..run.attach import with_expert
 from ..run.record import Expert, record_of
@@ -91,6 +92,7 @@ def implicit_reward(
         raise RunError(
             "RLG Implicit Reward compares the plain base with the RL model. Wire `model` from before the RLG nodes."
         )
+    require_one_tensor(latent, "RLG Implicit Reward scores latents of one tensor only.")
     relation = relate(model, rl_model)
     if relation is None:
         log.warning("RLG: model and rl_model are identical (a bypassed LoRA loader?): all scores are 0.")

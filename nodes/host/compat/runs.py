@@ -1,0 +1,87 @@
+"""What hosts keep in options, conditionings, guiders and samplers while they sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from comfy.ldm.hunyuan_video.model import HunyuanVideo
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
+
+from ....rlg_core.errors import RLGError
+
+CASTING = frozenset({"manual_cast_dtype"})
+"""Object patches with which hosts also set `force_cast_weights` (ModelComputeDtype): without it layers do not cast."""
+
+_EMPTY_LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+
+
+def empty_latent_ratios(latent: Mapping[str, Any]) -> dict[str, Any]:
+    """What empty latents say about themselves since 0.30, so that the host can fit them to the model."""
+    return {name: latent[name] for name in _EMPTY_LATENT_RATIOS if name in latent}
+
+
+def require_one_tensor(samples: Any, instead: str) -> None:
+    """Raises `RLGError` for latents of several tensors, which newer hosts keep as one object of their own."""
+    if samples.is_nested:
+        raise RLGError(f"This latent holds several tensors (video with sound): {instead}")
+
+
+STATELESS_OPTIONS = frozenset(
+    {"callbacks", "cond_or_uncond", "context_window", "sample_sigmas", "sigmas", "uuids", "wrappers"}
+)
+"""What hosts put into `transformer_options` that carries no state of a node from call to call."""
+
+CACHES_BY_UUID = frozenset({"easycache"})
+"""Caches in `transformer_options` that tell conditionings, and so roles, apart by uuid (EasyCache, both hosts)."""
+
+
+def is_answered_by_uuid(transformer_options: Mapping[str, Any]) -> bool:
+    """Whether a cache that knows conditionings by uuid may answer for the whole network."""
+    return not CACHES_BY_UUID.isdisjoint(transformer_options)
+
+
+def weights_in_memory(model: BaseModel) -> Hashable:
+    """Stands for the patches with which the weights of `model` are in memory now (both hosts)."""
+    return model.current_weight_patches_uuid
+
+
+READ_AHEAD = frozenset({"comfy.model_prefetch"})
+"""The host's modules that move the weights of whole blocks before they run, those of idle layers too (0.30)."""
+
+
+ONE_MASK = frozenset({"attention_mask"})
+
+
+def conds_of_one_row(model: BaseModel) -> frozenset[str]:
+    """The conditionings that `model` takes with one row for a batch of any size, and that fail with more.
+
+    HunyuanVideo writes its text's mask, which prompts with an image have, into a mask of one row (both hosts). Its own
+    graphs therefore cannot batch such prompts; base and RL model, which have the same prompt, can share the row.
+    """
+    return ONE_MASK if isinstance(model.diffusion_model, HunyuanVideo) else frozenset()
+
+
+def is_dual_model(guider: Any) -> bool:
+    """Whether `guider` runs a second model with the options of the first (the Dual Model CFG Guider, since 0.30).
+
+    At CFG 1 it runs its first model only.
+    """
+    return getattr(guider, "uncond_model_patcher", None) is not None and not math.isclose(guider.cfg, 1.0)
+
+
+def is_split_over_gpus(model: ModelPatcher) -> bool:
+    """Whether the MultiGPU node (since 0.30) has put deep clones of `model` on other devices."""
+    return bool(model.get_additional_models_with_key("multigpu"))
+
+
+def is_training(guider: Any, sampler: Any) -> bool:
+    """Whether a node trains the model that it samples: Train LoRA, whose classes have these names on both hosts."""
+    return type(guider).__name__ == "TrainGuider" or type(sampler).__name__ == "TrainSampler"
+
+
+def keeps_its_own_caches(sampler: Any) -> bool:
+    """Whether a sampler holds keys and values for the one model that it runs (SamplerARVideo, since 0.30)."""
+    return getattr(getattr(sampler, "sampler_function", None), "__name__", "") == "sample_ar_video"

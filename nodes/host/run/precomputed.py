@@ -1,0 +1,94 @@
+"""Refuses nodes that put a prompt through layers of the network before sampling, and keep what these make of it.
+
+They do it with the weights that are in memory when the node is run, and the RL model's are others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+from weakref import WeakSet
+
+from torch import Tensor, nn
+
+from ....rlg_core.errors import RunError
+from ..models.relation import SharedWeights
+from .calls import callables
+from .record import Record
+from .remembered import contents, tensors
+
+_harmless: WeakSet[Any] = WeakSet()
+"""Functions that held nothing of the kind before their first run: what they hold later, the run has left there."""
+
+
+def refuse_precomputed(guider: Any, record: Record) -> None:
+    """Raises `RunError` where a function inside the network holds what a layer that the RL model changes makes."""
+    prompts = _prompt_widths(guider)
+    changed = _changed(record)
+    network = guider.model_patcher.model.diffusion_model
+    for place, function in _functions(guider):
+        if _is_harmless(function):
+            continue
+        widths = {held.shape[-1] for held in tensors(contents([function])) if held.ndim > 2}
+        for name, width, layers in _makers(network, prompts) if widths else ():
+            if width in widths and (changed is None or changed & layers):
+                raise RunError(_reason(place.strip(), name, width))
+        with suppress(TypeError):  # one that cannot be recognised is looked at before each run
+            _harmless.add(_own(function))
+
+
+def _is_harmless(function: Any) -> bool:
+    try:
+        return _own(function) in _harmless
+    except TypeError:
+        return False
+
+
+def _own(function: Any) -> Any:
+    """A function itself: bound methods are made anew each time they are asked for."""
+    return getattr(function, "__func__", function)
+
+
+def _reason(place: str, layer: str, width: int) -> str:
+    return (
+        f"A node replaces a part of the network ({place}) and holds keys, values or a prompt {width} wide that layers "
+        f"such as {layer} made before sampling began (Normalized Attention Guidance of sd-perturbed-attention and "
+        "WanVideoNAG do so). The RL model changes these layers, so one of the two models would get the other's. Remove "
+        "that node; ComfyUI's NAGuidance does the same while it samples."
+    )
+
+
+def _functions(guider: Any) -> Iterator[tuple[str, Any]]:
+    """What other nodes have put inside the network, each with its place."""
+    yield from callables("", guider.model_options.get("transformer_options", {}))
+    for name, value in guider.model_patcher.object_patches.items():
+        if name.startswith("diffusion_model.") and callable(value) and not isinstance(value, nn.Module):
+            yield name, value
+
+
+def _prompt_widths(guider: Any) -> set[int]:
+    prompts = (cond.get("cross_attn") for conds in guider.conds.values() for cond in conds)
+    return {prompt.shape[-1] for prompt in prompts if isinstance(prompt, Tensor)}
+
+
+def _changed(record: Record) -> set[str] | None:
+    """The layers that an RL model changes, None for all: a checkpoint has weights of its own."""
+    relations = [expert.relation for expert in record.experts]
+    if not all(isinstance(relation, SharedWeights) for relation in relations):
+        return None
+    return {name for relation in relations for name in relation.bank.names}
+
+
+def _makers(network: nn.Module, prompts: set[int]) -> Iterator[tuple[str, int, set[str]]]:
+    """(name, width of the output, names of the layers) of the layers, and rows of layers, that a prompt fits into."""
+    for name, module in network.named_modules(prefix="diffusion_model"):
+        if type(module) is not nn.Sequential and not _is_linear(module):
+            continue
+        layers = [(inner, layer) for inner, layer in module.named_modules(prefix=name) if _is_linear(layer)]
+        if layers and layers[0][1].in_features in prompts and layers[-1][1].out_features not in prompts:
+            yield name, layers[-1][1].out_features, {inner for inner, _ in layers}
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
