@@ -52,6 +52,13 @@ SAGE = (
 )
 HUNYUAN = ("ApplyRifleXRoPE_HunuyanVideo", "LeapfusionHunyuanI2VPatcher")
 LTX2 = ("LTX2AttentionTunerPatch", "LTX2AudioLatentNormalizingSampling", "LTX2LoraLoaderAdvanced", "LTX2_NAG")
+REGIONAL = (
+    *("ReAuraPatcher", "ReAuraPatcherAdvanced", "ReChromaPatcher", "ReChromaPatcherAdvanced", "ReFluxPatcher"),
+    *("ReFluxPatcherAdvanced", "ReHiDreamPatcher", "ReHiDreamPatcherAdvanced", "ReLTXVPatcher"),
+    *("ReLTXVPatcherAdvanced", "ReSD35Patcher", "ReSD35PatcherAdvanced", "ReSDPatcher", "ReWanPatcher"),
+    "ReWanPatcherAdvanced",
+)
+IN_PLACE = ("ModelSamplingAdvanced", "ModelSamplingAdvancedResolution", "ModelTimestepPatcher")
 EXPANDED = ("PCLazyLoraLoader", "PCLazyLoraLoaderAdvanced")
 UNCHANGED = (
     *("Context (rgthree)", "Context Big (rgthree)", "ContextWindowsVisualizerKJ", "ModelPassThrough"),
@@ -65,6 +72,8 @@ NOT_HERE: dict[str, str] = {
     **dict.fromkeys(SAGE, "needs a GPU with SageAttention"),
     **dict.fromkeys(HUNYUAN, "needs a HunyuanVideo checkpoint"),
     **dict.fromkeys(LTX2, "needs an LTX-2 checkpoint"),
+    **dict.fromkeys(REGIONAL, "needs the pack's regional conditionings, some a GPU"),
+    **dict.fromkeys(IN_PLACE, "changes the loaded model itself, for every graph that has it"),
     **dict.fromkeys(EXPANDED, "becomes stock LoRA loaders when its graph is run"),
     **dict.fromkeys(UNCHANGED, "hands on the model as it is"),
     "GenerateNoise": "makes noise and runs no model",

@@ -32,7 +32,7 @@ def declared(cls: type) -> dict[str, tuple[Any, Mapping[str, Any]]]:
 
 
 def is_widget(kind: Any) -> bool:
-    return isinstance(kind, list) or kind in WIDGETS
+    return isinstance(kind, (list, tuple)) or kind in WIDGETS
 
 
 def outputs(cls: type) -> list[str]:
@@ -58,7 +58,7 @@ def widget_default(name: str, kind: Any, options: Mapping[str, Any]) -> Any:
     """What a widget shows when its node is put into a graph."""
     if "default" in options:
         return options["default"]
-    choices = kind if isinstance(kind, list) else options.get("options")
+    choices = kind if isinstance(kind, (list, tuple)) else options.get("options")
     if choices is not None:
         if not choices:
             raise NoInput(f"{name}: there is no file to choose")

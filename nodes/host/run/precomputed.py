@@ -10,10 +10,12 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
+import torch
+from comfy.model_base import BaseModel
 from torch import Tensor, nn
 
 from ....rlg_core.errors import RunError
-from ..models.relation import SharedWeights
+from ..models.relation import Relation, SharedWeights
 from .calls import callables
 from .record import Record
 from .remembered import contents, tensors
@@ -24,15 +26,13 @@ _harmless: WeakSet[Any] = WeakSet()
 
 def refuse_precomputed(guider: Any, record: Record) -> None:
     """Raises `RunError` where a function inside the network holds what a layer that the RL model changes makes."""
-    prompts = _prompt_widths(guider)
-    changed = _changed(record)
-    network = guider.model_patcher.model.diffusion_model
+    prompts, model = _prompt_widths(guider), guider.model_patcher.model
     for place, function in _functions(guider):
         if _is_harmless(function):
             continue
         widths = {held.shape[-1] for held in tensors(contents([function])) if held.ndim > 2}
-        for name, width, layers in _makers(network, prompts) if widths else ():
-            if width in widths and (changed is None or changed & layers):
+        for name, width, layers in _makers(model.diffusion_model, prompts) if widths else ():
+            if width in widths and any(_changes(expert.relation, model, layers) for expert in record.experts):
                 raise RunError(_reason(place.strip(), name, width))
         with suppress(TypeError):  # one that cannot be recognised is looked at before each run
             _harmless.add(_own(function))
@@ -60,8 +60,8 @@ def _reason(place: str, layer: str, width: int) -> str:
 
 
 def _functions(guider: Any) -> Iterator[tuple[str, Any]]:
-    """What other nodes have put inside the network, each with its place."""
-    yield from callables("", guider.model_options.get("transformer_options", {}))
+    """What other nodes have put in the place of parts of the network, each with its place."""
+    yield from callables("", guider.model_options.get("transformer_options", {}).get("patches_replace", {}))
     for name, value in guider.model_patcher.object_patches.items():
         if name.startswith("diffusion_model.") and callable(value) and not isinstance(value, nn.Module):
             yield name, value
@@ -72,12 +72,18 @@ def _prompt_widths(guider: Any) -> set[int]:
     return {prompt.shape[-1] for prompt in prompts if isinstance(prompt, Tensor)}
 
 
-def _changed(record: Record) -> set[str] | None:
-    """The layers that an RL model changes, None for all: a checkpoint has weights of its own."""
-    relations = [expert.relation for expert in record.experts]
-    if not all(isinstance(relation, SharedWeights) for relation in relations):
-        return None
-    return {name for relation in relations for name in relation.bank.names}
+def _changes(relation: Relation, model: BaseModel, layers: set[str]) -> bool:
+    """Whether an RL model changes one of `layers`."""
+    if isinstance(relation, SharedWeights):
+        return not layers.isdisjoint(relation.bank.names)
+    return any(_differ(model.get_submodule(name), relation.model.get_submodule(name)) for name in layers)
+
+
+def _differ(layer: nn.Module, other: nn.Module) -> bool:
+    """Whether two layers have other weights; also where that cannot be seen."""
+    pairs = list(zip(layer.parameters(), other.parameters()))
+    are_plain = all(type(p) is nn.Parameter and p.device == q.device and p.dtype == q.dtype for p, q in pairs)
+    return not pairs or not are_plain or not all(torch.equal(p, q) for p, q in pairs)
 
 
 def _makers(network: nn.Module, prompts: set[int]) -> Iterator[tuple[str, int, set[str]]]:
