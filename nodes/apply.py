@@ -148,7 +148,7 @@ class RLGApply(io.ComfyNode):
     def validate_inputs(
         cls, start_percent: float | None = None, end_percent: float | None = None, schedule="none"
     ) -> bool | str:
-        """Whether the window starts before it ends, where no schedule replaces it. Linked or missing values are None."""
+        """Whether the window starts before it ends, where no schedule replaces it. Linked or missing values: None."""
         if None in (start_percent, end_percent, schedule):
             return True
         return problem(Schedule, start_percent=start_percent, end_percent=end_percent)
