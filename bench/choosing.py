@@ -37,7 +37,7 @@ Auto Scale chooses, with its standard error, and the share of runs whose picture
 
 SCALES = np.round(np.arange(0.0, 4.005, 0.01), 2)
 BOUNDS = Bounds(0.0, 4.0)
-RUNS, TRIALS = 200, 8
+RUNS, TRIALS = 100, 8
 BOUND_AT = 2.0
 DEMO = ROOT / "docs" / "evidence" / ARCHIVE
 ADAPTERS = ("brightness", "jpeg", "composition")
@@ -183,7 +183,7 @@ def drawn(values: np.ndarray, shifts: np.ndarray, images: int, generator: np.ran
     return evaluate
 
 
-def on_demo(kept: Kept, prompts: int, images: int, runs: int = RUNS) -> list[dict]:
+def on_demo(kept: Kept, prompts: int, images: int, runs: int = 2 * RUNS) -> list[dict]:
     """As `simulated`, of the demo's own pictures, with what else changes at the scale that is chosen."""
     generator, found = np.random.default_rng(0), []
     values, right, shift = (kept.over_scales(name) for name in (kept.adapter, CORRECT, SHIFT))
@@ -198,7 +198,7 @@ def on_demo(kept: Kept, prompts: int, images: int, runs: int = RUNS) -> list[dic
     return found
 
 
-def bounded(kept: Kept, prompts: int, images: int, runs: int = RUNS) -> list[tuple[float, bool]]:
+def bounded(kept: Kept, prompts: int, images: int, runs: int = 2 * RUNS) -> list[tuple[float, bool]]:
     """What the pack's search chooses with the shift bounded to that at `BOUND_AT`, and whether the bound is broken."""
     generator, found = np.random.default_rng(0), []
     values, shifts = (kept.over_scales(name) for name in (kept.adapter, SHIFT))
@@ -224,7 +224,7 @@ def run() -> str:
     cells = [(trials, *cell) for trials in (8, 12) for cell in made]
     rows = [(*map(str, cell), *told(simulated(*cell[1:], cell[0]), "loss")) for cell in cells]
     head = ("trials", "pictures", "smooth error", "rough error", *WAYS)
-    parts = [HOW.format(runs=RUNS), table(head, rows), HOW_DEMO.format(runs=RUNS, trials=TRIALS)]
+    parts = [HOW.format(runs=RUNS), table(head, rows), HOW_DEMO.format(runs=2 * RUNS, trials=TRIALS)]
     rows, limits = [], []
     for adapter in ADAPTERS:
         kept = Kept(adapter)

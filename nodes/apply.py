@@ -145,8 +145,10 @@ class RLGApply(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent: float | None, end_percent: float | None, schedule="none") -> bool | str:
-        """Whether the window starts before it ends, where no schedule replaces it. Linked values are None here."""
+    def validate_inputs(
+        cls, start_percent: float | None = None, end_percent: float | None = None, schedule="none"
+    ) -> bool | str:
+        """Whether the window starts before it ends, where no schedule replaces it. Linked or missing values: None."""
         if None in (start_percent, end_percent, schedule):
             return True
         return problem(Schedule, start_percent=start_percent, end_percent=end_percent)

@@ -86,8 +86,10 @@ class RLGBudget(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, evaluate: str | None, refresh_every: int | None, tolerance: float | None) -> bool | str:
-        """Whether the three go together. Linked values are None here."""
+    def validate_inputs(
+        cls, evaluate: str | None = None, refresh_every: int | None = None, tolerance: float | None = None
+    ) -> bool | str:
+        """Whether the three go together. Linked and missing values are None here."""
         return None in (evaluate, refresh_every, tolerance) or problem(Budget, evaluate, refresh_every, tolerance)
 
     @classmethod

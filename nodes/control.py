@@ -113,7 +113,7 @@ class RLGSchedule(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, start_percent: float | None, end_percent: float | None, preset: str | None = CUSTOM
+        cls, start_percent: float | None = None, end_percent: float | None = None, preset: str | None = CUSTOM
     ) -> bool | str:
         """Whether the path starts before it ends, where no preset replaces it. Linked values are None here."""
         if None in (start_percent, end_percent, preset):

@@ -33,8 +33,8 @@ class RLGSweep(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, scales: str | None) -> bool | str:
-        """Whether these are scales. A linked text is None here."""
+    def validate_inputs(cls, scales: str | None = None) -> bool | str:
+        """Whether these are scales. A linked or missing text is None here."""
         return scales is None or problem(parse_scales, scales)
 
     @classmethod
@@ -80,8 +80,8 @@ class RLGBatchSweep(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, scales: str | None) -> bool | str:
-        """Whether these are scales. A linked text is None here."""
+    def validate_inputs(cls, scales: str | None = None) -> bool | str:
+        """Whether these are scales. A linked or missing text is None here."""
         return scales is None or problem(parse_scales, scales)
 
     @classmethod

@@ -25,6 +25,8 @@ def parse_scales(text: str) -> list[float]:
 
     Raises `RLGError` if there are none or too many, or if one is no number or beyond the scales that the nodes offer.
     """
+    if not isinstance(text, str):
+        raise RLGError(f"scales is {shortened(text)}: expected a text with numbers, such as {DEFAULT_SCALES!r}.")
     words = text.replace(",", " ").replace(";", " ").split()
     if not words:
         raise RLGError(f"scales is empty: expected numbers such as {DEFAULT_SCALES!r}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 from PIL import Image
@@ -155,7 +155,8 @@ def _plots(name: str, adapter: dict, cfg: list[dict], figures: Figures) -> list[
         curves = [curve(scales, [row["rlg"][what] for row in rows], "RLG")]
         strength = [row for row in rows if row["lora"]]
         if strengths(rows):
-            curves.append(curve([r["scale"] for r in strength], [r["lora"][what] for r in strength], "LoRA strength"))
+            turned_up = curve([r["scale"] for r in strength], [r["lora"][what] for r in strength], "LoRA strength")
+            curves.append(replace(turned_up, joined=False))
         if what != DIVERSITY:
             curves.append(level(scales, max(row["values"][what]["mean"] for row in cfg), "best CFG alone"))
         panels.append(Panel(curves, TITLES[what], "w", ""))

@@ -16,26 +16,30 @@ def requiring_wires(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     """`node`, whose `execute` raises `RLGError` for a constant in an input that only another node can fill."""
     original = node.execute.__func__
     names = list(inspect.signature(original).parameters)[1:]
-    wires = cache(lambda: {i.id: i for i in node.define_schema().inputs if not isinstance(i, io.WidgetInput)})
+    schema = cache(node.define_schema)
 
     @wraps(original)
     def execute(cls: type, *values: Any, **named: Any) -> io.NodeOutput:
-        _require_wires(wires(), dict(zip(names, values)) | named)
+        _require_wires(schema(), dict(zip(names, values)) | named)
         return original(cls, *values, **named)
 
     node.execute = classmethod(execute)
     return node
 
 
-def _require_wires(wires: Mapping[str, io.Input], values: Mapping[str, Any]) -> None:
-    for name, given in wires.items():
-        value, kind = values.get(name), str(given.get_io_type())
-        if _is_constant(value, kind) and not (value is None and given.optional):
-            raise RLGError(f"{name} is {shortened(value)}: expected a {kind} from another node.")
+def _require_wires(schema: io.Schema, values: Mapping[str, Any]) -> None:
+    for given in (given for given in schema.inputs if not isinstance(given, io.WidgetInput)):
+        value, kind = values.get(given.id), str(given.get_io_type())
+        items = value if schema.is_input_list and isinstance(value, list) else [value]
+        for item in items:
+            if _is_constant(item, kind) and not (item is None and given.optional):
+                raise RLGError(f"{given.id} is {shortened(item)}: expected a {kind} from another node.")
 
 
 def _is_constant(value: Any, kind: str) -> bool:
-    """Whether a JSON value stands for what a wire carries. Lists pass: conditionings and lists of values are some."""
-    if isinstance(value, dict) and kind == "LATENT":
-        return "samples" not in value
-    return value is None or isinstance(value, (str, int, float, dict))
+    """Whether a JSON value stands for what a wire carries."""
+    if kind == "CONDITIONING":
+        return not isinstance(value, list)
+    if kind == "LATENT":
+        return not isinstance(value, dict) or "samples" not in value
+    return value is None or isinstance(value, (str, int, float, dict, list))

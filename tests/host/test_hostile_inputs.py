@@ -184,6 +184,26 @@ def test_constants_where_a_wire_belongs(host, refused, name, others, value):
     refused(lambda: run_node(host, name, **{first: value}, **others))
 
 
+@pytest.mark.parametrize("value", ["x", 3, [], [[]], {}], ids=repr)
+@pytest.mark.parametrize(
+    "name, others", [("RLGPickBest", {"scores": [1.0], "keep": [1]}), ("RLGSweepGrid", {"scales": [1.0]})]
+)
+def test_constants_in_a_list_of_wires(host, refused, name, others, value):
+    refused(lambda: run_node(host, name, images=[value], **others))
+
+
+@pytest.mark.parametrize(
+    "name", ["RLGApply", "RLGSchedule", "RLGBudget", "RLGSweep", "RLGBatchSweep", "RLGAdapterLoader"]
+)
+def test_inputs_that_are_missing_are_the_hosts_to_tell(host, name):
+    assert host.classes[name].validate_inputs() is True
+
+
+@pytest.mark.parametrize("value", [[], {"a": 1}, 3], ids=repr)
+def test_scales_that_are_no_text(host, value):
+    assert "scales is" in host.classes["RLGSweep"].validate_inputs(scales=value)
+
+
 @pytest.mark.parametrize("adapter", ["a" * 1_000_000, "a, b", "\ud800", "../x", "\0"])
 def test_adapter_names(host, pair, refused, tmp_path, monkeypatch, adapter):
     from safetensors.torch import save_file
