@@ -14,7 +14,7 @@ from .step import Step
 
 log = logging.getLogger(__name__)
 RISK = 0.5
-"""A relative error of the skipped steps beyond which a picture is named: a hint, as most of those end near the exact."""
+"""A relative error of the skipped steps beyond which a picture is named; a hint, as most end near the exact one."""
 
 MOST_NAMED = 8
 
