@@ -139,8 +139,9 @@ class DifferenceExtrapolation:
         """Records an evaluated difference. Returns how far off it was, or None if no step before was skipped.
 
         `difference` and the RL model's `velocity` [prompts * pictures, ...] are evaluated at `step`. The result
-        [pictures] is the error that the extrapolation would have made in the predictions at weight w, `|(w - 1)
-        (predicted - difference)| / |velocity|` with Euclidean norms over all prompts of a picture.
+        [pictures] is the error that the extrapolation would have made in the predictions, `|(1 - w) (predicted -
+        difference)| / |velocity|`, where w is the sum of all experts' weights, with Euclidean norms over all prompts of
+        a picture.
         """
         track, missed = self.tracks.get(key), None
         if track is None or step <= track.steps[-1]:

@@ -25,8 +25,8 @@ class TraceEntry:
     - `evaluated`: the models that ran.
     - `linearised_error`: how far one evaluation of the base with the RL terms at strength `scale` (a LoRA strength
       slider) is from the guided velocity, relative to it. Only one step is checked; None at the others.
-    - `risk`: by how much of its velocity a budget's prediction for this step was off, `|w - 1| |predicted - observed| /
-      |v|`; None where the step before was not skipped.
+    - `risk`: by how much of its velocity a budget's prediction for this step was off, `|1 - sum w| |predicted -
+      observed| / |v|`; None where the step before was not skipped.
 
     What compares the two models is None if the step needed only one of them.
     """

@@ -10,9 +10,11 @@ Every name is made of the unit's hash: whoever writes a unit again writes the sa
 
 from __future__ import annotations
 
+import errno
 import json
 import posixpath
 import socket
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +31,12 @@ from .graph import canonical
 MANIFEST, PARTS, PICTURES, FAILED = "sweep.json", "parts", "pictures", "failed"
 PUTS_ARE_ATOMIC = ("s3", "gcs", "abfs")
 """Kinds of file system on which a file appears whole, when it is closed."""
+
+PAUSES = (1, 5)
+"""Seconds before a write is tried again: storage over a network fails now and then."""
+
+LASTING = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+"""Errors that another try does not change."""
 
 
 class StoreFailure(Failure):
@@ -70,16 +78,27 @@ class Store:
         whole = self.fs.type_name in PUTS_ARE_ATOMIC
         at = path if whole else f"{path}.{uuid.uuid4().hex[:8]}.partial"
         with self.in_plain_words():
-            self.fs.create_dir(posixpath.dirname(path), recursive=True)
-            try:
-                with self.fs.open_output_stream(at) as stream:
-                    stream.write(data)
-                if not whole:
-                    self.fs.move(at, path)
-            except OSError:
-                with suppress(OSError):
-                    self.fs.delete_file(at)
-                raise
+            for pause in PAUSES:
+                try:
+                    return self._write(path, at, data)
+                except OSError as error:
+                    if error.errno in LASTING:
+                        raise
+                time.sleep(pause)
+            return self._write(path, at, data)
+
+    def _write(self, path: str, at: str, data: bytes) -> None:
+        """One try: under the name `at`, and from there to `path` if that is another."""
+        self.fs.create_dir(posixpath.dirname(path), recursive=True)
+        try:
+            with self.fs.open_output_stream(at) as stream:
+                stream.write(data)
+            if at != path:
+                self.fs.move(at, path)
+        except OSError:
+            with suppress(OSError):
+                self.fs.delete_file(at)
+            raise
 
     def read_file(self, name: str) -> bytes:
         with self.fs.open_input_file(self.path(name)) as stream:

@@ -38,15 +38,22 @@ def match(adapter: Adapter, names: NameMap) -> list[Match]:
 
 
 def _refuse_doubles(adapter: Adapter, matches: list[Match]) -> None:
-    """Two names of one weight in a file: both changes together would be twice the adapter, if they are copies."""
-    first: dict[tuple, Match] = {}
+    """Two names of one weight, or of rows of it: both changes would be twice the adapter, if they are copies."""
+    seen: dict[str, list[Match]] = {}
     for found in matches:
-        other = first.setdefault((found.target.key, found.target.cut), found)
-        if other is not found:
-            raise AdapterError(
-                f"{adapter.file.path}: {other.change.module} and {found.change.module} both change "
-                f"{found.target.key}: expected one change per weight. Remove the keys of one of them from the file."
-            )
+        for other in seen.setdefault(found.target.key, []):
+            if _rows(found).start < _rows(other).stop and _rows(other).start < _rows(found).stop:
+                raise AdapterError(
+                    f"{adapter.file.path}: {other.change.module} and {found.change.module} both change "
+                    f"{found.target.key}: expected one change per weight. Remove the keys of one of them from the file."
+                )
+        seen[found.target.key].append(found)
+
+
+def _rows(found: Match) -> range:
+    """The rows of the host's weight that a change is for."""
+    start, count = found.target.cut or (0, found.target.shape[0] if found.target.shape else 1)
+    return range(start, start + count)
 
 
 def _unmatched(adapter: Adapter, missing: list[Change], names: NameMap) -> str:

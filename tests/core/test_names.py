@@ -152,7 +152,23 @@ def test_two_names_of_one_weight_are_refused(tmp_path, copies):
     module = "transformer_blocks.0.attn.to_q"
     width = names.find(module, "weight").shape[1]
     one = {"A": torch.ones(2, width), "B": torch.ones(width, 2)}
+    assert names.find(module, "weight").cut is not None, "rows of a fused weight"
     both = {f"{prefix}{module}.lora_{part}.weight": value.clone() for prefix in copies for part, value in one.items()}
     save_file(both, tmp_path / "rl.safetensors")
     with pytest.raises(AdapterError, match=r"rl.safetensors: .*to_q and .*to_q both change .*qkv.weight: expected one"):
+        match(read_adapter(tmp_path / "rl.safetensors", alpha=2), names)
+
+
+def test_a_fused_weight_and_rows_of_it_are_refused(tmp_path):
+    names = NameMap({key: tuple(shape) for key, shape in HOST_KEYS["SD3.5"].items()})
+    rows = names.find("transformer_blocks.0.attn.to_q", "weight")
+    fused = rows.key.removesuffix(".weight")
+    file = {}
+    for module, width in (("transformer.transformer_blocks.0.attn.to_q", rows.cut[1]), (fused, rows.shape[0])):
+        file |= {
+            f"{module}.lora_A.weight": torch.ones(2, rows.shape[1]),
+            f"{module}.lora_B.weight": torch.ones(width, 2),
+        }
+    save_file(file, tmp_path / "rl.safetensors")
+    with pytest.raises(AdapterError, match=r"to_q and .*qkv both change|qkv and .*to_q both change"):
         match(read_adapter(tmp_path / "rl.safetensors", alpha=2), names)

@@ -405,6 +405,14 @@ def test_pictures_at_risk_are_named(host, pair, caplog):
     assert "2 of 2 pictures may be far from exact guidance (number 0, 1" in caplog.text
 
 
+def test_the_risk_of_several_experts_counts_all_their_weights(host, pair):
+    """At w = 1 the first alone would need no base."""
+    both = guide(host, guide(host, pair[1], pair[2], 1.0), pair[2], 19.0)
+    watched, trace = run_node(host, "RLGTrace", run_node(host, "RLGBudget", both, "exact", 16, 0.0, "auto")[0])
+    Sampling(steps=6).run(host, watched)
+    assert [entry.risk > 0.5 for entry in trace.entries if entry.step == 5] == [True]
+
+
 def test_the_time_of_a_flow_is_its_sigma(host, pair):
     clock = host.module("nodes.host.run.scales").Clock(pair[1].get_model_object("model_sampling"))
     assert [clock.time(sigma) for sigma in (1.0, 0.37)] == [1.0, 0.37]

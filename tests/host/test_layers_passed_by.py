@@ -9,10 +9,11 @@ import logging
 from types import MethodType
 
 import pytest
+import torch
 from torch.nn import functional
 
 from support import tiny
-from support.guiding import guide
+from support.guiding import guide, run_node
 from support.oracle import two_models
 from support.sampling import Sampling, conditioning, unet_sampling, wan_sampling
 from support.tensors import largest, random, rms
@@ -24,13 +25,19 @@ MLP = "diffusion_model.joint_blocks.0.x_block.mlp"
 def triple(host, weights, layers):
     """A base, an RL model that changes `layers` of it beside the same weights, and one with weights of its own."""
     model, other = (tiny.load_weights(host, dict(weights)) for _ in "ab")
+    lora = lora_on(weights, layers)
+    return model, tiny.with_lora(host, model, lora), tiny.with_lora(host, other, lora)
+
+
+def lora_on(weights, layers):
+    """A LoRA on the linear layers whose names have one of `layers` in them."""
     lora = {}
     for key, weight in weights.items():
         name = key.removeprefix("model.diffusion_model.").removesuffix(".weight")
         if key.endswith(".weight") and weight.ndim == 2 and any(part in name for part in layers):
             lora[f"diffusion_model.{name}.lora_down.weight"] = random(2, weight.shape[1], seed=1, size=0.1)
             lora[f"diffusion_model.{name}.lora_up.weight"] = random(weight.shape[0], 2, seed=2, size=0.1)
-    return model, tiny.with_lora(host, model, lora), tiny.with_lora(host, other, lora)
+    return lora
 
 
 def agree(host, models, put_on, settings):
@@ -107,6 +114,46 @@ def test_a_prompt_embedded_before_sampling_is_refused_where_the_rl_model_embeds_
     agree(host, triple(host, weights, ["attn"]), with_embedded_prompt, settings)
 
 
+def test_keys_of_before_sampling_are_refused_also_after_an_adapter_that_leaves_them(host):
+    """One node, which the host keeps, and two adapters after it."""
+    weights = tiny.unet_weights(host)
+    model = with_negative_prompt(tiny.load_weights(host, dict(weights)))
+    for layers, is_refused in (([".to_q"], False), ([".to_k"], True), ([".to_q"], False)):
+        guided = guide(host, model, tiny.with_lora(host, model, lora_on(weights, layers)), 2.0)
+        if is_refused:
+            with pytest.raises(host.module("rlg_core.errors").RunError, match="made before sampling began"):
+                unet_sampling(steps=1).run(host, guided)
+        else:
+            unet_sampling(steps=1).run(host, guided)
+
+
+class Masked:
+    """Attention in one place of the picture, by a mask as wide as keys are."""
+
+    def __init__(self, width):
+        self.mask = torch.ones(1, 8, width)
+
+    def __call__(self, q, k, v, extra_options):
+        from comfy.ldm.modules.attention import optimized_attention
+
+        return optimized_attention(q, k, v, extra_options["n_heads"]) * self.mask.mean()
+
+
+def test_a_mask_is_not_taken_for_keys(host):
+    models = triple(host, tiny.unet_weights(host), [".to_k"])
+
+    def put_on(model):
+        clone = model.clone()
+        clone.set_model_attn2_replace(Masked(320), "input", 1)
+        return clone
+
+    model, rl_model, rl_alone = models
+    settings = unet_sampling(steps=1)
+    expected = settings.run(host, two_models(host, put_on(model), put_on(rl_alone), 2.0))
+    found = settings.run(host, put_on(guide(host, model, rl_model, 2.0)))
+    assert largest(found, expected) < 5e-5 * max(1.0, rms(expected))
+
+
 class Recorder:
     """Remembers its keys for the next call, as caches do."""
 
@@ -155,6 +202,34 @@ def test_a_layer_that_has_nothing_to_do_is_told_of_once(host, sd3, caplog):
     told = [record.getMessage() for record in caplog.records if "do not run in this graph" in record.getMessage()]
     assert len(told) == 1 and f"first {MLP}.fc1, {MLP}.fc2" in told[0]
     assert not any(type(module._parameters) is not dict for module in sd3[0].model.modules())
+
+
+class Cached:
+    """Mixes the first block's output with what it was in the first call, as caches do that keep a reference."""
+
+    kept = None
+
+    def __call__(self, args, extra):
+        out = extra["original_block"](args)
+        if self.kept is None:
+            self.kept = out["img"].clone()
+        return {**out, "img": 0.7 * out["img"] + 0.3 * self.kept}
+
+
+@pytest.mark.parametrize("batching", ["auto", "sequential"])
+def test_a_cache_beside_a_layer_that_has_nothing_to_do(host, sd3, batching):
+    """The pass in which the layer is found runs twice; what the cache kept in the first is not older."""
+
+    def put_on(model):
+        clone = with_mlp(model, lambda mlp, x: 0.1 * x)
+        clone.set_model_patch_replace(Cached(), "dit", "double_block", 0)
+        return clone
+
+    model, rl_model, rl_alone = sd3
+    settings = Sampling(steps=4)
+    expected = settings.run(host, two_models(host, put_on(model), put_on(rl_alone), 2.0))
+    guided = run_node(host, "RLGBudget", guide(host, model, rl_model, 2.0), "exact", 1, 0.0, batching)[0]
+    assert largest(settings.run(host, put_on(guided)), expected) < 5e-5 * max(1.0, rms(expected))
 
 
 # In memory

@@ -1,5 +1,6 @@
 """The parts of a sweep that need neither a running Ray nor a server."""
 
+import errno
 import sys
 from collections import Counter
 from itertools import pairwise
@@ -16,7 +17,7 @@ from sweep.drive import Queue
 from sweep.figures import encoded
 from sweep.plan import Unit
 from sweep.search import Search
-from sweep.store import Store
+from sweep.store import Store, StoreFailure
 
 
 def unit(name, loads=()):
@@ -34,6 +35,24 @@ def test_workers_stay_with_the_files_that_they_have_loaded():
     assert queue.take(None, []) is None
     changes = sum(first != second for own in taken for first, second in pairwise(own))
     assert changes == 0 and Counter(map(len, map(set, taken))) == {1: 2}
+
+
+@pytest.mark.parametrize(("number", "tries"), [(errno.EIO, 3), (errno.ENOSPC, 1)])
+def test_a_write_that_fails_is_tried_again_where_that_may_help(tmp_path, monkeypatch, number, tries):
+    store, tried = Store(str(tmp_path)), []
+    monkeypatch.setattr("sweep.store.PAUSES", (0, 0))
+
+    def fails(path, at, data):
+        tried.append(path)
+        raise OSError(number, "injected")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_write", fails)
+        with pytest.raises(StoreFailure, match="injected"):
+            store.write_file("parts/a", b"x")
+    assert len(tried) == tries
+    store.write_file("parts/a", b"x")
+    assert store.read_file("parts/a") == b"x" and [path.name for path in tmp_path.rglob("a*")] == ["a"]
 
 
 def test_a_result_is_whole_or_not_there(tmp_path):

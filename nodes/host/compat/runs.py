@@ -48,8 +48,8 @@ def weights_in_memory(model: BaseModel) -> Hashable:
     return model.current_weight_patches_uuid
 
 
-READ_AHEAD = frozenset({"comfy.model_prefetch"})
-"""The host's modules that move the weights of whole blocks before they run, those of idle layers too (0.30)."""
+READ_AHEAD = frozenset({"comfy.model_prefetch", "comfy.model_patcher", "comfy.model_management"})
+"""The host's modules that move weights, those of idle layers too: before blocks run (0.30), and to make room."""
 
 
 ONE_MASK = frozenset({"attention_mask"})

@@ -250,6 +250,7 @@ class Turn:
             passes.idle.reads() as read,
         ):
             prediction = call.run()
+        passes.remembered.look(self.roots)  # before anything runs again: it would take what is there for older
         passed_by = passes.terms.passed_by(seen)
         if passed_by:  # from here on their parameters are swapped, in this pass too
             passes.terms.swap(passed_by)
@@ -257,7 +258,6 @@ class Turn:
         if passes.idle.more_in(seen, ran):  # from here on it is seen who reads their weights, in this pass too
             return self._run(call, assignments, owner, network)
         passes.idle.require_unread(seen, ran, read)
-        passes.remembered.look(self.roots)
         self.ran[owner], passes.latest = frozenset(ran), owner
         passes.wholeness.require_terms(self.call.signature(), seen, self.ran[owner], self.by_uuid)
         return prediction

@@ -5,10 +5,8 @@ They do it with the weights that are in memory when the node is run, and the RL 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Hashable, Iterator
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from comfy.model_base import BaseModel
@@ -16,38 +14,34 @@ from torch import Tensor, nn
 
 from ....rlg_core.errors import RunError
 from ..models.relation import Relation, SharedWeights
-from .calls import callables
+from .calls import callables, is_gone, mark
 from .record import Record
 from .remembered import contents, tensors
 
-_harmless: WeakSet[Any] = WeakSet()
-"""Functions that held nothing of the kind before their first run: what they hold later, the run has left there."""
+_held: dict[Hashable, set[int]] = {}
+"""What functions held before their first run, by their mark: what they hold later, a run has left there."""
 
 
 def refuse_precomputed(guider: Any, record: Record) -> None:
     """Raises `RunError` where a function inside the network holds what a layer that the RL model changes makes."""
     prompts, model = _prompt_widths(guider), guider.model_patcher.model
     for place, function in _functions(guider):
-        if _is_harmless(function):
-            continue
-        widths = {held.shape[-1] for held in tensors(contents([function])) if held.ndim > 2}
+        widths = _held_before_runs(function)
         for name, width, layers in _makers(model.diffusion_model, prompts) if widths else ():
             if width in widths and any(_changes(expert.relation, model, layers) for expert in record.experts):
                 raise RunError(_reason(place.strip(), name, width))
-        with suppress(TypeError):  # one that cannot be recognised is looked at before each run
-            _harmless.add(_own(function))
 
 
-def _is_harmless(function: Any) -> bool:
-    try:
-        return _own(function) in _harmless
-    except TypeError:
-        return False
-
-
-def _own(function: Any) -> Any:
-    """A function itself: bound methods are made anew each time they are asked for."""
-    return getattr(function, "__func__", function)
+def _held_before_runs(function: Any) -> set[int]:
+    """The widths of what may be keys, values or a prompt in a function, as it was when it was seen first."""
+    marked = mark(function)
+    if marked not in _held:
+        for gone in [other for other in _held if is_gone(other)]:
+            del _held[gone]
+        # Masks are as wide as pictures, and never negative.
+        found = (held for held in tensors(contents([function])) if held.ndim > 2 and bool((held < 0).any()))
+        _held[marked] = {held.shape[-1] for held in found}
+    return _held[marked]
 
 
 def _reason(place: str, layer: str, width: int) -> str:
@@ -82,8 +76,8 @@ def _changes(relation: Relation, model: BaseModel, layers: set[str]) -> bool:
 def _differ(layer: nn.Module, other: nn.Module) -> bool:
     """Whether two layers have other weights; also where that cannot be seen."""
     pairs = list(zip(layer.parameters(), other.parameters()))
-    are_plain = all(type(p) is nn.Parameter and p.device == q.device and p.dtype == q.dtype for p, q in pairs)
-    return not pairs or not are_plain or not all(torch.equal(p, q) for p, q in pairs)
+    are_plain = all(type(p) is nn.Parameter and p.dtype == q.dtype for p, q in pairs)
+    return not pairs or not are_plain or not all(torch.equal(p, q.to(p.device)) for p, q in pairs)
 
 
 def _makers(network: nn.Module, prompts: set[int]) -> Iterator[tuple[str, int, set[str]]]:

@@ -65,7 +65,7 @@ class BaseReuse:
         time, x = self.clock.time(sigma), step.call.x
         if time != sigma:
             x = x / (1.0 + sigma)
-        base, rl, weight = step.predictions[BASE], step.predictions[first], step.weights[first]
+        base, rl, weight = step.predictions[BASE], step.predictions[first], sum(step.weights.values())
         difference, velocity = (base - rl) / time, (x - rl) / time
         off = self.extrapolation.observe(_kind(step), index, time, difference, velocity, weight, step.call.batch.items)
         if off is not None:

@@ -97,9 +97,10 @@ class Run:
         weights = weights_in_memory(self.patcher.model)
         if weights != (self.weights or weights):
             raise RunError(
-                "The sampler changed the weights in memory to another model's (a second LoRA on the same weights, as "
-                "AutoGuidance does it) and ran that model as the one that has RLG on it. Give its second model weights "
-                "of its own, or use a guider with one model."
+                "The sampler changed the weights in memory during the run: a second LoRA on the same weights "
+                "(AutoGuidance), a LoRA that is put on anew between steps, or another model that pushed this one out. "
+                "RLG cannot tell whose they are. Give a second model weights of its own, use a guider with one model, "
+                "or take the LoRA's schedule off."
             )
         self.weights = weights
         call = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options, conds)
