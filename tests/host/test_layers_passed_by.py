@@ -132,6 +132,7 @@ class Masked:
 
     def __init__(self, width):
         self.mask = torch.ones(1, 8, width)
+        self.frequencies = torch.ones(1, 8, width, dtype=torch.complex64)
 
     def __call__(self, q, k, v, extra_options):
         from comfy.ldm.modules.attention import optimized_attention

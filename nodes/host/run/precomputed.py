@@ -38,10 +38,15 @@ def _held_before_runs(function: Any) -> set[int]:
     if marked not in _held:
         for gone in [other for other in _held if is_gone(other)]:
             del _held[gone]
-        # Masks are as wide as pictures, and never negative.
-        found = (held for held in tensors(contents([function])) if held.ndim > 2 and bool((held < 0).any()))
-        _held[marked] = {held.shape[-1] for held in found}
+        _held[marked] = {held.shape[-1] for held in tensors(contents([function])) if _may_be_made(held)}
     return _held[marked]
+
+
+def _may_be_made(held: Tensor) -> bool:
+    """Whether a layer may have made a tensor. Masks, which are as wide as pictures, are never negative."""
+    if held.ndim < 3 or not held.is_floating_point() or held.is_meta:
+        return False
+    return bool((held.float() < 0).any())
 
 
 def _reason(place: str, layer: str, width: int) -> str:
