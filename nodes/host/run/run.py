@@ -95,14 +95,13 @@ class Run:
                 "are unknown here. Use a guider with one model."
             )
         weights = weights_in_memory(self.patcher.model)
-        if weights != (self.weights or weights):
+        if None not in (weights, self.weights) and weights != self.weights:
             raise RunError(
                 "The sampler changed the weights in memory during the run: a second LoRA on the same weights "
-                "(AutoGuidance), a LoRA that is put on anew between steps, or another model that pushed this one out. "
-                "RLG cannot tell whose they are. Give a second model weights of its own, use a guider with one model, "
-                "or take the LoRA's schedule off."
+                "(AutoGuidance), or a LoRA that is put on anew between steps. RLG cannot tell whose they are. Give a "
+                "second model weights of its own, use a guider with one model, or take the LoRA's schedule off."
             )
-        self.weights = weights
+        self.weights = weights or self.weights
         call = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options, conds)
         return self.answer(call, self.own_cfg.focused(call, self.scales.of(call.batch)))
 
