@@ -67,7 +67,7 @@ def leading_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def squared_norm(values: Tensor) -> float:
     """The sum of squares in float64."""
-    return sum(float(piece.double().square_().sum()) for piece in values.flatten().split(PIECE))
+    return sum(float(piece.double().square().sum()) for piece in values.flatten().split(PIECE))
 
 
 def rounding_energy(weight: Tensor) -> float:

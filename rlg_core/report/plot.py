@@ -15,6 +15,9 @@ from .style import ACCENT, FAINT, INK, PAPER, font
 COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233))
 """The palette of Okabe and Ito, which colour-blind readers can tell apart too."""
 
+MOST_BELOW = 3
+"""Panels below each other that fit a screen."""
+
 SHARPNESS = 2
 """Plots are drawn this many times larger and scaled down, since PIL does not smooth lines."""
 
@@ -77,12 +80,12 @@ def _limits(values: Sequence[float], margin: float) -> tuple[float, float]:
 class _Axes:
     """Maps data coordinates of one panel to pixels of the plot."""
 
-    def __init__(self, panel: Panel, width: int, height: int, top: int):
+    def __init__(self, panel: Panel, width: int, height: int):
         points = [point for curve in panel.curves for point in curve.points()]
         self.x_low, self.x_high = _limits([x for x, _, _ in points], 0.03)
         self.y_low, self.y_high = _limits([y + sign * e for _, y, e in points for sign in (-1, 1)], 0.08)
         self.left, self.right = LEFT, width - RIGHT
-        self.top, self.bottom = top + TOP, top + height - BOTTOM
+        self.top, self.bottom = TOP, height - BOTTOM
 
     def x(self, value: float) -> float:
         return self.left + (value - self.x_low) / (self.x_high - self.x_low) * (self.right - self.left)
@@ -170,14 +173,23 @@ def _draw_legend(pen: _Pen, panel: Panel, axes: _Axes) -> None:
 
 
 def plot(panels: Sequence[Panel], width: int = 760, height: int = 380) -> Tensor:
-    """The panels below each other, each `height` pixels high: [len(panels) * height, width, 3]."""
-    picture = Image.new("RGB", (width * SHARPNESS, height * len(panels) * SHARPNESS), PAPER)
-    pen = _Pen(picture)
+    """The panels, each `width` x `height` pixels: below each other, or in two columns where there are more than three.
+
+    Returns [rows * height, columns * width, 3].
+    """
+    columns = 1 if len(panels) <= MOST_BELOW else 2
+    picture = Image.new("RGB", (columns * width, -(-len(panels) // columns) * height), PAPER)
     for k, panel in enumerate(panels):
-        axes = _Axes(panel, width, height, k * height)
-        _draw_frame(pen, panel, axes)
-        _draw_marks(pen, panel, axes)
-        for index, curve in enumerate(panel.curves):
-            _draw_curve(pen, curve, axes, COLOURS[index % len(COLOURS)])
-        _draw_legend(pen, panel, axes)
-    return to_tensor(picture.resize((width, height * len(panels)), Image.LANCZOS))
+        picture.paste(_drawn(panel, width, height), (k % columns * width, k // columns * height))
+    return to_tensor(picture)
+
+
+def _drawn(panel: Panel, width: int, height: int) -> Image.Image:
+    picture = Image.new("RGB", (width * SHARPNESS, height * SHARPNESS), PAPER)
+    pen, axes = _Pen(picture), _Axes(panel, width, height)
+    _draw_frame(pen, panel, axes)
+    _draw_marks(pen, panel, axes)
+    for index, curve in enumerate(panel.curves):
+        _draw_curve(pen, curve, axes, COLOURS[index % len(COLOURS)])
+    _draw_legend(pen, panel, axes)
+    return picture.resize((width, height), Image.LANCZOS)

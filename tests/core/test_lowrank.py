@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlg_core.lowrank import leading_svd, rounding_energy, truncate
+from rlg_core.lowrank import leading_svd, rounding_energy, squared_norm, truncate
 
 
 def low_rank_delta(shape, rank, scale=1e-3):
@@ -109,3 +109,9 @@ def test_a_difference_that_is_all_rounding_keeps_one_direction():
     weight, _ = trained(0.0)
     off = weight.bfloat16().float() - weight
     assert truncate(off, 128, floor=rounding_energy(weight.bfloat16())).term.rank <= 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_summing_squares_leaves_the_values_alone(dtype):
+    values = torch.full((3, 5), 2.0, dtype=dtype)
+    assert squared_norm(values) == 60.0 and torch.equal(values, torch.full_like(values, 2.0))

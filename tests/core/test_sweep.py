@@ -144,6 +144,7 @@ def test_plot_draws_points_where_they_belong():
 
 
 def test_plot_of_nothing_and_of_one_point():
+    assert plot([Panel([])] * 5).shape == (3 * 380, 2 * 760, 3), "more than three fit a screen in two columns only"
     assert plot([Panel([])]).shape == plot([Panel([Curve([1.0], [2.0])])]).shape == (380, 760, 3)
 
 

@@ -75,6 +75,14 @@ FLUX = dict(
     guidance_embed=True,
     txt_ids_dims=[],
 )
+LTX = dict(
+    in_channels=128,
+    cross_attention_dim=128,
+    attention_head_dim=64,
+    num_attention_heads=2,
+    caption_channels=64,
+    num_layers=2,
+)
 LUMINA = dict(
     image_model="lumina2",
     patch_size=2,
@@ -196,15 +204,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "LTXV": Layout(
         "LTXV",
-        dict(
-            image_model="ltxv",
-            in_channels=128,
-            cross_attention_dim=128,
-            attention_head_dim=64,
-            num_attention_heads=2,
-            caption_channels=64,
-            num_layers=2,
-        ),
+        LTX | {"image_model": "ltxv"},
         (1, 128, 2, 4, 4),
         64,
         last="proj_out",
@@ -213,17 +213,12 @@ LAYOUTS: dict[str, Layout] = {
     "LTXAV": Layout(
         "LTXAV",
         dict(
+            LTX,
             image_model="ltxav",
-            in_channels=128,
             audio_in_channels=128,
-            cross_attention_dim=128,
             audio_cross_attention_dim=128,
-            attention_head_dim=64,
             audio_attention_head_dim=64,
-            num_attention_heads=2,
             audio_num_attention_heads=2,
-            caption_channels=64,
-            num_layers=2,
             connector_attention_head_dim=64,
             connector_num_attention_heads=1,
             connector_num_layers=1,

@@ -19,7 +19,6 @@ UNUSED_IN_CLIP = ("logit_scale", "text_projection.weight", "position_ids")
 WEIGHT_SCALES = ("scale_weight", "weight_scale", "weight_scale_2")  # 0.3.75 has the first, 0.30 the others
 QUANTISATION = (*WEIGHT_SCALES, "scaled_fp8", "scale_input", "input_scale", "pre_quant_scale", "comfy_quant")
 
-
 FP8_MARKER = "scaled_fp8"
 """The tensor by which older fp8 files say what they are, by its dtype alone: its values are whatever was in memory."""
 

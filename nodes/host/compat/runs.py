@@ -44,8 +44,9 @@ def is_answered_by_uuid(transformer_options: Mapping[str, Any]) -> bool:
 
 
 def weights_in_memory(model: BaseModel) -> Hashable:
-    """Stands for the patches with which the weights of `model` are in memory now; None once another model
-    has pushed it out (both hosts).
+    """Stands for the patches with which the weights of `model` are in memory now (both hosts).
+
+    None once another model has pushed it out.
     """
     return model.current_weight_patches_uuid
 

@@ -135,9 +135,11 @@ def _difference(base: Side, rl: Side, key: str) -> Tensor | None:
     """`W_rl - W_base` in float32, or None if the two are equal."""
     delta = rl.weight(key)
     delta -= base.weight(key)
+    if not bool(delta.any()):
+        return None
     if not all(map(math.isfinite, torch.stack(delta.aminmax()).tolist())):
         raise PairError(f"{key}: base or RL model has NaN or infinite values, expected finite ones.")
-    return delta if bool(delta.any()) else None
+    return delta
 
 
 def _rounding(base: Side, rl: Side, key: str) -> float:

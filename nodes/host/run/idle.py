@@ -33,21 +33,20 @@ class IdleLayers:
         """Notes, for the time of a pass, whose weights are read of those that were found so far."""
         return reads({name: self.model.get_submodule(name) for name in self.names}, READ_AHEAD)
 
-    def more_in(self, seen: Pass, ran: Collection[str]) -> bool:
-        """Whether a pass had some that were not known, so that nobody has seen yet who reads their weights."""
-        before = len(self.names)
-        self.names.update(self._in(seen, ran))
-        return len(self.names) > before
+    def add(self, idle: set[str]) -> bool:
+        """Whether some of those of a pass were not known, so that nobody has seen yet who reads their weights."""
+        new = idle - self.names
+        self.names |= new
+        return bool(new)
 
-    def require_unread(self, seen: Pass, ran: Collection[str], read: Collection[str]) -> None:
+    def require_unread(self, seen: Pass, idle: set[str], read: set[str]) -> None:
         """Raises `RunError` if the weights of one were `read` in a pass, and tells once of those that no pass runs."""
-        idle = self._in(seen, ran)
-        if idle & set(read):
+        lost = sorted(idle & read)
+        if lost:
             raise RunError(
-                f"{len(idle & set(read))} of {len(seen.watched)} layers that the RL model changes do not run, and "
-                f"something reads their weights instead, first {', '.join(sorted(idle & set(read))[:3])}: what the RL "
-                "model changes there would be lost. A node that computes these layers by itself may be the cause: "
-                "remove it."
+                f"{len(lost)} of {len(seen.watched)} layers that the RL model changes do not run, and something reads "
+                f"their weights instead, first {', '.join(lost[:3])}: what the RL model changes there would be lost. A "
+                "node that computes these layers by itself may be the cause: remove it."
             )
         if idle - self.told:
             self.told |= idle
@@ -57,7 +56,7 @@ class IdleLayers:
                 *(len(idle), len(seen.watched), ", ".join(sorted(idle)[:3])),
             )
 
-    def _in(self, seen: Pass, ran: Collection[str]) -> set[str]:
+    def of(self, seen: Pass, ran: Collection[str]) -> set[str]:
         """Those of one pass; none where no layer ran, as something else then answered for the whole model."""
         names = {name.removeprefix(NETWORK): name for name in seen.watched - seen.ran}
         return {names[name] for name in self.blocks.beside(ran, names)} if seen.ran else set()

@@ -255,9 +255,10 @@ class Turn:
         if passed_by:  # from here on their parameters are swapped, in this pass too
             passes.terms.swap(passed_by)
             return self._run(call, assignments, owner, network)
-        if passes.idle.more_in(seen, ran):  # from here on it is seen who reads their weights, in this pass too
+        idle = passes.idle.of(seen, ran)
+        if passes.idle.add(idle):  # from here on it is seen who reads their weights, in this pass too
             return self._run(call, assignments, owner, network)
-        passes.idle.require_unread(seen, ran, read)
+        passes.idle.require_unread(seen, idle, read)
         self.ran[owner], passes.latest = frozenset(ran), owner
         passes.wholeness.require_terms(self.call.signature(), seen, self.ran[owner], self.by_uuid)
         return prediction
