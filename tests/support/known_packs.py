@@ -9,16 +9,11 @@ import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import torch
-
-from . import tiny
+from . import pack_inputs
 from .known_nodes import STYLE, Given, masked
-from .layouts import SmallModels
 from .node_graphs import listed
 from .node_inputs import outputs
-from .tensors import random
 
 PACKS = (
     "Comfy-WaveSpeed",
@@ -52,6 +47,10 @@ SAGE = (
 )
 HUNYUAN = ("ApplyRifleXRoPE_HunuyanVideo", "LeapfusionHunyuanI2VPatcher")
 LTX2 = ("LTX2AttentionTunerPatch", "LTX2AudioLatentNormalizingSampling", "LTX2LoraLoaderAdvanced", "LTX2_NAG")
+FACES = ("IPAAdapterFaceIDBatch", "IPAdapterFaceID", "IPAdapterFaceIDKolors")
+CASCADE = ("UltraSharkSampler", "UltraSharkSampler Tiled")
+BY_FILE = ("IPAdapterUnifiedLoader", "IPAdapterUnifiedLoaderCommunity", "IPAdapterUnifiedLoaderFaceID")
+STYLED = ("IPAdapterStyleComposition", "IPAdapterStyleCompositionBatch")
 REGIONAL = (
     *("ReAuraPatcher", "ReAuraPatcherAdvanced", "ReChromaPatcher", "ReChromaPatcherAdvanced", "ReFluxPatcher"),
     *("ReFluxPatcherAdvanced", "ReHiDreamPatcher", "ReHiDreamPatcherAdvanced", "ReLTXVPatcher"),
@@ -76,8 +75,13 @@ NOT_HERE: dict[str, str] = {
     **dict.fromkeys(IN_PLACE, "changes the loaded model itself, for every graph that has it"),
     **dict.fromkeys(EXPANDED, "becomes stock LoRA loaders when its graph is run"),
     **dict.fromkeys(UNCHANGED, "hands on the model as it is"),
+    **dict.fromkeys(FACES, "needs InsightFace, which looks for faces"),
+    **dict.fromkeys(STYLED, "needs an SDXL of real width"),
+    **dict.fromkeys(BY_FILE, "loads IP-Adapters by the names of public files"),
+    **dict.fromkeys(CASCADE, "needs a Stable Cascade checkpoint"),
     "GenerateNoise": "makes noise and runs no model",
     "Krea2PromptWeight": "needs a Krea 2 checkpoint",
+    "Latent Match Channelwise": "matches latents and runs no model",
     "ModelMemoryUseReportPatch": "needs a GPU",
     "ModelPreviewOverrideKJ": "changes previews only",
     "PatchFlashAttentionKJ": "needs a GPU with FlashAttention",
@@ -91,10 +95,21 @@ KINDS = {"KSampler (Efficient)": "sampling node", "KSampler Adv. (Efficient)": "
 """The kinds of nodes that hand on their model beside what they make."""
 
 WRONG_THERE: dict[str, str] = {
-    "ADE_AnimateDiffUnload": "its model has lost everything but weight patches, and how to take these out of memory",
+    "CheckpointPerturbWeights": "it changes the weights that lie in memory, with whatever patches they have there",
 }
 """Nodes that are wrong with any patched model, and so with RLG, and why; no error can say so."""
 
+LAST = ("ADE_UseEvolvedSampling",)
+"""Nodes that replace functions of the host's while they sample, and leave them so where two runs take turns."""
+
+PICTURED = (
+    *("IPAdapter", "IPAdapterAdvanced", "IPAdapterBatch", "IPAdapterClipVisionEnhancer", "IPAdapterMS"),
+    *("IPAdapterClipVisionEnhancerBatch", "IPAdapterPreciseComposition", "IPAdapterPreciseCompositionBatch"),
+    *("IPAdapterPreciseStyleTransfer", "IPAdapterPreciseStyleTransferBatch", "IPAdapterTiled", "IPAdapterTiledBatch"),
+)
+PROMPTED = ("ClownsharKSampler", "ClownsharKSampler_Beta", "Legacy_ClownsharKSampler")
+CLOWN = ("SamplerOptions_GarbageCollection", "SamplerOptions_TimestepScaling")
+CHAINED = ("ClownsharkChainsampler_Beta", "SharkChainsampler_Beta")
 PARTS = {"chunks": 2, "dim_threshold": 1}
 STEPS = {"steps": 5}
 TILES = {"tile_width": 128, "tile_height": 128, "tile_overlap": 32}
@@ -102,35 +117,22 @@ EFFICIENT = {"steps": 3, "vae_decode": "false", "preview_method": "none", "promp
 POWER_LORA = {"lora_1": {"on": True, "lora": STYLE, "strength": 1.0}}
 
 
-def bad_version(models: SmallModels) -> dict[str, Any]:
-    """A worse version of the model on the same weights."""
-    return {"bad_model": tiny.with_lora(models.host, models.model, models.style), "debug_swap": False}
-
-
-def image_prompt(models: SmallModels) -> dict[str, Any]:
-    """An IP-Adapter as wide as the small UNet, and what a CLIP vision model would make of a picture."""
-    width, seen = models.layout.text, 48
-    project = {"proj.weight": random(4 * width, seen, seed=1, size=0.3), "proj.bias": torch.zeros(4 * width)}
-    norm = {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
-    layers = {}
-    for number in range(1, 33, 2):
-        own = 64 if number == 31 else 32  # of the middle block, and of the others that the small UNet has
-        for seed, name in enumerate(("to_k_ip", "to_v_ip")):
-            layers[f"{number}.{name}.weight"] = random(own, width, seed=seed + number, size=0.3)
-    picture, none = random(1, seen, seed=3), torch.zeros(1, seen)
-    return {"ipadapter": {"image_proj": project | norm, "ip_adapter": layers}, "pos_embed": picture, "neg_embed": none}
-
-
 GIVEN: dict[str, Given] = {
-    "ADE_AnimateDiffUnload": Given("SD1.5", shows=False, reason="there is nothing to unload"),
+    "ADE_AnimateDiffUnload": Given("SD1.5", shows=False, merged=True, reason="its model cannot take patches out again"),
     "ADE_UseEvolvedSampling": Given("SD1.5", shows=False, reason="it shows with a motion model only"),
     "ApplyFBCacheOnModel": Given("SD1.5", {"residual_diff_threshold": 0.9}, STEPS),
-    "AutoGuidanceCFGGuider": Given("SD1.5", bad_version),
+    "AutoGuidanceCFGGuider": Given("SD1.5", pack_inputs.bad_version),
     "DiTBlockLoraLoader": Given("SD3", {"lora_name": STYLE}),
     "DifferentialDiffusionAdvanced": Given("SD3", settings=masked),
-    "IPAdapterEmbeds": Given("SD1.5", image_prompt),
-    "IPAdapterEmbedsBatch": Given("SD1.5", image_prompt),
+    "IPAdapterEmbeds": Given("SD1.5", pack_inputs.image_prompt),
+    "IPAdapterEmbedsBatch": Given("SD1.5", pack_inputs.image_prompt),
     **{name: Given("SD1.5", EFFICIENT) for name in KINDS},
+    **{name: Given("SD1.5", pack_inputs.seen_picture) for name in PICTURED},
+    "IPAdapterFromParams": Given("SD1.5", pack_inputs.scheduled_picture),
+    **{name: Given("SD3", pack_inputs.prompted) for name in PROMPTED},
+    **{name: Given("SD3", pack_inputs.clown_sampler) for name in CLOWN},
+    **{name: Given("SD3", pack_inputs.half_sampled) for name in CHAINED},
+    "SharkSampler_Beta": Given("SD3", pack_inputs.shark),
     "Lora Loader Stack (rgthree)": Given("SD3", {"lora_01": STYLE}),
     "LTXVChunkFeedForward": Given("LTXV", PARTS, shows=False, reason="it computes the same in parts"),
     "ModelMemoryUsageFactorOverride": Given("SD3", shows=False, reason="it changes where weights lie"),
