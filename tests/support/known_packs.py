@@ -51,11 +51,15 @@ FACES = ("IPAAdapterFaceIDBatch", "IPAdapterFaceID", "IPAdapterFaceIDKolors")
 CASCADE = ("UltraSharkSampler", "UltraSharkSampler Tiled")
 BY_FILE = ("IPAdapterUnifiedLoader", "IPAdapterUnifiedLoaderCommunity", "IPAdapterUnifiedLoaderFaceID")
 STYLED = ("IPAdapterStyleComposition", "IPAdapterStyleCompositionBatch")
-REGIONAL = (
-    *("ReAuraPatcher", "ReAuraPatcherAdvanced", "ReChromaPatcher", "ReChromaPatcherAdvanced", "ReFluxPatcher"),
-    *("ReFluxPatcherAdvanced", "ReHiDreamPatcher", "ReHiDreamPatcherAdvanced", "ReLTXVPatcher"),
-    *("ReLTXVPatcherAdvanced", "ReSD35Patcher", "ReSD35PatcherAdvanced", "ReSDPatcher", "ReWanPatcher"),
-    "ReWanPatcherAdvanced",
+REGIONAL = ("ReWanPatcher", "ReWanPatcherAdvanced")
+ON_CUDA = (
+    *("legacy_rk", "Legacy_ClownSampler", "Legacy_ClownsharKSampler", "ModelMemoryUseReportPatch"),
+    *("ClownInpaint", "ClownInpaintSimple", "ReFluxPatcher", "ReFluxPatcherAdvanced"),
+    *("ReLTXVPatcher", "ReLTXVPatcherAdvanced", "ReSD35Patcher", "ReSD35PatcherAdvanced", "ReSDPatcher"),
+)
+OTHERS = (
+    *("ReAuraPatcher", "ReAuraPatcherAdvanced", "ReChromaPatcher", "ReChromaPatcherAdvanced", "ReHiDreamPatcher"),
+    "ReHiDreamPatcherAdvanced",
 )
 IN_PLACE = ("FluxOrthoCFGPatcher", "ModelSamplingAdvanced", "ModelSamplingAdvancedResolution", "ModelTimestepPatcher")
 EXPANDED = ("PCLazyLoraLoader", "PCLazyLoraLoaderAdvanced")
@@ -71,10 +75,11 @@ NOT_HERE: dict[str, str] = {
     **dict.fromkeys(SAGE, "needs a GPU with SageAttention"),
     **dict.fromkeys(HUNYUAN, "needs a HunyuanVideo checkpoint"),
     **dict.fromkeys(LTX2, "needs an LTX-2 checkpoint"),
-    **dict.fromkeys(REGIONAL, "needs the pack's regional conditionings, some a GPU"),
     **dict.fromkeys(IN_PLACE, "changes the loaded model itself, for every graph that has it"),
     **dict.fromkeys(EXPANDED, "becomes stock LoRA loaders when its graph is run"),
     **dict.fromkeys(UNCHANGED, "hands on the model as it is"),
+    **dict.fromkeys(ON_CUDA, "needs a GPU"),
+    **dict.fromkeys(OTHERS, "needs a checkpoint of AuraFlow, Chroma or HiDream"),
     **dict.fromkeys(FACES, "needs InsightFace, which looks for faces"),
     **dict.fromkeys(STYLED, "needs an SDXL of real width"),
     **dict.fromkeys(BY_FILE, "loads IP-Adapters by the names of public files"),
@@ -82,13 +87,11 @@ NOT_HERE: dict[str, str] = {
     "GenerateNoise": "makes noise and runs no model",
     "Krea2PromptWeight": "needs a Krea 2 checkpoint",
     "Latent Match Channelwise": "matches latents and runs no model",
-    "ModelMemoryUseReportPatch": "needs a GPU",
     "ModelPreviewOverrideKJ": "changes previews only",
     "PatchFlashAttentionKJ": "needs a GPU with FlashAttention",
     "PCAnimaAttnCouplePatch": "needs an Anima checkpoint",
     "SkipLayerGuidanceWanVideo": "works with the pack's own TeaCache only, which does nothing any more",
     "VelocatorQuantizeModel": "needs the closed package velocator",
-    "legacy_rk": "needs a GPU",
 }
 
 KINDS = {"KSampler (Efficient)": "sampling node", "KSampler Adv. (Efficient)": "sampling node"}
@@ -107,7 +110,7 @@ PICTURED = (
     *("IPAdapterClipVisionEnhancerBatch", "IPAdapterPreciseComposition", "IPAdapterPreciseCompositionBatch"),
     *("IPAdapterPreciseStyleTransfer", "IPAdapterPreciseStyleTransferBatch", "IPAdapterTiled", "IPAdapterTiledBatch"),
 )
-PROMPTED = ("ClownsharKSampler", "ClownsharKSampler_Beta", "Legacy_ClownsharKSampler")
+PROMPTED = ("ClownsharKSampler", "ClownsharKSampler_Beta")
 CLOWN = ("SamplerOptions_GarbageCollection", "SamplerOptions_TimestepScaling")
 CHAINED = ("ClownsharkChainsampler_Beta", "SharkChainsampler_Beta")
 PARTS = {"chunks": 2, "dim_threshold": 1}
@@ -132,6 +135,7 @@ GIVEN: dict[str, Given] = {
     **{name: Given("SD3", pack_inputs.prompted) for name in PROMPTED},
     **{name: Given("SD3", pack_inputs.clown_sampler) for name in CLOWN},
     **{name: Given("SD3", pack_inputs.half_sampled) for name in CHAINED},
+    **{name: Given("Wan", shows=False, reason="it shows with regional prompts only") for name in REGIONAL},
     "SharkSampler_Beta": Given("SD3", pack_inputs.shark),
     "Lora Loader Stack (rgthree)": Given("SD3", {"lora_01": STYLE}),
     "LTXVChunkFeedForward": Given("LTXV", PARTS, shows=False, reason="it computes the same in parts"),

@@ -70,14 +70,14 @@ def prompted(models: SmallModels) -> dict[str, Any]:
     return {**prompts, "latent_image": {"samples": torch.zeros(models.sampling().shape)}, "cfg": 4.5}
 
 
-def clown_sampler(models: SmallModels) -> dict[str, Any]:
+def clown_sampler(models: SmallModels, node: str = "ClownSampler") -> dict[str, Any]:
     """A sampler of RES4LYF's own: some of its nodes set what stock ones do not have."""
-    cls = models.host.classes["ClownSampler"]
+    cls = models.host.classes[node]
     return {"sampler": call(cls, inputs_of(cls, models.model, Links(models), {}))[0]}
 
 
 def shark(models: SmallModels) -> dict[str, Any]:
-    return {**prompted(models), **clown_sampler(models)}
+    return {**prompted(models), **clown_sampler(models, "ClownSampler_Beta")}
 
 
 def half_sampled(models: SmallModels) -> dict[str, Any]:
