@@ -45,7 +45,7 @@ SAGE = (
     *("LTX2MemoryEfficientSageAttentionPatch", "MiniMaxH3MemoryEfficientSageAttentionPatch"),
     *("MiniMaxLowVRAMAttention", "PathchSageAttentionKJ", "WanVideoMemoryEfficientSageAttentionPatch"),
 )
-HUNYUAN = ("ApplyRifleXRoPE_HunuyanVideo", "LeapfusionHunyuanI2VPatcher")
+HUNYUAN = ("ApplyRifleXRoPE_HunuyanVideo", "HunyuanVideoEncodeKeyframesToCond", "LeapfusionHunyuanI2VPatcher")
 LTX2 = ("LTX2AttentionTunerPatch", "LTX2AudioLatentNormalizingSampling", "LTX2LoraLoaderAdvanced", "LTX2_NAG")
 FACES = ("IPAAdapterFaceIDBatch", "IPAdapterFaceID", "IPAdapterFaceIDKolors")
 CASCADE = ("UltraSharkSampler", "UltraSharkSampler Tiled")
@@ -54,6 +54,7 @@ STYLED = ("IPAdapterStyleComposition", "IPAdapterStyleCompositionBatch")
 REGIONAL = ("ReWanPatcher", "ReWanPatcherAdvanced")
 ON_CUDA = (
     *("legacy_rk", "Legacy_ClownSampler", "Legacy_ClownsharKSampler", "ModelMemoryUseReportPatch"),
+    "ModelPatchTorchSettings",
     *("ClownInpaint", "ClownInpaintSimple", "ReFluxPatcher", "ReFluxPatcherAdvanced"),
     *("ReLTXVPatcher", "ReLTXVPatcherAdvanced", "ReSD35Patcher", "ReSD35PatcherAdvanced", "ReSDPatcher"),
 )
@@ -85,9 +86,13 @@ NOT_HERE: dict[str, str] = {
     **dict.fromkeys(BY_FILE, "loads IP-Adapters by the names of public files"),
     **dict.fromkeys(CASCADE, "needs a Stable Cascade checkpoint"),
     "GenerateNoise": "makes noise and runs no model",
+    "Ideogram4OptimizationsKJ": "needs an Ideogram 4 checkpoint",
     "Krea2PromptWeight": "needs a Krea 2 checkpoint",
     "Latent Match Channelwise": "matches latents and runs no model",
-    "ModelPreviewOverrideKJ": "changes previews only",
+    **dict.fromkeys(("LTX2SamplingPreviewOverride", "ModelPreviewOverrideKJ"), "changes previews only"),
+    "MiniMaxChunkFeedForward": "needs a MiniMax checkpoint",
+    "NABLA_AttentionKJ": "needs a Kandinsky 5 checkpoint",
+    "PiDColorBiasCorrection": "needs a PiD checkpoint",
     "PatchFlashAttentionKJ": "needs a GPU with FlashAttention",
     "PCAnimaAttnCouplePatch": "needs an Anima checkpoint",
     "SkipLayerGuidanceWanVideo": "works with the pack's own TeaCache only, which does nothing any more",
@@ -96,11 +101,6 @@ NOT_HERE: dict[str, str] = {
 
 KINDS = {"KSampler (Efficient)": "sampling node", "KSampler Adv. (Efficient)": "sampling node"}
 """The kinds of nodes that hand on their model beside what they make."""
-
-WRONG_THERE: dict[str, str] = {
-    "CheckpointPerturbWeights": "it changes the weights that lie in memory, with whatever patches they have there",
-}
-"""Nodes that are wrong with any patched model, and so with RLG, and why; no error can say so."""
 
 LAST = ("ADE_UseEvolvedSampling",)
 """Nodes that replace functions of the host's while they sample, and leave them so where two runs take turns."""
@@ -113,18 +113,22 @@ PICTURED = (
 PROMPTED = ("ClownsharKSampler", "ClownsharKSampler_Beta")
 CLOWN = ("SamplerOptions_GarbageCollection", "SamplerOptions_TimestepScaling")
 CHAINED = ("ClownsharkChainsampler_Beta", "SharkChainsampler_Beta")
+SLIGHTLY = dict.fromkeys(("joint_blocks", "final_layer", "rest_of_the_blocks"), 0.001)
 PARTS = {"chunks": 2, "dim_threshold": 1}
 STEPS = {"steps": 5}
+ONE_ROW = {"steps": 4, "cfg": 1.0}
 TILES = {"tile_width": 128, "tile_height": 128, "tile_overlap": 32}
 EFFICIENT = {"steps": 3, "vae_decode": "false", "preview_method": "none", "prompt": {"1": {}}, "my_unique_id": "1"}
 POWER_LORA = {"lora_1": {"on": True, "lora": STYLE, "strength": 1.0}}
 
-
 GIVEN: dict[str, Given] = {
     "ADE_AnimateDiffUnload": Given("SD1.5", shows=False, merged=True, reason="its model cannot take patches out again"),
+    "ADE_PerturbedAttentionGuidanceMultival": Given("SD1.5", {"scale_multival": 3.0}),
+    "ADE_RescaleCFGMultival": Given("SD1.5", {"mult_multival": 0.7}),
     "ADE_UseEvolvedSampling": Given("SD1.5", shows=False, reason="it shows with a motion model only"),
     "ApplyFBCacheOnModel": Given("SD1.5", {"residual_diff_threshold": 0.9}, STEPS),
     "AutoGuidanceCFGGuider": Given("SD1.5", pack_inputs.bad_version),
+    "CheckpointPerturbWeights": Given("SD3", SLIGHTLY, tolerance=0.01, reason="by how much: as weights lie in memory"),
     "DiTBlockLoraLoader": Given("SD3", {"lora_name": STYLE}),
     "DifferentialDiffusionAdvanced": Given("SD3", settings=masked),
     "IPAdapterEmbeds": Given("SD1.5", pack_inputs.image_prompt),
@@ -139,6 +143,7 @@ GIVEN: dict[str, Given] = {
     "SharkSampler_Beta": Given("SD3", pack_inputs.shark),
     "Lora Loader Stack (rgthree)": Given("SD3", {"lora_01": STYLE}),
     "LTXVChunkFeedForward": Given("LTXV", PARTS, shows=False, reason="it computes the same in parts"),
+    "LatentInpaintTTM": Given("SD3", pack_inputs.moving, ONE_ROW, reason="the node takes one row only"),
     "ModelMemoryUsageFactorOverride": Given("SD3", shows=False, reason="it changes where weights lie"),
     "Power Lora Loader (rgthree)": Given("SD3", POWER_LORA),
     "TeaCache": Given("FLUX", {"rel_l1_thresh": 10.0, "cache_device": "cpu"}, STEPS),

@@ -64,6 +64,11 @@ def scheduled_picture(models: SmallModels) -> dict[str, Any]:
     return {**seen_picture(models), "ipadapter_params": {**own, "start_at": [0.0], "end_at": [1.0]}}
 
 
+def moving(models: SmallModels) -> dict[str, Any]:
+    """Where a video's objects are moved to."""
+    return {"mask": torch.linspace(0, 1, 8).expand(1, 8, 8)}
+
+
 def prompted(models: SmallModels) -> dict[str, Any]:
     """What RES4LYF's sampling nodes need on links that they call optional."""
     prompts = {"positive": models.conditioning(11), "negative": models.conditioning(12)}
