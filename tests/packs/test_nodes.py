@@ -35,8 +35,7 @@ def nodes_of(pack):
     found, why = known_packs.load(this_host(), folder)
     why = why or ("" if found else NOTHING)
     compatibility.leave(VERSION, pack, Pack(known_packs.version_of(folder), (), why), {node for _, node in found})
-    kinds = [(known_packs.KINDS.get(node, kind), node) for kind, node in found] or [(why, "")]
-    return sorted(kinds, key=lambda item: item[1] in known_packs.LAST)
+    return sorted(found or [(why, "")], key=lambda item: item[1] in known_packs.LAST)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from .guiding import guide, run_node
 from .layouts import SmallModels
 from .lock_step import two_runs
 from .node_inputs import NoGraph
+from .oracle import two_models
 from .tensors import largest, rms
 
 AFTER, BEFORE = "after RLG", "before RLG"
@@ -45,7 +46,8 @@ class Wrong(AssertionError):
 class Graph:
     """A graph around one node: `put_on(model)` is the node's model, `run(model)` samples and returns the latent.
 
-    What it is compared with has the RL model's weights `merged`, or as patches.
+    What it is compared with has the RL model's weights `merged`, or as patches, and is two runs that take turns or,
+    where nodes keep in one place what they sample, one run of two models.
     """
 
     models: SmallModels
@@ -55,6 +57,7 @@ class Graph:
     scales: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: THOROUGHLY)
     tolerance: float = TOLERANCE
     merged: bool = False
+    takes_turns: bool = True
     known: dict[Any, Tensor] = field(default_factory=dict)
 
     @property
@@ -92,6 +95,8 @@ class Graph:
         if scale == 1.0:
             return self.sampled(self.put_on(self.rl_alone))
         base, rl_model = self.put_on(self.models.model), self.put_on(self.rl_alone)
+        if not self.takes_turns:
+            return self.sampled(two_models(self.host, base, rl_model, scale))
         return two_runs(self.host, base, rl_model, scale, self.sampled)
 
     def guided(self, place: str, relation: str, scale: float) -> Any:

@@ -99,8 +99,10 @@ NOT_HERE: dict[str, str] = {
     "VelocatorQuantizeModel": "needs the closed package velocator",
 }
 
-KINDS = {"KSampler (Efficient)": "sampling node", "KSampler Adv. (Efficient)": "sampling node"}
-"""The kinds of nodes that hand on their model beside what they make."""
+EFFICIENT = ("KSampler (Efficient)", "KSampler Adv. (Efficient)")
+UPSCALERS = ("UltimateSDUpscale", "UltimateSDUpscaleCustomSample", "UltimateSDUpscaleNoUpscale")
+KINDS: dict[str, str] = {**dict.fromkeys(EFFICIENT, "sampling node"), **dict.fromkeys(UPSCALERS, "picture node")}
+"""The kinds of nodes that hand on their model beside what they make, or make pictures."""
 
 LAST = ("ADE_UseEvolvedSampling",)
 """Nodes that replace functions of the host's while they sample, and leave them so where two runs take turns."""
@@ -119,7 +121,7 @@ PARTS = {"chunks": 2, "dim_threshold": 1}
 STEPS = {"steps": 5}
 ONE_ROW = {"steps": 4, "cfg": 1.0}
 TILES = {"tile_width": 128, "tile_height": 128, "tile_overlap": 32}
-EFFICIENT = {"steps": 3, "vae_decode": "false", "preview_method": "none", "prompt": {"1": {}}, "my_unique_id": "1"}
+NO_PICTURE = {"steps": 3, "vae_decode": "false", "preview_method": "none", "prompt": {"1": {}}, "my_unique_id": "1"}
 POWER_LORA = {"lora_1": {"on": True, "lora": STYLE, "strength": 1.0}}
 
 GIVEN: dict[str, Given] = {
@@ -134,7 +136,8 @@ GIVEN: dict[str, Given] = {
     "DifferentialDiffusionAdvanced": Given("SD3", settings=masked),
     "IPAdapterEmbeds": Given("SD1.5", pack_inputs.image_prompt),
     "IPAdapterEmbedsBatch": Given("SD1.5", pack_inputs.image_prompt),
-    **{name: Given("SD1.5", EFFICIENT) for name in KINDS},
+    **{name: Given("SD1.5", NO_PICTURE) for name in EFFICIENT},
+    **{name: Given("SD3", pack_inputs.upscaled, tolerance=0.2, reason="it rounds to 8 bits") for name in UPSCALERS},
     **{name: Given("SD1.5", pack_inputs.seen_picture) for name in PICTURED},
     "IPAdapterFromParams": Given("SD1.5", pack_inputs.scheduled_picture),
     **{name: Given("SD3", pack_inputs.prompted) for name in PROMPTED},
@@ -210,7 +213,10 @@ def load(host: SimpleNamespace, folder: Path) -> tuple[list[tuple[str, str]], st
     if not loaded:
         return [], heard.said or "the host could not load it"
     added = [name for name in host.comfy.samplers.SAMPLER_NAMES if name not in samplers]
-    return listed(host, [name for name in host.classes if name not in nodes and is_declared(host, name)], added), ""
+    own = [name for name in host.classes if name not in nodes and is_declared(host, name)]
+    found = {node: kind for kind, node in listed(host, own, added)}
+    found |= {node: KINDS[node] for node in own if node in KINDS}
+    return sorted((kind, node) for node, kind in found.items()), ""
 
 
 def start_server() -> None:

@@ -119,6 +119,13 @@ def sampling_node_graph(host: SimpleNamespace, node: str, given: Given) -> Graph
     return graph_with(host, node, given, "LATENT", lambda settings, model, made: made["samples"])
 
 
+def picture_node_graph(host: SimpleNamespace, node: str, given: Given) -> Graph:
+    """What nodes make that sample pictures in tiles, which they keep in one place."""
+    graph = graph_with(host, node, given, "IMAGE", lambda settings, model, made: made)
+    graph.takes_turns = False
+    return graph
+
+
 def graph_with(
     host: SimpleNamespace, node: str, given: Given, kind: str, run: Callable[[Sampling, Any, Any], Any]
 ) -> Graph:
@@ -135,7 +142,7 @@ def graph_with(
         made = call(cls, inputs_of(cls, model, links, inputs))
         return run(settings, model, made[outputs(cls).index(kind)])
 
-    return Graph(models, sampled, places=("",), scales=OUTSIDE)
+    return Graph(models, sampled, places=("",), scales=OUTSIDE, tolerance=given.tolerance)
 
 
 GRAPHS: dict[str, Callable[[SimpleNamespace, str, Given], Graph]] = {
@@ -144,4 +151,5 @@ GRAPHS: dict[str, Callable[[SimpleNamespace, str, Given], Graph]] = {
     "sampler": sampler_graph,
     "sampler node": sampler_node_graph,
     "sampling node": sampling_node_graph,
+    "picture node": picture_node_graph,
 }

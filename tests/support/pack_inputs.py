@@ -91,3 +91,13 @@ def half_sampled(models: SmallModels) -> dict[str, Any]:
     given = {**prompted(models), "steps": 4, "steps_to_run": 2}
     latent = call(cls, inputs_of(cls, models.model, Links(models), given))[0]
     return {**shark(models), "latent_image": latent}
+
+
+def upscaled(models: SmallModels) -> dict[str, Any]:
+    """A picture to sample anew in four tiles."""
+    network = import_module("comfy.taesd.taesd").TAESD(latent_channels=16)
+    vae = models.host.comfy.sd.VAE(sd=random_weights(network, seed=6) | {"vae_scale": torch.tensor(4.0)})
+    image = random(1, 64, 64, 3, seed=7).abs().clamp(max=1.0)
+    tiles = {"tile_width": 64, "tile_height": 64, "tile_padding": 0, "mask_blur": 0, "upscale_model": None}
+    prompts = {"positive": models.conditioning(11), "negative": models.conditioning(12)}
+    return {**prompts, **tiles, "vae": vae, "image": image, "upscaled_image": image, "denoise": 1.0, "cfg": 4.5}
