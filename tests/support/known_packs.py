@@ -85,6 +85,7 @@ NOT_HERE: dict[str, str] = {
     **dict.fromkeys(STYLED, "needs an SDXL of real width"),
     **dict.fromkeys(BY_FILE, "loads IP-Adapters by the names of public files"),
     **dict.fromkeys(CASCADE, "needs a Stable Cascade checkpoint"),
+    "ACN_AdvancedControlNetApplySingle": "is run as the node for both prompts",
     "GenerateNoise": "makes noise and runs no model",
     "Ideogram4OptimizationsKJ": "needs an Ideogram 4 checkpoint",
     "Krea2PromptWeight": "needs a Krea 2 checkpoint",
@@ -101,8 +102,13 @@ NOT_HERE: dict[str, str] = {
 
 EFFICIENT = ("KSampler (Efficient)", "KSampler Adv. (Efficient)")
 UPSCALERS = ("UltimateSDUpscale", "UltimateSDUpscaleCustomSample", "UltimateSDUpscaleNoUpscale")
-KINDS: dict[str, str] = {**dict.fromkeys(EFFICIENT, "sampling node"), **dict.fromkeys(UPSCALERS, "picture node")}
-"""The kinds of nodes that hand on their model beside what they make, or make pictures."""
+CONTROLS = ("ACN_AdvancedControlNetApply", "ACN_AdvancedControlNetApply_v2")
+KINDS: dict[str, str] = {
+    **dict.fromkeys(EFFICIENT, "sampling node"),
+    **dict.fromkeys(UPSCALERS, "picture node"),
+    **dict.fromkeys(CONTROLS, "prompt node"),
+}
+"""The kinds of nodes that hand on their model beside what they make, or make pictures or prompts."""
 
 LAST = ("ADE_UseEvolvedSampling",)
 """Nodes that replace functions of the host's while they sample, and leave them so where two runs take turns."""
@@ -138,6 +144,7 @@ GIVEN: dict[str, Given] = {
     "IPAdapterEmbedsBatch": Given("SD1.5", pack_inputs.image_prompt),
     **{name: Given("SD1.5", NO_PICTURE) for name in EFFICIENT},
     **{name: Given("SD3", pack_inputs.upscaled, tolerance=0.2, reason="it rounds to 8 bits") for name in UPSCALERS},
+    **{name: Given("SD1.5", pack_inputs.controlled) for name in CONTROLS},
     **{name: Given("SD1.5", pack_inputs.seen_picture) for name in PICTURED},
     "IPAdapterFromParams": Given("SD1.5", pack_inputs.scheduled_picture),
     **{name: Given("SD3", pack_inputs.prompted) for name in PROMPTED},

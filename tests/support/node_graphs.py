@@ -126,6 +126,17 @@ def picture_node_graph(host: SimpleNamespace, node: str, given: Given) -> Graph:
     return graph
 
 
+def prompt_node_graph(host: SimpleNamespace, node: str, given: Given) -> Graph:
+    """What nodes make of a positive and a negative prompt; ControlNets in them know one run at a time."""
+
+    def run(settings, model, prompts):
+        return replace(settings, positive=prompts[0], negative=prompts[1]).run(host, model)
+
+    graph = graph_with(host, node, given, "CONDITIONING", run)
+    graph.takes_turns = False
+    return graph
+
+
 def graph_with(
     host: SimpleNamespace, node: str, given: Given, kind: str, run: Callable[[Sampling, Any, Any], Any]
 ) -> Graph:
@@ -140,7 +151,8 @@ def graph_with(
         seen.append(model)  # some nodes tell models apart by their address, which must not be another's again
         links.begin()
         made = call(cls, inputs_of(cls, model, links, inputs))
-        return run(settings, model, made[outputs(cls).index(kind)])
+        of_kind = [value for value, own in zip(made, outputs(cls)) if own == kind]
+        return run(settings, model, of_kind if kind == "CONDITIONING" else of_kind[0])
 
     return Graph(models, sampled, places=("",), scales=OUTSIDE, tolerance=given.tolerance)
 
@@ -152,4 +164,5 @@ GRAPHS: dict[str, Callable[[SimpleNamespace, str, Given], Graph]] = {
     "sampler node": sampler_node_graph,
     "sampling node": sampling_node_graph,
     "picture node": picture_node_graph,
+    "prompt node": prompt_node_graph,
 }

@@ -12,7 +12,7 @@ import torch
 
 from . import tiny
 from .layouts import SmallModels
-from .model_patches import picture
+from .model_patches import operations, picture
 from .node_inputs import Links, call, inputs_of
 from .tensors import random, random_weights
 
@@ -101,3 +101,16 @@ def upscaled(models: SmallModels) -> dict[str, Any]:
     tiles = {"tile_width": 64, "tile_height": 64, "tile_padding": 0, "mask_blur": 0, "upscale_model": None}
     prompts = {"positive": models.conditioning(11), "negative": models.conditioning(12)}
     return {**prompts, **tiles, "vae": vae, "image": image, "upscaled_image": image, "denoise": 1.0, "cfg": 4.5}
+
+
+def controlled(models: SmallModels) -> dict[str, Any]:
+    """A ControlNet as wide as the small UNet of SD1.5, and a picture for it."""
+    unet = {name: value for name, value in models.layout.unet.items() if name in ("image_size", "in_channels")}
+    unet |= {"model_channels": 32, "num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [1, 1]}
+    unet |= {"num_heads": 2, "context_dim": models.layout.text, "hint_channels": 3, "transformer_depth_middle": 1}
+    network = import_module("comfy.cldm.cldm").ControlNet(
+        **unet, use_spatial_transformer=True, legacy=False, **operations()
+    )
+    network.load_state_dict(random_weights(network, seed=8))
+    control = import_module("comfy.controlnet").ControlNet(network.eval(), load_device=torch.device("cpu"))
+    return {**prompted(models), "control_net": control, "image": random(1, 64, 64, 3, seed=1).sigmoid()}
