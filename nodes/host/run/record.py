@@ -11,6 +11,7 @@ from torch import Tensor
 from ....rlg_core.budget import Budget
 from ....rlg_core.errors import RLGError, RunError, require_number
 from ....rlg_core.schedule import ScaleSchedule
+from ....rlg_core.sweep import ListedScale
 from ....rlg_core.trace import TraceLog
 from ..models.relation import KEY, Relation, TwoCheckpoints
 
@@ -66,6 +67,8 @@ class Expert:
     mask: Tensor | None = None
     branch: Branch = field(default_factory=Branch)
     max_ratio: float = 0.0
+    listed: ListedScale | None = None
+    """Its scale, where a list of them is run through."""
 
     def __post_init__(self) -> None:
         require_number("outside_scale", self.outside_scale)
@@ -106,6 +109,11 @@ class Record:
                 raise RunError(f"RLG Budget {budget} cannot honour {', '.join(found)}. Remove one of the two.")
         if self.has_own_cfg:
             self._refuse_what_own_cfg_cannot_do()
+
+    @property
+    def listed(self) -> ListedScale | None:
+        """The first expert's scale that is one of a list, or None if there is none."""
+        return next((expert.listed for expert in self.experts if expert.listed is not None), None)
 
     @property
     def has_own_cfg(self) -> bool:
