@@ -6,10 +6,12 @@ from collections import Counter
 from itertools import pairwise
 from zipfile import ZipFile
 
+import numpy as np
 import pytest
 from PIL import Image
 from ray._private.runtime_env import packaging
 
+from demo.evidence import swept
 from devtools.console import Failure
 from support.sweeping import graph, plan_of, sweep_of
 from sweep import __main__, choose, cluster, files, page, png, report, statistics
@@ -126,6 +128,25 @@ def test_an_old_python_is_told_so(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 10, 13))
     with pytest.raises(Failure, match=r"sweeps need 3\.11 or newer"):
         __main__.main(["workflow.json", "sweep.toml", "--results", "results"])
+
+
+def made(level, composition, correct):
+    values = {"composition": composition, "brightness": 0.5, "jpeg": -2.0, "correct": correct}
+    return swept.Made(np.full((2, 2, 3), level, np.uint8), values)
+
+
+@pytest.mark.parametrize(
+    ("level", "scores", "explained"),
+    [(100, (0.9, 1.0), True), (101, (0.4, 0.0), True), (102, (0.9, 1.0), False), (100, (0.4, 0.0), False)],
+    ids=["equal", "off by rounding", "off by more", "equal with other scores"],
+)
+def test_what_a_sweep_makes_otherwise_than_the_evidence_is_told(level, scores, explained):
+    own = {(0, 0, w): made(100, 0.9, 1.0) for w in swept.SCALES}
+    found = swept.Compared(own | {(0, 0, 2.0): made(level, *scores)}, own, {})
+    assert [found.is_explained(key) for key in own] == [True, True, explained]
+    *figures, told = found.lines()
+    assert ("1 differ by more than rounding explains: [(0, 0, 2.0)]" in told) != explained
+    assert f"| 2 | composition | nan | 0.9000 | {scores[0]:.4f} |" in "\n".join(figures)
 
 
 # Choosing w
