@@ -91,10 +91,11 @@ class Worker:
         return self.server
 
     def _new(self) -> server.Server:
+        answer = min(server.ANSWER, self.job.timeout)
         if self.url:
-            return server.Running(self.url)
+            return server.Running(self.url, answer)
         host, is_own = server.local_host(self.job.host)
-        return server.Headless(host, is_own, Path(tempfile.mkdtemp(prefix="rlg-sweep-")))
+        return server.Headless(host, is_own, Path(tempfile.mkdtemp(prefix="rlg-sweep-")), answer)
 
     def down(self) -> None:
         """End the server, so that the next unit gets a fresh one."""

@@ -130,23 +130,30 @@ def test_an_old_python_is_told_so(monkeypatch):
         __main__.main(["workflow.json", "sweep.toml", "--results", "results"])
 
 
-def made(level, composition, correct):
+def made(level, values_off, composition, correct):
     values = {"composition": composition, "brightness": 0.5, "jpeg": -2.0, "correct": correct}
-    return swept.Made(np.full((2, 2, 3), level, np.uint8), values)
+    pixels = np.full((12, 12, 3), 100, np.uint8)
+    pixels.reshape(-1)[:values_off] = level
+    return swept.Made(pixels, values)
 
 
 @pytest.mark.parametrize(
-    ("level", "scores", "explained"),
-    [(100, (0.9, 1.0), True), (101, (0.4, 0.0), True), (102, (0.9, 1.0), False), (100, (0.4, 0.0), False)],
-    ids=["equal", "off by rounding", "off by more", "equal with other scores"],
+    ("pixels", "scores", "explained"),
+    [
+        ((100, 0), (0.9, 1.0), True),
+        ((101, 3), (0.4, 0.0), True),
+        ((102, 3), (0.9, 1.0), False),
+        ((101, 12 * 12 * 3), (0.9, 1.0), False),
+        ((100, 0), (0.4, 0.0), False),
+    ],
+    ids=["equal", "rounding", "further off", "off everywhere", "other scores"],
 )
-def test_what_a_sweep_makes_otherwise_than_the_evidence_is_told(level, scores, explained):
-    own = {(0, 0, w): made(100, 0.9, 1.0) for w in swept.SCALES}
-    found = swept.Compared(own | {(0, 0, 2.0): made(level, *scores)}, own, {})
+def test_what_a_sweep_makes_otherwise_than_the_evidence_is_told(pixels, scores, explained):
+    own = {(0, 0, w): made(100, 0, 0.9, 1.0) for w in swept.SCALES}
+    found = swept.Compared(own | {(0, 0, 2.0): made(*pixels, *scores)}, own, {})
     assert [found.is_explained(key) for key in own] == [True, True, explained]
-    *figures, told = found.lines()
-    assert ("1 differ by more than rounding explains: [(0, 0, 2.0)]" in told) != explained
-    assert f"| 2 | composition | nan | 0.9000 | {scores[0]:.4f} |" in "\n".join(figures)
+    assert found.told()[-1].startswith(f"{int(not explained)} differ by more than rounding explains")
+    assert f"| 2 | composition | nan | 0.9000 | {scores[0]:.4f} |" in "\n".join(found.table())
 
 
 # Choosing w
