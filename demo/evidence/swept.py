@@ -161,7 +161,8 @@ class Compared:
         flips = [key for key, own in self.own.items() if self.made[key].values[CORRECT] != own.values[CORRECT]]
         strays = [key for key in self.own if not self.is_explained(key)]
         return [
-            f"{len(most)} pictures, {most.count(0)} equal to the bit as PNG files; largest difference {max(most)} of 255.",
+            f"{len(most)} pictures, {most.count(0)} equal to the bit as PNG files, the others off by at most "
+            f"{max(most)} of 255 levels.",
             f"{len(flips)} are fully correct in one and not in the other.",
             f"{len(strays)} differ by more than rounding explains (prompt, seed, w): {strays[:8]}.",
         ]
