@@ -32,7 +32,7 @@ COMMANDS = {
     "test": Command("devtools.test", "run every test, or a part, on both releases of ComfyUI", ("tests", "sweep")),
     "ui": Command("devtools.ui", "start the same ComfyUI for the browser, until Ctrl-C", ()),
     "bench": Command("bench", "measure the cost"),
-    "evidence": Command("demo.evidence", "measure what the scale does to the demo pair"),
+    "evidence": Command("demo.evidence", "measure what the scale does to the demo pair", ("tests", "sweep")),
     "sweep": Command("sweep", "run a workflow over prompts, seeds and scales, on Ray", ("sweep",)),
     "soak": Command("bench.soak", "run thousands of mixed prompts through one server"),
 }

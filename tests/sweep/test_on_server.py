@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from demo.evidence import swept
+from demo.evidence.pair import SEED
+from demo.evidence.sizes import QUICK
 from support import graphs
 from support.sweeping import PROMPTS, SCALES, graph, plan_of, sweep_of
 from sweep.checks import graphs_of, literals, problems
@@ -117,6 +120,21 @@ def test_pictures_are_those_of_the_workflow_that_they_carry(worker_for, server, 
         assert workflow["guidance"]["inputs"]["scale"] == row["scale"]
         brightness = json.loads(picture.text["rlg_sweep"])["brightness"]
         assert brightness == pytest.approx(row["brightness"]) and 0 < brightness < 1
+
+
+def test_a_row_gives_a_prompt_its_item_of_a_batchs_noise(worker_for, server):
+    sizes = replace(QUICK, prompts=3, steps=2)
+    plan, worker = worker_for(swept.workflow(sizes), swept.sweep_file(PROMPTS[:3], sizes))
+    unit = plan.unit({"prompt": PROMPTS[1], "seed": SEED}, swept.SCALES)
+    result = worker.run(unit, keeps=False)
+    for row in result.rows:
+        batch = plan.recipe.plain(unit.values, row["scale"])
+        batch["sampler"]["inputs"]["latent_image"] = ["latent", 0]
+        items = [pixels(server.image(image)) for image in server.run(batch)["save"]["images"]]
+        own = pixels(result.pictures[row["picture"]])
+        distances = [np.abs(own - item).max() for item in items]
+        assert distances[1] <= 1 < 50 < min(distances[0], distances[2])
+        assert row["LatentFromBatch.batch_index"] == 1
 
 
 def pixels(data):

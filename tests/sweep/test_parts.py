@@ -6,10 +6,12 @@ from collections import Counter
 from itertools import pairwise
 from zipfile import ZipFile
 
+import numpy as np
 import pytest
 from PIL import Image
 from ray._private.runtime_env import packaging
 
+from demo.evidence import swept
 from devtools.console import Failure
 from support.sweeping import graph, plan_of, sweep_of
 from sweep import __main__, choose, cluster, files, page, png, report, statistics
@@ -126,6 +128,32 @@ def test_an_old_python_is_told_so(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 10, 13))
     with pytest.raises(Failure, match=r"sweeps need 3\.11 or newer"):
         __main__.main(["workflow.json", "sweep.toml", "--results", "results"])
+
+
+def made(level, values_off, composition, correct):
+    values = {"composition": composition, "brightness": 0.5, "jpeg": -2.0, "correct": correct}
+    pixels = np.full((12, 12, 3), 100, np.uint8)
+    pixels.reshape(-1)[:values_off] = level
+    return swept.Made(pixels, values)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "scores", "explained"),
+    [
+        ((100, 0), (0.9, 1.0), True),
+        ((101, 3), (0.4, 0.0), True),
+        ((102, 3), (0.9, 1.0), False),
+        ((101, 12 * 12 * 3), (0.9, 1.0), False),
+        ((100, 0), (0.4, 0.0), False),
+    ],
+    ids=["equal", "rounding", "further off", "off everywhere", "other scores"],
+)
+def test_what_a_sweep_makes_otherwise_than_the_evidence_is_told(pixels, scores, explained):
+    own = {(0, 0, w): made(100, 0, 0.9, 1.0) for w in swept.SCALES}
+    found = swept.Compared(own | {(0, 0, 2.0): made(*pixels, *scores)}, own, {})
+    assert [found.is_explained(key) for key in own] == [True, True, explained]
+    assert found.told()[-1].startswith(f"{int(not explained)} differ by more than rounding explains")
+    assert f"| 2 | composition | nan | 0.9000 | {scores[0]:.4f} |" in "\n".join(found.table())
 
 
 # Choosing w
