@@ -81,6 +81,7 @@ def graph_on(host: SimpleNamespace, cls: type, layout: str, given: Given, is_mov
         return call(cls, inputs_of(cls, model, links, inputs, is_moved))[place]
 
     graph = Graph(models, lambda model: settings.run(host, model), put_on, tolerance=given.tolerance)
+    graph.merged = given.merged
     if given.is_slow or SAME_CODE in {parent.__name__ for parent in cls.__mro__[1:]}:
         graph.scales = QUICKLY
     return graph

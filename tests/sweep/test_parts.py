@@ -12,7 +12,7 @@ from ray._private.runtime_env import packaging
 
 from devtools.console import Failure
 from support.sweeping import graph, plan_of, sweep_of
-from sweep import __main__, choose, cluster, files, page, png, statistics
+from sweep import __main__, choose, cluster, files, page, png, report, statistics
 from sweep.drive import Queue
 from sweep.figures import encoded
 from sweep.plan import Unit
@@ -107,6 +107,19 @@ def test_what_a_cluster_needs_is_shipped_to_it(tmp_path):
     assert {"sweep/worker.py", "nodes/__init__.py", "rlg_core/__init__.py", "pyproject.toml"} <= set(names)
     assert {name.split("/")[0] for name in names} == set(cluster.SHIPPED) and package.stat().st_size < 60 * 2**20
     assert not [name for name in names if "__pycache__" in name]
+
+
+def test_a_row_has_a_section_and_is_told_with_what_it_sets(tmp_path):
+    values = [{"name": name, "KSampler.cfg": cfg} for name, cfg in (("low", 1.5), ("high", 3.0))]
+    plan = plan_of(tmp_path, graph(), sweep_of(strong={"values": values}))
+    rows = [{"unit": u.key, **u.values, **u.beside, "scale": 1.0, "seconds": 1.0, "worker": "w"} for u in plan.units()]
+    sections = report.settings(rows, plan.spec)
+    assert {s.name: {row["KSampler.cfg"] for row in s.rows} for s in sections} == {
+        "strong low": {1.5},
+        "strong high": {3.0},
+    }
+    manifest = {"units": len(rows), "mode": "grid", "apart": "", "host": "0", "pack": "0", "files": {}}
+    assert "low (KSampler.cfg 1.5), high (KSampler.cfg 3.0)" in page.html(manifest, plan.spec, [], rows, [])
 
 
 def test_an_old_python_is_told_so(monkeypatch):

@@ -1,6 +1,10 @@
 """Refuses nodes that put a prompt through layers of the network before sampling, and keep what these make of it.
 
 They do it with the weights that are in memory when the node is run, and the RL model's are others.
+
+What they keep is recognised by its width. It cannot be compared with what a layer makes of the prompt: the prompt is an
+input of that node, which sampling does not see, and a layer that takes in more than it gives (2048 to 640 in SDXL)
+could have made any tensor of that width. So a node that keeps tensors of its own which are as wide is refused too.
 """
 
 from __future__ import annotations
