@@ -25,7 +25,8 @@ class Given:
 
     `layout` "" is the first one on which it shows. `inputs` and `settings` (of the sampling) may be made of the models.
     `shows` False is a node that changes no picture here. `is_slow` runs it at one scale only, `merged` compares it with
-    an RL model that has no patches. `reason` says why, or what else is special.
+    an RL model that has no patches, `unloads` has it find no patches of earlier runs in memory. `reason` says why, or
+    what else is special.
     """
 
     layout: str = ""
@@ -34,6 +35,7 @@ class Given:
     shows: bool = True
     is_slow: bool = False
     merged: bool = False
+    unloads: bool = False
     tolerance: float = 1e-3
     reason: str = ""
 

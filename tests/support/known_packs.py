@@ -113,6 +113,7 @@ PICTURED = (
 PROMPTED = ("ClownsharKSampler", "ClownsharKSampler_Beta")
 CLOWN = ("SamplerOptions_GarbageCollection", "SamplerOptions_TimestepScaling")
 CHAINED = ("ClownsharkChainsampler_Beta", "SharkChainsampler_Beta")
+ALL_BLOCKS = {"unet_block_list": ""}
 SLIGHTLY = dict.fromkeys(("joint_blocks", "final_layer", "rest_of_the_blocks"), 0.001)
 PARTS = {"chunks": 2, "dim_threshold": 1}
 STEPS = {"steps": 5}
@@ -148,7 +149,7 @@ GIVEN: dict[str, Given] = {
     "Power Lora Loader (rgthree)": Given("SD3", POWER_LORA),
     "TeaCache": Given("FLUX", {"rel_l1_thresh": 10.0, "cache_device": "cpu"}, STEPS),
     "TiledDiffusion": Given("SD1.5", TILES, {"shape": (1, 4, 24, 24)}),
-    "TokenPerturbationGuidance": Given("SD1.5", {"unet_block_list": ""}),
+    "TokenPerturbationGuidance": Given("SD1.5", ALL_BLOCKS, unloads=True, reason="it wraps what earlier runs left"),
     "WanChunkFeedForward": Given("Wan", PARTS, shows=False, reason="it computes the same in parts"),
     "WanVideoEnhanceAVideoKJ": Given("Wan", {"weight": 4.0}),
     "WanVideoNAG": Given("Wan"),
