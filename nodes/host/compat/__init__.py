@@ -3,12 +3,14 @@
 One address for each, with the releases concerned and the reason. Nothing else in the pack asks which host it runs on.
 """
 
+from .injections import Injections, injected_adapters
 from .loading import MissingWeights, filled, held_in_layers, is_quantised, is_streamed, source_file, without_dynamic
 from .memory import free_memory, is_out_of_memory
 from .names import FP8_MARKER, ONE_SIDED_VAE, UNUSED_IN_CLIP, UNUSED_WEIGHTS, WEIGHT_NAMES, is_norm, is_quantisation_key
 from .runs import (
     CACHES_BY_UUID,
     CASTING,
+    CFG_FUNCTIONS,
     READ_AHEAD,
     STATELESS_OPTIONS,
     conds_of_one_row,
@@ -18,6 +20,8 @@ from .runs import (
     is_split_over_gpus,
     is_training,
     keeps_its_own_caches,
+    prepares_prompts,
+    reads_unconditional,
     require_one_tensor,
     weights_in_memory,
 )
@@ -35,6 +39,7 @@ from .weights import (
 __all__ = [
     "CACHES_BY_UUID",
     "CASTING",
+    "CFG_FUNCTIONS",
     "FP8_MARKER",
     "ONE_SIDED_VAE",
     "READ_AHEAD",
@@ -42,6 +47,7 @@ __all__ = [
     "UNUSED_IN_CLIP",
     "UNUSED_WEIGHTS",
     "WEIGHT_NAMES",
+    "Injections",
     "MissingWeights",
     "compute_dtype",
     "conds_of_one_row",
@@ -49,6 +55,7 @@ __all__ = [
     "filled",
     "free_memory",
     "held_in_layers",
+    "injected_adapters",
     "is_answered_by_uuid",
     "is_dual_model",
     "is_norm",
@@ -61,6 +68,8 @@ __all__ = [
     "is_training",
     "keeps_its_own_caches",
     "known_fields",
+    "prepares_prompts",
+    "reads_unconditional",
     "refuse_opaque_layers",
     "require_one_tensor",
     "source_file",
