@@ -1,11 +1,13 @@
-"""Refuses nodes that put a prompt through layers of the network before sampling, and keep what these make of it.
+"""Refuses what puts a prompt through layers of the network before sampling, and keeps what these make of it.
 
-They do it with the weights that are in memory when the node is run, and the RL model's are others.
+Nodes do it with the weights that are in memory when they are run, some networks with those in memory when sampling
+begins: the base's. The RL model's are others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from comfy.model_base import BaseModel
 from torch import Tensor, nn
 
 from ....rlg_core.errors import RunError
+from ....rlg_core.rows import BlockWatch
+from ..compat import prepares_prompts
 from ..models.relation import Relation, SharedWeights
 from .calls import callables, is_gone, mark
 from .record import Record
@@ -30,6 +34,42 @@ def refuse_precomputed(guider: Any, record: Record) -> None:
         for name, width, layers in _makers(model.diffusion_model, prompts) if widths else ():
             if width in widths and any(_changes(expert.relation, model, layers) for expert in record.experts):
                 raise RunError(_reason(place.strip(), name, width))
+
+
+class PreparedPrompts:
+    """The layers of the network that have run in a run before the first call of the model."""
+
+    def __init__(self, model: BaseModel, relations: Sequence[Relation]):
+        self.model, self.relations = model, relations
+        self.blocks = BlockWatch(model.diffusion_model) if prepares_prompts(model) else None
+        self.watch, self.ran = ExitStack(), set()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watches the network until the first call of the model, within a run."""
+        with self.watch:
+            if self.blocks is not None:
+                self.ran = self.watch.enter_context(self.blocks.watching())
+            yield
+
+    def require_same(self) -> None:
+        """Raises `RunError`, at a call of the model, if the RL model changes layers that have run before the first."""
+        self.watch.close()
+        layers, self.ran = self._layers() if self.ran else set(), set()
+        changed = [name for name in sorted(layers) if any(_changes(r, self.model, {name}) for r in self.relations)]
+        if changed:
+            raise RunError(
+                f"This network prepares its prompts before it samples, with layers that the RL model changes, first "
+                f"{changed[0]}. ComfyUI does that once, with the base's weights, so the RL model would get the base's "
+                "prompts. Use an RL model that leaves these layers as they are in the base."
+            )
+
+    def _layers(self) -> set[str]:
+        """All layers with weights of their own in the blocks that ran."""
+        blocks = [f"diffusion_model.{block}." for block, first in self.blocks.of_block.items() if first in self.ran]
+        modules = self.model.diffusion_model.named_modules(prefix="diffusion_model")
+        own = (name for name, module in modules if next(module.parameters(recurse=False), None) is not None)
+        return {name for name in own if any(f"{name}.".startswith(block) for block in blocks)}
 
 
 def _held_before_runs(function: Any) -> set[int]:
