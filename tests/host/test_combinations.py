@@ -96,6 +96,17 @@ def test_an_own_cfg_beside_an_expert_for_one_prompt(host, sd3, positive, negativ
     assert agree(one_step.run(host, both), expected, base)
 
 
+def test_one_merge_on_both_models_is_no_difference(host, sd3, caplog):
+    """The host makes functions anew for each merge; taken for another one, the base's would be told of as lost."""
+    base, rl_model = (
+        stock_node(host, "ModelMergeSimple", model1=model, model2=sd3.third, ratio=0.6)
+        for model in (sd3.model, sd3.rl_model)
+    )
+    guide(host, base, rl_model, 2.0)
+    guide(host, base, sd3.model, 2.0)
+    assert len(caplog.messages) == 1 and "without" in caplog.messages[0], "of the second alone"
+
+
 # CFG of one's own
 
 
