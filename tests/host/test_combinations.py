@@ -13,7 +13,7 @@ from support.guiding import guide, run_node, stock_node
 from support.layouts import lora_of
 from support.oracle import own_options
 from support.sampling import conditioning
-from support.tensors import largest, rms
+from support.tensors import largest, random, rms
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_prompts_that_the_network_prepares(host, changes_connectors):
         negative=[[conditioning(12, 64, None)[0][0], unprocessed]],
     )
     if changes_connectors:
-        for rl_model in (models.rl_model, models.checkpoint):
+        for rl_model in (models.rl_model, models.checkpoint, models.rl_alone):
             with pytest.raises(ValueError, match=r"prepares its prompts before it samples.*connector"):
                 settings.run(host, guide(host, models.model, rl_model, 2.0))
         return
@@ -224,6 +224,38 @@ def test_prompts_that_the_network_prepares(host, changes_connectors):
         settings.run(host, m) for m in (guide(host, models.model, rl_model, 1.0), alone, models.model)
     )
     assert agree(found, expected, plain)
+
+
+@pytest.mark.parametrize("layers", ["input_blocks", "output_blocks"])
+def test_a_control_lora_made_of_weights_that_the_rl_model_changes_is_refused(host, layers):
+    """Its network is made of the base's weights, also for the RL model; what it does not copy may differ."""
+    models = small_models(host, "SD1.5")
+    network = host.comfy.cldm.cldm.ControlNet(
+        **{k: v for k, v in models.model.model.model_config.unet_config.items() if k not in ("out_channels", "dtype")},
+        hint_channels=3,
+        dtype=torch.float32,
+        operations=host.comfy.ops.disable_weight_init,
+    )
+    own = ("input_hint_block", "zero_convs", "middle_block_out")
+    weights = {k: random(*v.shape, size=0.1) for k, v in network.state_dict().items() if k.startswith(own)}
+
+    def run(model):
+        control = host.comfy.controlnet.ControlLora(weights)
+        apply, image = host.classes["ControlNetApplyAdvanced"](), random(1, 64, 64, 3, seed=1).sigmoid()
+        prompts = apply.apply_controlnet(*map(models.conditioning, (11, 12)), control, image, 1.0, 0.0, 1.0)
+        return models.sampling(positive=prompts[0], negative=prompts[1]).run(host, model)
+
+    lora = {name: value for name, value in lora_of(models.model.model.diffusion_model).items() if layers in name}
+    rl_model, alone = (
+        tiny.with_lora(host, m, lora) for m in (models.model, models.load(tiny.weights_of(models.model)))
+    )
+    if layers == "input_blocks":
+        for rl in (rl_model, alone):
+            with pytest.raises(ValueError, match=r"Control-LoRA is made of .* first diffusion_model\.input_blocks"):
+                run(guide(host, models.model, rl, 2.0))
+    else:
+        found, expected, plain = (run(m) for m in (guide(host, models.model, rl_model, 1.0), alone, models.model))
+        assert agree(found, expected, plain)
 
 
 # Windows

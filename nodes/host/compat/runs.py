@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+from comfy.controlnet import ControlLora
 from comfy.ldm.hunyuan_video.model import HunyuanVideo
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
@@ -101,6 +102,15 @@ def reads_unconditional(sampler: Any) -> bool:
     """
     name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
     return name.endswith("_cfg_pp") or name == "sample_euler_pp"
+
+
+COPIED_BY_CONTROL_LORAS = frozenset({"input_blocks", "label_emb", "middle_block", "time_embed"})
+"""The parts of a UNet that a Control-LoRA has too, and takes from the model when a run begins (both hosts)."""
+
+
+def is_control_lora(control: Any) -> bool:
+    """Whether a ControlNet makes its network of the weights of the model that it controls (both hosts)."""
+    return isinstance(control, ControlLora)
 
 
 def prepares_prompts(model: BaseModel) -> bool:

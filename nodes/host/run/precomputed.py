@@ -6,20 +6,22 @@ begins: the base's. The RL model's are others.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ....rlg_core.errors import RunError
 from ....rlg_core.rows import BlockWatch
 from ..compat import prepares_prompts
+from ..models.patches import at_work, difference
 from ..models.relation import Relation, SharedWeights
 from .calls import callables, is_gone, mark
-from .record import Record
+from .record import Record, record_of
 from .remembered import contents, tensors
 
 _held: dict[Hashable, set[int]] = {}
@@ -32,16 +34,17 @@ def refuse_precomputed(guider: Any, record: Record) -> None:
     for place, function in _functions(guider):
         widths = _held_before_runs(function)
         for name, width, layers in _makers(model.diffusion_model, prompts) if widths else ():
-            if width in widths and any(_changes(expert.relation, model, layers) for expert in record.experts):
+            if width in widths and any(changes(expert.relation, model, layers) for expert in record.experts):
                 raise RunError(_reason(place.strip(), name, width))
 
 
 class PreparedPrompts:
     """The layers of the network that have run in a run before the first call of the model."""
 
-    def __init__(self, model: BaseModel, relations: Sequence[Relation]):
-        self.model, self.relations = model, relations
-        self.blocks = BlockWatch(model.diffusion_model) if prepares_prompts(model) else None
+    def __init__(self, patcher: ModelPatcher):
+        # As base and RL model met: what came later is on both.
+        self.model, self.relations = patcher.model, [expert.relation for expert in record_of(patcher).experts]
+        self.blocks = BlockWatch(self.model.diffusion_model) if prepares_prompts(self.model) else None
         self.watch, self.ran = ExitStack(), set()
 
     @contextmanager
@@ -56,7 +59,7 @@ class PreparedPrompts:
         """Raises `RunError`, at a call of the model, if the RL model changes layers that have run before the first."""
         self.watch.close()
         layers, self.ran = self._layers() if self.ran else set(), set()
-        changed = [name for name in sorted(layers) if any(_changes(r, self.model, {name}) for r in self.relations)]
+        changed = [name for name in sorted(layers) if any(changes(r, self.model, {name}) for r in self.relations)]
         if changed:
             raise RunError(
                 f"This network prepares its prompts before it samples, with layers that the RL model changes, first "
@@ -111,11 +114,15 @@ def _prompt_widths(guider: Any) -> set[int]:
     return {prompt.shape[-1] for prompt in prompts if isinstance(prompt, Tensor)}
 
 
-def _changes(relation: Relation, model: BaseModel, layers: set[str]) -> bool:
+def changes(relation: Relation, model: BaseModel, layers: set[str]) -> bool:
     """Whether an RL model changes one of `layers`."""
     if isinstance(relation, SharedWeights):
         return not layers.isdisjoint(relation.bank.names)
-    return any(_differ(model.get_submodule(name), relation.model.get_submodule(name)) for name in layers)
+    if any(_differ(model.get_submodule(name), relation.model.get_submodule(name)) for name in layers):
+        return True
+    base, rl = relation.base.patches, relation.patcher.patches  # not in the weights before the host has loaded them
+    keys = [key for key in dict.fromkeys([*base, *rl]) if key.rsplit(".", 1)[0] in layers]
+    return any(difference(at_work(base.get(key, [])), at_work(rl.get(key, []))) != ([], []) for key in keys)
 
 
 def _differ(layer: nn.Module, other: nn.Module) -> bool:

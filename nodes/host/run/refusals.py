@@ -13,6 +13,7 @@ from ....rlg_core.errors import RunError
 from ..compat import is_dual_model, is_split_over_gpus, is_training, keeps_its_own_caches, reads_unconditional
 from ..models.patches import Patch, depends_on_weight
 from ..models.stock import is_idle
+from .copied import refuse_copied
 from .precomputed import refuse_precomputed
 from .record import Record
 
@@ -44,6 +45,7 @@ def refuse(guider: Any, record: Record, sampler: Any) -> None:
         )
     _require_hooks_that_add(guider, record)
     refuse_precomputed(guider, record)
+    refuse_copied(guider, record)
     if record.budget.is_segmented:
         _require_plain_cfg(guider, sampler, "RLG Budget `segmented`", "Set evaluate to exact.")
     if record.has_own_cfg:

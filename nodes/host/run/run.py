@@ -39,7 +39,7 @@ class Run:
         relations = {role: expert.relation for role, expert in enumerate(record.experts, 1)}
         function_wrapper = guider.model_options.get("model_function_wrapper")
         self.passes = Passes(self.patcher, relations, self.budget.batching, function_wrapper)
-        self.prompts = PreparedPrompts(self.patcher.model, list(relations.values()))
+        self.prompts = PreparedPrompts(self.patcher)
         self.weights: Hashable = None
         self.is_capped = any(expert.max_ratio > 0 for expert in record.experts)
         self.reuse = BaseReuse(self.budget, self.sigmas, clock) if self.budget.refresh_every > 1 else None
