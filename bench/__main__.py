@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from . import PARTS, host
+from . import PARTS, host, report, sections, suite
 
 
 def main() -> None:
@@ -27,15 +27,13 @@ def main() -> None:
     if unknown:
         parser.error(f"there is no part {unknown[0]!r}, expected {', '.join(PARTS)}")
     torch.set_num_threads(arguments.threads)
-    modules = {part: import_module(f"bench.{PARTS[part]}") for part in arguments.parts}  # before the host starts
+    modules = {part: import_module(f"bench.{PARTS[part]}") for part in arguments.parts}
     host.start()
     logging.getLogger().setLevel(logging.ERROR)  # the host tells every load of a model
     measure_parts(modules) if modules else measure_all(arguments.quick)
 
 
 def measure_parts(modules: dict) -> None:
-    from . import sections
-
     path = host.ROOT / "bench" / "RESULTS.md"
     for module in modules.values():
         text = module.run()
@@ -45,8 +43,6 @@ def measure_parts(modules: dict) -> None:
 
 
 def measure_all(quick: bool) -> None:
-    from . import report, suite
-
     folder = Path(tempfile.mkdtemp(prefix="rlg-bench-")) if quick else host.ROOT / "bench"
     for results in suite.run(suite.QUICK if quick else suite.FULL):
         written = report.write(results, folder)

@@ -18,18 +18,20 @@ from .graph import Graph
 from .leash import Leash
 
 START = 300  # seconds
-ANSWER = 60
-"""Seconds in which a server answers, also while it samples: one that does not hangs."""
+ANSWER = 300
+"""Seconds in which a server answers at the latest: one that does not hangs.
+
+It answers while it samples, but not while something holds Python's interpreter, as reading a large pickled checkpoint
+from a slow disk does.
+"""
 
 
 class Headless(Server):
     """A ComfyUI that ends with this process. It takes a user's own models and nodes where it is a user's own."""
 
-    seconds_to_answer = ANSWER
-
-    def __init__(self, host: hosts.Host, is_own: bool, folder: Path):
+    def __init__(self, host: hosts.Host, is_own: bool, folder: Path, seconds_to_answer: float = ANSWER):
         super().__init__(host, folder, seconds_to_start=START)
-        self.is_own = is_own
+        self.is_own, self.seconds_to_answer = is_own, seconds_to_answer
         self.leash: Leash | None = None
 
     def command(self) -> list[str]:
@@ -79,10 +81,8 @@ class Headless(Server):
 class Running(Server):
     """A ComfyUI that somebody else runs, at an address."""
 
-    seconds_to_answer = ANSWER
-
-    def __init__(self, url: str):
-        self.url = url.rstrip("/")
+    def __init__(self, url: str, seconds_to_answer: float = ANSWER):
+        self.url, self.seconds_to_answer = url.rstrip("/"), seconds_to_answer
 
     def __enter__(self) -> Running:
         try:

@@ -91,10 +91,11 @@ class Worker:
         return self.server
 
     def _new(self) -> server.Server:
+        answer = min(server.ANSWER, self.job.timeout)
         if self.url:
-            return server.Running(self.url)
+            return server.Running(self.url, answer)
         host, is_own = server.local_host(self.job.host)
-        return server.Headless(host, is_own, Path(tempfile.mkdtemp(prefix="rlg-sweep-")))
+        return server.Headless(host, is_own, Path(tempfile.mkdtemp(prefix="rlg-sweep-")), answer)
 
     def down(self) -> None:
         """End the server, so that the next unit gets a fresh one."""
@@ -179,7 +180,7 @@ class Worker:
         scores = {reward.name: _scores(outputs[SCORES.format(k)], len(images)) for k, reward in enumerate(rewards)}
         for k, image in enumerate(images):
             scale, item = scales[k // each], k % each
-            row = {"unit": unit.key, **unit.values, SCALE: scale, "item": item}
+            row = {"unit": unit.key, **unit.values, **unit.beside, SCALE: scale, "item": item}
             row |= {name: values[k] for name, values in scores.items()}
             row["picture"] = f"{FOLDER}/{unit.folder}/w{scale:g}{f'-{item}' if each > 1 else ''}.png"
             data = running.image(image)

@@ -86,6 +86,14 @@ def test_keys_and_values_of_before_sampling_are_refused(host):
     refused(host, models, with_negative_prompt, unet_sampling(steps=1), "attn2.to_k made before sampling began")
 
 
+def test_keys_of_before_sampling_are_refused_for_another_copy_of_the_base_with_a_lora(host):
+    """Whose weights are the base's until the host loads it."""
+    model, _, rl_alone = triple(host, tiny.unet_weights(host), [".to_q", ".to_k"])
+    guided = guide(host, with_negative_prompt(model), rl_alone, 2.0)
+    with pytest.raises(host.module("rlg_core.errors").RunError, match="made before sampling began"):
+        unet_sampling(steps=1).run(host, guided)
+
+
 def test_keys_and_values_that_the_rl_model_does_not_change_are_right(host):
     models = triple(host, tiny.unet_weights(host), [".to_q", ".to_out"])
     agree(host, models, with_negative_prompt, unet_sampling(steps=2))

@@ -14,7 +14,6 @@ from support.sweeping import PROMPTS, SCALES, graph, plan_of, sweep_of
 from sweep import cluster, drive
 from sweep.board import Board
 from sweep.drive import Driver, Hand
-from sweep.server import Running
 from sweep.store import Store, StoreFailure
 from sweep.worker import Job, Result, Worker
 
@@ -108,7 +107,7 @@ def test_a_worker_that_hangs_is_started_again_and_its_unit_done(tmp_path, server
 
 
 def test_a_server_that_hangs_is_known_by_its_silence(tmp_path, server, monkeypatch):
-    monkeypatch.setattr(Running, "seconds_to_answer", 2)
+    monkeypatch.setattr("sweep.server.ANSWER", 2)
     plan = plan_of(tmp_path, graph(steps=2000), sweep_of())
     worker = Worker(Job(plan.recipe, str(tmp_path / "results"), 240.0, {}), server.url)
     with ThreadPoolExecutor(1) as thread:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+from comfy.controlnet import ControlLora
 from comfy.ldm.hunyuan_video.model import HunyuanVideo
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
@@ -55,6 +56,15 @@ READ_AHEAD = frozenset({"comfy.model_prefetch", "comfy.model_patcher", "comfy.mo
 """The host's modules that move weights, those of idle layers too: before blocks run (0.30), and to make room."""
 
 
+CFG_FUNCTIONS = (
+    "sampler_cfg_function",
+    "sampler_pre_cfg_function",
+    "sampler_post_cfg_function",
+    "sampler_calc_cond_batch_function",
+)
+"""Where nodes put functions around CFG, in the model options (both hosts)."""
+
+
 ONE_MASK = frozenset({"attention_mask"})
 
 
@@ -83,6 +93,32 @@ def is_split_over_gpus(model: ModelPatcher) -> bool:
 def is_training(guider: Any, sampler: Any) -> bool:
     """Whether a node trains the model that it samples: Train LoRA, whose classes have these names on both hosts."""
     return type(guider).__name__ == "TrainGuider" or type(sampler).__name__ == "TrainSampler"
+
+
+def reads_unconditional(sampler: Any) -> bool:
+    """Whether a sampler reads the unconditional prediction of each step (CFG++, both hosts).
+
+    The alternative version of SamplerEulerCFGpp is no CFG++ by name.
+    """
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    return name.endswith("_cfg_pp") or name == "sample_euler_pp"
+
+
+COPIED_BY_CONTROL_LORAS = frozenset({"input_blocks", "label_emb", "middle_block", "time_embed"})
+"""The parts of a UNet that a Control-LoRA has too, and takes from the model when a run begins (both hosts)."""
+
+
+def is_control_lora(control: Any) -> bool:
+    """Whether a ControlNet makes its network of the weights of the model that it controls (both hosts)."""
+    return isinstance(control, ControlLora)
+
+
+def prepares_prompts(model: BaseModel) -> bool:
+    """Whether `model` puts prompts through layers of its network before it samples.
+
+    Anima, LTX-2 with sound and MiniMax H3 do, since 0.30: once in a run, with the weights that are in memory then.
+    """
+    return hasattr(model.diffusion_model, "preprocess_text_embeds")
 
 
 def keeps_its_own_caches(sampler: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import isfunction
 from typing import Any
 
 import comfy.lora
@@ -65,6 +66,8 @@ def _same_leaf(a: Any, b: Any) -> bool:
         return True
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+    if isfunction(a) and isfunction(b):  # the host makes one anew for each weight that it merges
+        return a.__code__ is b.__code__ and a.__closure__ is b.__closure__ is None
     return not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b
 
 

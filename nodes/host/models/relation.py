@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ....rlg_core.errors import PairError
-from ..compat import refuse_opaque_layers, weight_shapes
-from .patches import Patch, copied
+from ..compat import Injections, injected_adapters, refuse_opaque_layers, weight_shapes
+from .patches import Patch, at_work, copied, difference
 from .term_bank import TermBank, term_bank
 
 KEY = "rlg"
@@ -25,11 +25,11 @@ class Met:
 
     patches: Mapping[str, list[Patch]]
     objects: Mapping[str, Any]
-    injections: frozenset[str]
+    injections: Injections
 
     @classmethod
     def of(cls, model: ModelPatcher) -> Met:
-        return cls(copied(model.patches), dict(model.object_patches), frozenset(model.injections))
+        return cls(copied(model.patches), dict(model.object_patches), dict(model.injections))
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,9 @@ def relate(model: ModelPatcher, rl_model: ModelPatcher) -> Relation | None:
 
 def _refuse_unshared(model: ModelPatcher, rl_model: ModelPatcher) -> None:
     """Raises `PairError` if two clones differ in more than weight patches, which one copy of the model cannot do."""
-    if model.injections.keys() != rl_model.injections.keys():
-        names = ", ".join(sorted(model.injections.keys() ^ rl_model.injections.keys()))
+    differing = differing_injections(model.injections, rl_model.injections)
+    if differing:
+        names = ", ".join(differing)
         raise PairError(
             f"model and rl_model differ by injected modules ({names}), as a LoRA loaded in bypass mode injects them. "
             "Load the LoRA without bypass, or with Load RL Adapter."
@@ -105,6 +106,24 @@ def _refuse_unshared(model: ModelPatcher, rl_model: ModelPatcher) -> None:
                     f"model and rl_model share their weights but not their {name}: {differing}. Put the node that "
                     "changes it before both, so that base and RL model predict alike."
                 )
+
+
+def differing_injections(ours: Injections, theirs: Injections) -> list[str]:
+    """The names of injected modules that only one of two models has, or that hold other LoRAs."""
+    one_sided = ours.keys() ^ theirs.keys()
+    return sorted(one_sided | {name for name in ours.keys() - one_sided if not _inject_alike(ours[name], theirs[name])})
+
+
+def _inject_alike(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
+    left, right = (
+        {module: _as_patches(own) for module, own in injected_adapters(injections).items()}
+        for injections in (ours, theirs)
+    )
+    return left.keys() == right.keys() and all(difference(left[name], right[name]) == ([], []) for name in left)
+
+
+def _as_patches(adapters: Sequence[tuple[Any, float]]) -> list[Patch]:
+    return [(strength, adapter, 1.0, None, None) for adapter, strength in adapters]
 
 
 def sampling_facts(model_sampling: nn.Module) -> dict[str, Any]:
@@ -139,6 +158,26 @@ def _same_fact(a: Any, b: Any) -> bool:
 
 def _shown(fact: Any) -> str:
     return f"a table of {tuple(fact.shape)}" if isinstance(fact, Tensor) else str(fact)
+
+
+def refuse_two_on_one_checkpoint(first: TwoCheckpoints, second: TwoCheckpoints) -> None:
+    """Raises `PairError` for two RL models on the same weights that differ: the host holds those of one in memory."""
+    ours, theirs = first.patcher, second.patcher
+    if ours.model is not theirs.model:
+        return
+    keys = dict.fromkeys([*ours.patches, *theirs.patches])
+    has_other_patches = ours.patches_uuid != theirs.patches_uuid and any(
+        difference(at_work(ours.patches.get(key, [])), at_work(theirs.patches.get(key, []))) != ([], []) for key in keys
+    )
+    has_other_objects = any(
+        _differing_facts(facts_of(ours.get_model_object(name)), facts_of(theirs.get_model_object(name)))
+        for name, facts_of in PREDICTING.items()
+    )
+    if has_other_patches or has_other_objects or differing_injections(ours.injections, theirs.injections):
+        raise PairError(
+            "Two RL models are one checkpoint with different nodes on it (a LoRA on one of them, say), and ComfyUI "
+            "holds its weights in memory with the nodes of one of the two. Load the checkpoint once more for one."
+        )
 
 
 def _refuse_strangers(model: ModelPatcher, rl_model: ModelPatcher) -> None:

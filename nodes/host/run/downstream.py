@@ -16,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from ....rlg_core.errors import RunError
 from ..compat import CASTING
 from ..models.patches import Patch, at_work, depends_on_weight, difference
-from ..models.relation import KEY, PREDICTING, Relation, SharedWeights, TwoCheckpoints
+from ..models.relation import KEY, PREDICTING, Relation, SharedWeights, TwoCheckpoints, differing_injections
 from ..models.term_bank import KEPT, term_bank
 from .record import Record
 
@@ -124,7 +124,7 @@ def _mirror_objects(patcher: ModelPatcher, relation: TwoCheckpoints, checkpoint:
             )
         checkpoint.add_object_patch(name, value)
         checkpoint.force_cast_weights |= name in CASTING
-    injected = sorted(patcher.injections.keys() - relation.base.injections)
+    injected = differing_injections(patcher.injections, relation.base.injections)
     if injected:
         raise RunError(
             f"A node after RLG injects modules ({', '.join(injected)}) into the base, as a LoRA in bypass mode does, "

@@ -9,9 +9,11 @@ from comfy.patcher_extension import WrapperExecutor
 from torch import Tensor
 
 from ....rlg_core.combine import Weight, base_weight, geometric_mean, is_zero, rescale, where_guided
+from ..compat import CFG_FUNCTIONS
 from .calls import Batch, ModelCall
 from .randomness import SameStart, same_for_every_pass
 from .record import Record
+from .remembered import Remembered
 from .scales import Scales
 
 FOCUS = "rlg_focus"
@@ -23,13 +25,16 @@ class OwnCFG:
 
     def __init__(self, record: Record, scales: Scales):
         self.record, self.scales = record, scales
+        self.remembered = Remembered()
 
     def predict_noise(
         self, executor: WrapperExecutor, x: Tensor, timestep: Tensor, model_options: dict, seed: Any
     ) -> Tensor:
         """`WrappersMP.PREDICT_NOISE`: denoised [items, ...]."""
         with same_for_every_pass(x.device) as randomness:
-            return self._combined(_Prediction(executor, x, timestep, model_options, seed, randomness), x, timestep)
+            return self._combined(
+                _Prediction(executor, x, timestep, model_options, seed, randomness, self.remembered), x, timestep
+            )
 
     def _combined(self, prediction: _Prediction, x: Tensor, timestep: Tensor) -> Tensor:
         """The prediction after CFG. `rescale` refers to the first expert with a CFG scale of its own.
@@ -37,7 +42,7 @@ class OwnCFG:
         The experts before it have no prediction after CFG of their own here, and one more would cost an evaluation.
         """
         everywhere = Batch(x, float(timestep.flatten()[0]), conditionings=((None, 0),))
-        weights = {role: w for role, w in enumerate(self.scales.of(everywhere), 1) if not is_zero(w)}
+        weights = {role: w for role, w in enumerate(self.scales.of_picture(everywhere), 1) if not is_zero(w)}
         own = [role for role in weights if self._cfg(role) > 0]
         rest = [role for role in weights if role not in own]
         if not own:
@@ -77,9 +82,12 @@ class _Prediction:
         model_options: dict,
         seed: Any,
         randomness: SameStart,
+        remembered: Remembered,
     ):
         self.executor, self.x, self.timestep, self.seed = executor, x, timestep, seed
-        self.model_options, self.randomness = model_options, randomness
+        self.model_options, self.randomness, self.remembered = model_options, randomness, remembered
+        # What nodes keep around CFG (APG its average), each prediction finds as it left it.
+        self.roots = [model_options[name] for name in CFG_FUNCTIONS if model_options.get(name)]
 
     def of(self, roles: Sequence[int] | None, cfg: float = 0.0) -> Tensor:
         """The guider's prediction with only the experts of `roles` (None: all), at its own CFG or at `cfg`."""
@@ -90,8 +98,11 @@ class _Prediction:
         guider = self.executor.class_obj
         sampler_cfg = guider.cfg
         guider.cfg = cfg or sampler_cfg
+        self.remembered.hand_over(tuple(roles or ()), self.roots)
         try:
             with self.randomness.one_pass():
-                return self.executor(self.x, self.timestep, options, self.seed)
+                prediction = self.executor(self.x, self.timestep, options, self.seed)
+            self.remembered.look(self.roots)
+            return prediction
         finally:
             guider.cfg = sampler_cfg

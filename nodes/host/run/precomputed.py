@@ -1,25 +1,31 @@
-"""Refuses nodes that put a prompt through layers of the network before sampling, and keep what these make of it.
+"""Refuses what puts a prompt through layers of the network before sampling, and keeps what these make of it.
 
-They do it with the weights that are in memory when the node is run, and the RL model's are others.
+Nodes do it with the weights that are in memory when they are run, some networks with those in memory when sampling
+begins: the base's. The RL model's are others.
 
-What they keep is recognised by its width. It cannot be compared with what a layer makes of the prompt: the prompt is an
-input of that node, which sampling does not see, and a layer that takes in more than it gives (2048 to 640 in SDXL)
+What a node keeps is recognised by its width. It cannot be compared with what a layer makes of the prompt: the prompt is
+an input of that node, which sampling does not see, and a layer that takes in more than it gives (2048 to 640 in SDXL)
 could have made any tensor of that width. So a node that keeps tensors of its own which are as wide is refused too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ....rlg_core.errors import RunError
+from ....rlg_core.rows import BlockWatch
+from ..compat import prepares_prompts
+from ..models.patches import at_work, difference
 from ..models.relation import Relation, SharedWeights
 from .calls import callables, is_gone, mark
-from .record import Record
+from .record import Record, record_of
 from .remembered import contents, tensors
 
 _held: dict[Hashable, set[int]] = {}
@@ -32,8 +38,45 @@ def refuse_precomputed(guider: Any, record: Record) -> None:
     for place, function in _functions(guider):
         widths = _held_before_runs(function)
         for name, width, layers in _makers(model.diffusion_model, prompts) if widths else ():
-            if width in widths and any(_changes(expert.relation, model, layers) for expert in record.experts):
+            if width in widths and any(changes(expert.relation, model, layers) for expert in record.experts):
                 raise RunError(_reason(place.strip(), name, width))
+
+
+class PreparedPrompts:
+    """The layers of the network that have run in a run before the first call of the model."""
+
+    def __init__(self, patcher: ModelPatcher):
+        # As base and RL model met: what came later is on both.
+        self.model, self.relations = patcher.model, [expert.relation for expert in record_of(patcher).experts]
+        self.blocks = BlockWatch(self.model.diffusion_model) if prepares_prompts(self.model) else None
+        self.watch, self.ran = ExitStack(), set()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watches the network until the first call of the model, within a run."""
+        with self.watch:
+            if self.blocks is not None:
+                self.ran = self.watch.enter_context(self.blocks.watching())
+            yield
+
+    def require_same(self) -> None:
+        """Raises `RunError`, at a call of the model, if the RL model changes layers that have run before the first."""
+        self.watch.close()
+        layers, self.ran = self._layers() if self.ran else set(), set()
+        changed = [name for name in sorted(layers) if any(changes(r, self.model, {name}) for r in self.relations)]
+        if changed:
+            raise RunError(
+                f"This network prepares its prompts before it samples, with layers that the RL model changes, first "
+                f"{changed[0]}. ComfyUI does that once, with the base's weights, so the RL model would get the base's "
+                "prompts. Use an RL model that leaves these layers as they are in the base."
+            )
+
+    def _layers(self) -> set[str]:
+        """All layers with weights of their own in the blocks that ran."""
+        blocks = [f"diffusion_model.{block}." for block, first in self.blocks.of_block.items() if first in self.ran]
+        modules = self.model.diffusion_model.named_modules(prefix="diffusion_model")
+        own = (name for name, module in modules if next(module.parameters(recurse=False), None) is not None)
+        return {name for name in own if any(f"{name}.".startswith(block) for block in blocks)}
 
 
 def _held_before_runs(function: Any) -> set[int]:
@@ -75,11 +118,15 @@ def _prompt_widths(guider: Any) -> set[int]:
     return {prompt.shape[-1] for prompt in prompts if isinstance(prompt, Tensor)}
 
 
-def _changes(relation: Relation, model: BaseModel, layers: set[str]) -> bool:
+def changes(relation: Relation, model: BaseModel, layers: set[str]) -> bool:
     """Whether an RL model changes one of `layers`."""
     if isinstance(relation, SharedWeights):
         return not layers.isdisjoint(relation.bank.names)
-    return any(_differ(model.get_submodule(name), relation.model.get_submodule(name)) for name in layers)
+    if any(_differ(model.get_submodule(name), relation.model.get_submodule(name)) for name in layers):
+        return True
+    base, rl = relation.base.patches, relation.patcher.patches  # not in the weights before the host has loaded them
+    keys = [key for key in dict.fromkeys([*base, *rl]) if key.rsplit(".", 1)[0] in layers]
+    return any(difference(at_work(base.get(key, [])), at_work(rl.get(key, []))) != ([], []) for key in keys)
 
 
 def _differ(layer: nn.Module, other: nn.Module) -> bool:

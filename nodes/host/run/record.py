@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import combinations
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP, get_wrappers_with_key
@@ -11,8 +12,9 @@ from torch import Tensor
 from ....rlg_core.budget import Budget
 from ....rlg_core.errors import RLGError, RunError, require_number
 from ....rlg_core.schedule import ScaleSchedule
+from ....rlg_core.sweep import ListedScale
 from ....rlg_core.trace import TraceLog
-from ..models.relation import KEY, Relation, TwoCheckpoints
+from ..models.relation import KEY, Relation, TwoCheckpoints, refuse_two_on_one_checkpoint
 
 GUARD = f"{KEY} guard"
 """The key of a wrapper in the options of a MODEL that RLG was put on.
@@ -66,6 +68,8 @@ class Expert:
     mask: Tensor | None = None
     branch: Branch = field(default_factory=Branch)
     max_ratio: float = 0.0
+    listed: ListedScale | None = None
+    """Its scale, where a list of them is run through."""
 
     def __post_init__(self) -> None:
         require_number("outside_scale", self.outside_scale)
@@ -106,6 +110,14 @@ class Record:
                 raise RunError(f"RLG Budget {budget} cannot honour {', '.join(found)}. Remove one of the two.")
         if self.has_own_cfg:
             self._refuse_what_own_cfg_cannot_do()
+        for first, second in combinations(self.experts, 2):
+            if first.has_own_weights and second.has_own_weights:
+                refuse_two_on_one_checkpoint(first.relation, second.relation)
+
+    @property
+    def listed(self) -> ListedScale | None:
+        """The first expert's scale that is one of a list, or None if there is none."""
+        return next((expert.listed for expert in self.experts if expert.listed is not None), None)
 
     @property
     def has_own_cfg(self) -> bool:

@@ -10,7 +10,10 @@ from typing import Any
 from comfy.samplers import CFGGuider
 
 from ....rlg_core.errors import RunError
-from ..compat import is_dual_model, is_split_over_gpus, is_training, keeps_its_own_caches
+from ..compat import is_dual_model, is_split_over_gpus, is_training, keeps_its_own_caches, reads_unconditional
+from ..models.patches import Patch, depends_on_weight
+from ..models.stock import is_idle
+from .copied import refuse_copied
 from .precomputed import refuse_precomputed
 from .record import Record
 
@@ -40,7 +43,9 @@ def refuse(guider: Any, record: Record, sampler: Any) -> None:
             "A LoRA or model hook on the conditioning reaches only the base of two checkpoints, not the RL model. "
             "Remove the hook, or use an RL adapter (Load RL Adapter) in place of the RL checkpoint."
         )
+    _require_hooks_that_add(guider, record)
     refuse_precomputed(guider, record)
+    refuse_copied(guider, record)
     if record.budget.is_segmented:
         _require_plain_cfg(guider, sampler, "RLG Budget `segmented`", "Set evaluate to exact.")
     if record.has_own_cfg:
@@ -48,15 +53,34 @@ def refuse(guider: Any, record: Record, sampler: Any) -> None:
         _require_negative_prompt(guider, record)
 
 
+def _require_hooks_that_add(guider: Any, record: Record) -> None:
+    """Raises `RunError` where a hook on a prompt changes by its size a weight that an RL adapter changes too."""
+    experts = [expert.relation for expert in record.experts if not expert.has_own_weights]
+    names = {name for relation in experts for name in relation.bank.names}
+    for own in guider.model_patcher.hook_patches.values():
+        for key, patches in own.items():
+            if key.rsplit(".", 1)[0] in names and any(_depends_on_weight(patch) for patch in patches):
+                raise RunError(
+                    f"{key}: a LoRA hook on the conditioning changes this weight by an amount that depends on it "
+                    "(DoRA, say), and the RL adapter changes it too: the hook would see the base's weight for both. "
+                    "Load that LoRA without a hook, or remove it."
+                )
+
+
+def _depends_on_weight(patch: Patch) -> bool:
+    """As on models; but a model as a LoRA adds its difference to the weight before any patch, whatever others do."""
+    is_model = isinstance(patch[1], tuple) and patch[1][0] == "model_as_lora" and patch[2] == 1.0
+    return not is_model and not is_idle(*patch[:3]) and depends_on_weight(patch)
+
+
 def _require_plain_cfg(guider: Any, sampler: Any, setting: str, remedy: str) -> None:
     """Raises `RunError` unless `cfg` is all there is to the guidance, so that it can be set for one call."""
     if type(guider).predict_noise is not CFGGuider.predict_noise:
         raise RunError(f"{setting} needs a plain CFG guider, got {type(guider).__name__}. {remedy}")
-    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
-    if name.endswith("_cfg_pp"):
+    if reads_unconditional(sampler):
         raise RunError(
-            f"The sampler {name} reads one unconditional prediction per step, and {setting} has another or none. Use "
-            "another sampler."
+            f"The sampler {sampler.sampler_function.__name__} reads one unconditional prediction per step, and "
+            f"{setting} has another or none. Use another sampler."
         )
 
 

@@ -27,12 +27,15 @@ class Regions:
 
         Raises `RunError` if the batch has another number of items.
         """
+        values = values.to(batch.x.device)
+        if getattr(batch.window, "dim", None) == 0:  # some of the items
+            values = batch.window.get_tensor(values, device=values.device)
         if batch.items != len(values):
             raise RunError(
                 f"The schedule has {len(values)} scales, one per batch item, but the latent has {batch.items} items. "
                 "Use the latent of the same RLG Batch Sweep node."
             )
-        return self._rows([values.to(batch.x.device)] * batch.chunks, batch)
+        return self._rows([values] * batch.chunks, batch)
 
     def prompts(self, batch: Batch) -> list[str]:
         """The prompt's name in the guider ("positive", "negative", ...) of each conditioning in the call."""

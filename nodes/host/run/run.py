@@ -15,6 +15,8 @@ from ..compat import weights_in_memory
 from .calls import BASE, MERGED, ModelCall
 from .own_cfg import FOCUS, OwnCFG
 from .passes import Passes, Turn
+from .precomputed import PreparedPrompts
+from .progress import Progress
 from .record import Record
 from .regions import Regions
 from .reuse import BaseReuse
@@ -38,6 +40,7 @@ class Run:
         relations = {role: expert.relation for role, expert in enumerate(record.experts, 1)}
         function_wrapper = guider.model_options.get("model_function_wrapper")
         self.passes = Passes(self.patcher, relations, self.budget.batching, function_wrapper)
+        self.prompts = PreparedPrompts(self.patcher)
         self.weights: Hashable = None
         self.is_capped = any(expert.max_ratio > 0 for expert in record.experts)
         self.reuse = BaseReuse(self.budget, self.sigmas, clock) if self.budget.refresh_every > 1 else None
@@ -49,12 +52,14 @@ class Run:
     # Around the run
 
     def wrappers(self) -> dict[str, Callable[..., Tensor]]:
-        """What the host is to call in this run, by kind: around each call of the model and, if need be, around CFG."""
+        """What the host is to call in this run, by kind: around each call of the model and, if need be, around more."""
         around = {WrappersMP.APPLY_MODEL: self.apply_model}
         if self.budget.is_segmented:
             around[WrappersMP.PREDICT_NOISE] = Segmented(self.scales).predict_noise
         if self.record.has_own_cfg:
             around[WrappersMP.PREDICT_NOISE] = self.own_cfg.predict_noise
+        if self.record.listed is not None:
+            around[WrappersMP.SAMPLER_SAMPLE] = Progress(self.record.listed).sampler_sample
         return around
 
     def most_rows(self) -> int:
@@ -94,6 +99,7 @@ class Run:
                 "The sampler ran another model with the options of the one that has RLG on it, so base and RL model "
                 "are unknown here. Use a guider with one model."
             )
+        self.prompts.require_same()
         weights = weights_in_memory(self.patcher.model)
         if None not in (weights, self.weights) and weights != self.weights:
             raise RunError(

@@ -52,6 +52,14 @@ class Scales:
 
     def of(self, batch: Batch) -> list[Weight]:
         """`w_k` for the rows of `batch`: a number, or a tensor [rows, 1, ...] that broadcasts over its latents."""
+        by_expert = zip(self.experts, self.of_picture(batch))
+        return [
+            weight * self.regions.per_prompt(expert.branch.multipliers, batch) if expert.branch.by_prompt else weight
+            for expert, weight in by_expert
+        ]
+
+    def of_picture(self, batch: Batch) -> list[Weight]:
+        """`w_k` before the multipliers by prompt: after CFG, a prediction is for all prompts."""
         percent = self.clock.percent(batch.sigma)
         return [self._weight(expert, percent, batch) for expert in self.experts]
 
@@ -60,10 +68,7 @@ class Scales:
         if isinstance(scale, Tensor):
             scale = self.regions.per_item(scale, batch)
         mask = None if expert.mask is None else self.regions.mask(expert.mask, batch)
-        weight = blended(scale, expert.outside_scale, mask)
-        if expert.branch.by_prompt:
-            weight = weight * self.regions.per_prompt(expert.branch.multipliers, batch)
-        return weight
+        return blended(scale, expert.outside_scale, mask)
 
     def roles_at(self, sigma: float) -> list[int]:
         """The roles that a step at `sigma` may need: too many rather than too few if only the call itself can tell."""

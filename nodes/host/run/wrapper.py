@@ -42,7 +42,8 @@ def outer_sample(
         run = Run(guider, current, noise.shape, sigmas)
         for kind, function in run.wrappers().items():
             add_wrapper_with_key(kind, KEY, function, guider.model_options, is_model_options=True)
-        with _under_way(patcher.model, run), counted(patcher.model, run.most_rows()), run.passes.in_a_run():
+        counts = counted(patcher.model, run.most_rows())
+        with _under_way(patcher.model, run), counts, run.passes.in_a_run(), run.prompts.watched():
             sampled = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         run.end()
         return sampled

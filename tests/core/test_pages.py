@@ -1,4 +1,4 @@
-"""docs/MODELS.md: a row for every template on public models, with the links that its nodes have."""
+"""The pages that people read: the README's table of models is the templates', and links lead somewhere."""
 
 import json
 import re
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "MODELS.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")])
 TEMPLATES = sorted((ROOT / "workflows").glob("With *.json"))
 RL_NODES = ("RLGAdapterLoader", "RLGCheckpointPairLoader")
 SCALE = re.compile(r"-?\d+(?:\.\d+)?")
@@ -18,7 +19,7 @@ def rows(name):
 
 
 def test_no_row_is_of_a_template_that_is_not_there():
-    named = set(re.findall(r"\*(With [^*]+)\*", PAGE))
+    named = set(re.findall(r"^\|.*\*(With [^*]+)\*", PAGE, re.MULTILINE))
     assert named == {path.stem for path in TEMPLATES}
 
 
@@ -36,6 +37,7 @@ def test_the_row_has_the_templates_rl_models_and_scale(path):
     assert float(starts[0]) == nodes["RLGApply"]["widgets_values"][0]
 
 
-def test_its_own_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!https:)([^)]+)\)", PAGE):
-        assert (ROOT / "docs" / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_repository_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
