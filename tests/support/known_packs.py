@@ -62,7 +62,11 @@ OTHERS = (
     *("ReAuraPatcher", "ReAuraPatcherAdvanced", "ReChromaPatcher", "ReChromaPatcherAdvanced", "ReHiDreamPatcher"),
     "ReHiDreamPatcherAdvanced",
 )
-IN_PLACE = ("FluxOrthoCFGPatcher", "ModelSamplingAdvanced", "ModelSamplingAdvancedResolution", "ModelTimestepPatcher")
+IN_PLACE = ("LayerPatcher", "ModelSamplingAdvanced", "ModelSamplingAdvancedResolution", "ModelTimestepPatcher")
+HOOKS = (
+    *("ADE_RegisterLoraHook", "ADE_RegisterLoraHookModelOnly", "ADE_RegisterModelAsLoraHook"),
+    "ADE_RegisterModelAsLoraHookModelOnly",
+)
 EXPANDED = ("PCLazyLoraLoader", "PCLazyLoraLoaderAdvanced")
 UNCHANGED = (
     *("Context (rgthree)", "Context Big (rgthree)", "ContextWindowsVisualizerKJ", "ModelPassThrough"),
@@ -78,6 +82,7 @@ NOT_HERE: dict[str, str] = {
     **dict.fromkeys(LTX2, "needs an LTX-2 checkpoint"),
     **dict.fromkeys(IN_PLACE, "changes the loaded model itself, for every graph that has it"),
     **dict.fromkeys(EXPANDED, "becomes stock LoRA loaders when its graph is run"),
+    **dict.fromkeys(HOOKS, "makes a LoRA hook for prompts; the host lane runs these"),
     **dict.fromkeys(UNCHANGED, "hands on the model as it is"),
     **dict.fromkeys(ON_CUDA, "needs a GPU"),
     **dict.fromkeys(OTHERS, "needs a checkpoint of AuraFlow, Chroma or HiDream"),
@@ -146,6 +151,7 @@ GIVEN: dict[str, Given] = {
     **{name: Given("SD3", pack_inputs.upscaled, tolerance=0.2, reason="it rounds to 8 bits") for name in UPSCALERS},
     **{name: Given("SD1.5", pack_inputs.controlled) for name in CONTROLS},
     **{name: Given("SD1.5", pack_inputs.seen_picture) for name in PICTURED},
+    **{name: Given("FLUX") for name in ("FluxGuidanceDisable", "FluxOrthoCFGPatcher")},
     "IPAdapterFromParams": Given("SD1.5", pack_inputs.scheduled_picture),
     **{name: Given("SD3", pack_inputs.prompted) for name in PROMPTED},
     **{name: Given("SD3", pack_inputs.clown_sampler) for name in CLOWN},
