@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 import random as python_random
+import uuid
+from importlib import import_module
 from types import MethodType
 from unittest import mock
 
 import pytest
 import torch
+from torch import nn
 
 from support import tiny
 from support.guiding import guide, stock_node
@@ -338,3 +341,38 @@ def test_a_forward_that_is_replaced_in_one_of_two_checkpoints_is_refused(host, l
     ):
         with pytest.raises(ValueError, match="replaces forward in the base while it runs"):
             Sampling(steps=2).run(host, guided)
+
+
+# Modules between others
+
+
+class Between(nn.Module):
+    def forward(self, context, x, **kwargs):
+        return context, x * 1.1
+
+
+def with_a_block_between(model):
+    """Injects a block before the others, which get other names by it; AnimateDiff puts its modules between so."""
+    clone, between = model.clone(), Between()
+    injection = import_module("comfy.model_patcher").PatcherInjection(
+        inject=lambda patcher: patcher.model.diffusion_model.joint_blocks.insert(0, between),
+        eject=lambda patcher: patcher.model.diffusion_model.joint_blocks.__delitem__(0),
+    )
+    clone.set_injections("between", [injection])
+    return clone
+
+
+def test_a_module_between_others_moves_no_terms(host, loaded, batching):
+    """It stays in the network after a run: the next one, and the next RL model, find it there."""
+    model, rl_model, rl_alone = loaded
+    settings = Sampling(steps=2)
+    without = settings.run(host, guide(host, model, rl_model))
+    between = with_a_block_between(model)
+    expected = settings.run(host, two_models(host, between, with_a_block_between(rl_alone), 2.0))
+    guided = with_a_block_between(budgeted(host, guide(host, model, rl_model, 2.0), batching))
+    for _ in range(2):
+        assert largest(settings.run(host, guided), expected) < 5e-5 * max(1.0, rms(expected))
+    other = rl_model.clone()
+    other.patches_uuid = uuid.uuid4()
+    assert torch.equal(settings.run(host, guide(host, model, other)), without)
+    assert largest(expected, without) > 1e-3

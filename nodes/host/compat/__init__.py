@@ -3,7 +3,7 @@
 One address for each, with the releases concerned and the reason. Nothing else in the pack asks which host it runs on.
 """
 
-from .injections import Injections, injected_adapters
+from .injections import Injections, injected_adapters, without_injections
 from .loading import MissingWeights, filled, held_in_layers, is_quantised, is_streamed, source_file, without_dynamic
 from .memory import free_memory, is_out_of_memory, trim
 from .names import FP8_MARKER, ONE_SIDED_VAE, UNUSED_IN_CLIP, UNUSED_WEIGHTS, WEIGHT_NAMES, is_norm, is_quantisation_key
@@ -84,4 +84,5 @@ __all__ = [
     "weight_shapes",
     "weights_in_memory",
     "without_dynamic",
+    "without_injections",
 ]

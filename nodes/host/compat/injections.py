@@ -1,10 +1,14 @@
-"""Modules that nodes inject into a network, as a LoRA in bypass mode does (since 0.30), and when two are the same."""
+"""Modules that nodes inject into a network, as AnimateDiff and a LoRA in bypass mode (since 0.30) do."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
+
+import comfy.model_management
+from comfy.model_base import BaseModel
 
 Injections = Mapping[str, Sequence[Any]]
 """The host's `PatcherInjection`s of a model, by the name under which a node has injected them."""
@@ -22,3 +26,17 @@ def injected_adapters(injections: Sequence[Any]) -> dict[str, list[tuple[Any, fl
         for module, adapter in getattr(variables.get("self"), "adapters", {}).items():
             found.setdefault(module, []).append(adapter)
     return found
+
+
+@contextmanager
+def without_injections(model: BaseModel) -> Iterator[None]:
+    """Takes what is injected into the network of `model` out of it meanwhile, so that its layers have their own names.
+
+    A module that is injected between others moves those behind it to other names. It stays in the network after a run,
+    until the host loads the next patcher of the model (both hosts).
+    """
+    with ExitStack() as ejected:
+        for loaded in comfy.model_management.current_loaded_models:
+            if loaded.model is not None and loaded.model.model is model:
+                ejected.enter_context(loaded.model.use_ejected())
+        yield

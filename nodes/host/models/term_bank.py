@@ -15,7 +15,7 @@ from torch import nn
 from ....rlg_core.algebra import Placed
 from ....rlg_core.errors import PairError
 from ....rlg_core.rows import module_terms
-from ..compat import compute_dtype
+from ..compat import compute_dtype, without_injections
 from .patches import changed_parameters
 
 KEPT = 2
@@ -60,9 +60,10 @@ def term_bank(model: ModelPatcher, rl_model: ModelPatcher) -> ModelPatcher | Non
 
 
 def _built(model: ModelPatcher, rl_model: ModelPatcher) -> ModelPatcher | None:
-    changes = changed_parameters(model, rl_model)
-    if not changes:
-        return None
-    bank = TermBank(model.model, changes, compute_dtype(model.model))
+    with without_injections(model.model):
+        changes = changed_parameters(model, rl_model)
+        if not changes:
+            return None
+        bank = TermBank(model.model, changes, compute_dtype(model.model))
     offload_device = comfy.model_management.unet_offload_device()
     return ModelPatcher(bank, load_device=model.load_device, offload_device=offload_device)

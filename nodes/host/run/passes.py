@@ -16,7 +16,7 @@ from torch import Tensor
 from ....rlg_core.combine import Weight
 from ....rlg_core.errors import RowsNotSeparable, RunError
 from ....rlg_core.rows import Assignment, BlockWatch, RowTerms
-from ..compat import compute_dtype, is_answered_by_uuid, is_norm, is_out_of_memory
+from ..compat import compute_dtype, is_answered_by_uuid, is_norm, is_out_of_memory, without_injections
 from ..models.relation import Relation, SharedWeights
 from .calls import BASE, MERGED, ModelCall
 from .idle import IdleLayers
@@ -46,7 +46,8 @@ class Passes:
         self.own: dict[int, BaseModel] = {k: r.model for k, r in relations.items() if not isinstance(r, SharedWeights)}
         banks = {role: relation.bank for role, relation in relations.items() if isinstance(relation, SharedWeights)}
         by_name = {role: bank.by_name() for role, bank in banks.items()}
-        self.terms = RowTerms(self.model, by_name, is_norm, patcher.load_device)
+        with without_injections(self.model):
+            self.terms = RowTerms(self.model, by_name, is_norm, patcher.load_device)
         networks = {BASE: self.model.diffusion_model} | {k: m.diffusion_model for k, m in self.own.items()}
         self.networks, self.object_patches = networks, patcher.object_patches
         self.watches = {role: BlockWatch(network) for role, network in networks.items()}
