@@ -157,7 +157,8 @@ class Compared:
         rows = []
         for scale, name in product(SCALES, (*REWARDS, CORRECT)):
             kept, own, made = self.means(scale, name)
-            rows.append([scale, TITLES[name], *(f"{value:.4f}" for value in (kept, own, made)), f"{made - own:+.1e}"])
+            shown = "-" if math.isnan(kept) else f"{kept:.4f}"
+            rows.append([scale, TITLES[name], shown, f"{own:.4f}", f"{made:.4f}", f"{made - own:+.1e}"])
         return table(["w", "mean", "as kept for EVIDENCE.md", "sampled here", "by the sweep", "sweep - here"], rows)
 
     def told(self) -> list[str]:
@@ -166,8 +167,8 @@ class Compared:
         flips = [key for key, own in self.own.items() if self.made[key].values[CORRECT] != own.values[CORRECT]]
         strays = [key for key in self.own if not self.is_explained(key)]
         return [
-            f"{len(most)} pictures, {most.count(0)} equal to the bit as PNG files, the others off by at most "
-            f"{max(most)} of 255 levels.",
+            f"{len(most)} pictures, {most.count(0)} equal to the bit as PNG files.",
+            f"The largest difference of a value is {max(most)} of 255.",
             f"{len(flips)} are fully correct in one and not in the other.",
             f"{len(strays)} differ by more than rounding explains (prompt, seed, w): {strays[:8]}.",
         ]
