@@ -170,7 +170,7 @@ def test_factors_are_in_the_dtype_the_model_computes_in(host, dtype):
     model, rl_model = tiny.load_weights(host, weights, dtype), tiny.load_weights(host, tuned(weights), dtype)
     extracted, report = extract(host, model, rl_model)
     tensors = load_file(saved(report))
-    computed = host.module("nodes.host.compat").compute_dtype(model.model)
+    computed = host.module("nodes.host.compat").compute_dtype(model)
     assert {value.dtype for name, value in tensors.items() if "lora_" in name} == {computed}
     assert_same_weights(host, extracted, rl_model, 4 * torch.finfo(dtype).eps)
 

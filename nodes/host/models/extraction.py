@@ -157,7 +157,7 @@ def _term(
     fits = parameter == "weight" and is_linear_or_conv(module)
     if not fits or rank * (delta.shape[0] + delta[0].numel()) >= delta.numel():
         return Delta(delta.cpu()), 1.0
-    found, dtype = truncate(delta, rank, energy, floor), compute_dtype(model.model)
+    found, dtype = truncate(delta, rank, energy, floor), compute_dtype(model)
     return LowRank(found.term.up.to("cpu", dtype), found.term.down.to("cpu", dtype)), found.kept
 
 
