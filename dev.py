@@ -32,9 +32,10 @@ COMMANDS = {
     "test": Command("devtools.test", "run every test, or a part, on both releases of ComfyUI", ("tests", "sweep")),
     "ui": Command("devtools.ui", "start the same ComfyUI for the browser, until Ctrl-C", ()),
     "bench": Command("bench", "measure the cost"),
-    "evidence": Command("demo.evidence", "measure what the scale does to the demo pair"),
+    "evidence": Command("demo.evidence", "measure what the scale does to the demo pair", ("tests", "sweep")),
     "sweep": Command("sweep", "run a workflow over prompts, seeds and scales, on Ray", ("sweep",)),
     "soak": Command("bench.soak", "run thousands of mixed prompts through one server"),
+    "reliability": Command("devtools.reliability", "do again whatever bench/RELIABILITY.md tells", ("tests", "sweep")),
 }
 # `python -m`, for Pythons that do not look into the current folder (those of ComfyUI's portable builds)
 START = (
@@ -75,7 +76,7 @@ def main(arguments):
 
 def usage():
     """Return what dev.py is and the commands it has."""
-    lines = [f"    python dev.py {name:<10} {command.does}" for name, command in COMMANDS.items()]
+    lines = [f"    python dev.py {name:<11} {command.does}" for name, command in COMMANDS.items()]
     return __doc__.strip().format(commands="\n".join(lines))
 
 

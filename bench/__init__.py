@@ -17,6 +17,7 @@ PARTS = {
 """What can be measured by itself, and the module that does it: its `run` returns the text of the section `TITLE`."""
 
 TITLES = (
+    "GPU",
     "Extraction from files",
     "Merged experts",
     "Segmented guidance",

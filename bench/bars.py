@@ -22,7 +22,6 @@ def of(results: Results) -> Iterator[Row]:
     for name, compared in large:
         ratio = quartiles(compared.timings[EXACT_BATCHED.name].ratios(compared.timings[PLAIN.name], "step"))[0]
         yield row(f"exact RLG at most 2.1 x plain CFG, {name}", f"{ratio:.2f} x", ratio <= 2.1)
-    yield from streamed(results)
     for rival in (PAPER, PATCHING):
         for name, compared in large:
             yield against(compared, rival.name, f"not behind {rival.name}, {name}", NOISE)
@@ -55,20 +54,6 @@ def attaching(compared: Compared) -> float:
     setup, attach = compared.attach
     step = quartiles(compared.timings[EXACT_BATCHED.name].step)[0]
     return (setup + attach * STEPS_OF_A_RUN) / (step * STEPS_OF_A_RUN)
-
-
-def streamed(results: Results) -> Iterator[Row]:
-    bar = "exact RLG at most 1.25 x plain CFG where weights are streamed"
-    found = [
-        (key, timings)
-        for key, timings in results.gpu.items()
-        if "card" not in key[1].split(",")[0] and not isinstance(timings, str)
-    ]
-    if not found:
-        yield bar, NOT_MEASURED, NOT_MEASURED
-    for (geometry, mode), timings in found:
-        ratio = ratio_to_plain(timings)
-        yield row(f"{bar}, {geometry}, {mode}", f"{ratio:.2f} x", ratio <= 1.25)
 
 
 def ratio_to_plain(timings: dict[str, Timing]) -> float:

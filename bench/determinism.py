@@ -1,7 +1,7 @@
 """How far equal graphs make equal latents: `python -m bench.determinism`, with RLG_HOST_PATH as for the benchmark.
 
 A graph is run again, in another process, on two threads, and as an item of a batch, each with RLG and plain: guidance
-promises what the host's plain graph keeps.
+promises what the host's plain graph keeps. Ends with status 1 where guidance differs and the plain graph does not.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from support.sampling import Sampling
 from . import host
 
 STEPS, ITEMS = 8, 4
+EQUAL = "equal to the bit"
 
 
 def kinds(started) -> dict:
@@ -81,26 +82,37 @@ def in_another_process(threads: int) -> dict[str, str]:
 def apart(a: Tensor, b: Tensor) -> str:
     """`equal`, or the largest difference relative to the latents' size."""
     if torch.equal(a, b):
-        return "equal to the bit"
+        return EQUAL
     return f"{float((a - b).abs().max() / b.square().mean().sqrt()):.1e}"
 
 
-def table() -> str:
-    started, rows = host.start(), []
+def measured() -> dict[str, list[str]]:
+    """By what is sampled: how it compares, in the order of the table's columns."""
+    started, rows = host.start(), {}
     one, two = in_another_process(1), in_another_process(2)
     for name, model in kinds(started).items():
         batch, alone = latents(started, model, 1)
         again = latents(started, model, 1)[0]
         threads = latents(started, model, 2)[0]
-        cells = [apart(again, batch), "equal to the bit" if one[name] == digest(batch) else "differs"]
-        cells += [apart(threads, batch), "equal to the bit" if two[name] == digest(threads) else "differs"]
-        cells += [apart(torch.cat(alone), batch)]
-        rows.append(f"| {name} | {' | '.join(cells)} |")
+        cells = [apart(again, batch), EQUAL if one[name] == digest(batch) else "differs"]
+        cells += [apart(threads, batch), EQUAL if two[name] == digest(threads) else "differs"]
+        rows[name] = [*cells, apart(torch.cat(alone), batch)]
+    return rows
+
+
+def main() -> int:
+    rows = measured()
     head = (
         "| | run again | another process | two threads for one | another process, two threads | item of a batch of 4 |"
     )
-    return "\n".join([f"ComfyUI {host.version()}, {STEPS} steps:", "", head, "| --- |" + " --- |" * 5, *rows])
+    lines = [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    print("\n".join([f"ComfyUI {host.version()}, {STEPS} steps:", "", head, "| --- |" + " --- |" * 5, *lines]))
+    return int(
+        any(ours != EQUAL for cells in rows.values() for ours, plain in zip(cells, rows["plain"]) if plain == EQUAL)
+    )
 
 
 if __name__ == "__main__":
-    print(json.dumps(hashes(int(sys.argv[1]))) if len(sys.argv) > 1 else table())
+    if len(sys.argv) == 1:
+        sys.exit(main())
+    print(json.dumps(hashes(int(sys.argv[1]))))

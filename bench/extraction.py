@@ -176,7 +176,7 @@ def extracted(base: Path, rl: Path, folder: Path) -> dict[str, Any]:
         ("largest weight, in float32", f"{largest / 1e6:.0f} MB"),
         ("largest buffer (position embeddings), in bfloat16", f"{buffer_bytes() / 1e6:.0f} MB"),
         ("peak memory above the process's before", f"{peak / 1e6:.0f} MB, {peak / largest:.1f} x the largest weight"),
-        ("of which the adapter itself, in float32", f"{terms / 1e6:.0f} MB"),
+        ("of which the adapter itself", f"{terms / 1e6:.0f} MB"),
         ("peak while it is saved", f"{(device_bytes('VmHWM') - before) / 1e6:.0f} MB"),
         ("processor time", f"{seconds:.0f} s, {seconds / len(low_rank):.2f} s per weight of {len(low_rank)}"),
         ("adapter file", f"{path.stat().st_size / 1e6:.0f} MB"),
@@ -185,7 +185,7 @@ def extracted(base: Path, rl: Path, folder: Path) -> dict[str, Any]:
 
 
 def buffer_bytes() -> int:
-    """A buffer of each file is compared with the other's, both whole."""
+    """The position embeddings of each file are compared with the other's, piece by piece."""
     return 2 * math.prod(blank()["pos_embed.pos_embed"].shape)
 
 

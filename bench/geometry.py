@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from support import tiny
 from support.sampling import conditioning
 
+from . import forms
 from .host import ROOT
 
 DEMO = ROOT / "demo" / "models"
@@ -27,7 +28,10 @@ FLUX_TARGETS = SD3_TARGETS + r"|.*\.(ff|ff_context)\.net\.(0\.proj|2)"
 
 @dataclass(frozen=True)
 class Geometry:
-    """A model, the adapter on it and what is sampled: `latent` [rows, channels, height, width], CFG as users run it."""
+    """A model, the adapter on it and what is sampled, at the CFG that users run it at.
+
+    `latent` is [rows, channels, (frames,) height, width]; `pooled` None is for models without pooled text.
+    """
 
     name: str
     family: str
@@ -35,20 +39,22 @@ class Geometry:
     rank: int
     targets: str
     cfg: float
-    latent: tuple[int, int, int, int]
+    latent: tuple[int, ...]
     text: int
-    pooled: int
+    pooled: int | None
     tokens: int
     dtype: torch.dtype = torch.float32
     adapter: Path | None = None
     """A PEFT folder; None for random weights of `rank` on `targets`."""
     prompts: tuple[str, str] | None = None
     """Positive and negative text for the demo's text encoder; None for random conditioning of `tokens`."""
+    form: str = forms.PLAIN
+    """How its weights are held, one of `forms.FORMS`."""
 
     def sized(self, rows: int = 1, side: int | None = None) -> Geometry:
         """The same model at another batch size and latent side."""
-        _, channels, height, width = self.latent
-        return replace(self, latent=(rows, channels, side or height, side or width))
+        _, *between, height, width = self.latent
+        return replace(self, latent=(rows, *between, side or height, side or width))
 
 
 def sd3(depth: int, text: int, pooled: int, dual: int = 0, positions: int = 96) -> nn.Module:
@@ -89,14 +95,21 @@ def flux(double: int, single: int, heads: int, text: int, pooled: int) -> nn.Mod
     )
 
 
+def qwen(depth: int, heads: int, text: int) -> nn.Module:
+    """Qwen-Image's layout, 128 channels a head."""
+    from diffusers import QwenImageTransformer2DModel
+
+    return QwenImageTransformer2DModel(num_layers=depth, num_attention_heads=heads, joint_attention_dim=text)
+
+
 # The ranks keep the share of Flow-GRPO's adapters: 32 at width 1536 and 64 at width 3072 are 1/48 of the width.
 SMALL = Geometry(
-    "small SD3 stack (width 256)", "sd3", lambda: sd3(4, 768, 768), 6, SD3_TARGETS, 4.5, (1, 16, 16, 16), 768, 768, 12
+    "small SD3 stack (width 256)", "sd3", partial(sd3, 4, 768, 768), 6, SD3_TARGETS, 4.5, (1, 16, 16, 16), 768, 768, 12
 )
 SD3_LIKE = Geometry(
     "SD3.5-M-like (width 512, 8 blocks)",
     "sd3",
-    lambda: sd3(8, 1024, 768, dual=4),
+    partial(sd3, 8, 1024, 768, dual=4),
     11,
     SD3_TARGETS,
     4.5,
@@ -108,7 +121,7 @@ SD3_LIKE = Geometry(
 FLUX_LIKE = Geometry(
     "FLUX-like (width 768, 2 + 4 blocks)",
     "flux",
-    lambda: flux(2, 4, 6, 1024, 768),
+    partial(flux, 2, 4, 6, 1024, 768),
     16,
     FLUX_TARGETS,
     1.0,
@@ -120,7 +133,7 @@ FLUX_LIKE = Geometry(
 SD3_FULL = Geometry(
     "SD3.5-M (2.2 billion weights, 1024 px)",
     "sd3",
-    lambda: sd3(24, 4096, 2048, dual=13),
+    partial(sd3, 24, 4096, 2048, dual=13),
     32,
     SD3_TARGETS,
     4.5,
@@ -133,7 +146,7 @@ SD3_FULL = Geometry(
 FLUX_FULL = Geometry(
     "FLUX.1 (12 billion weights, 1024 px)",
     "flux",
-    lambda: flux(19, 38, 24, 4096, 768),
+    partial(flux, 19, 38, 24, 4096, 768),
     64,
     FLUX_TARGETS,
     1.0,
@@ -141,6 +154,20 @@ FLUX_FULL = Geometry(
     4096,
     768,
     512,
+    torch.bfloat16,
+)
+
+QWEN_FULL = Geometry(
+    "Qwen-Image (20 billion weights, 1024 px)",
+    "qwen",
+    partial(qwen, 60, 24, 3584),
+    32,
+    SD3_TARGETS,
+    4.0,
+    (1, 16, 1, 128, 128),
+    3584,
+    None,
+    154,
     torch.bfloat16,
 )
 
@@ -298,7 +325,7 @@ class Pair:
         return rl
 
     def _load(self, model: nn.Module) -> Any:
-        return tiny.load(self.host, model, self.geometry.dtype)
+        return forms.held(self.host, tiny.load(self.host, model, self.geometry.dtype), self.geometry.form)
 
     def networks(self) -> list[nn.Module]:
         """The networks that have been made so far."""

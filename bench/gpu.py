@@ -1,36 +1,37 @@
-"""Full SD3.5-M and FLUX geometry in bfloat16 on a GPU: all on the card, and with the weights streamed from RAM."""
+"""Full geometries in bfloat16 on a GPU: all on the card, streamed from RAM, quantised, compiled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from . import host, measure
-from .geometry import FLUX_FULL, SD3_FULL, Geometry, Pair
+from . import forms, host, measure
+from .geometry import FLUX_FULL, QWEN_FULL, SD3_FULL, Geometry, Pair
 from .measure import Timing
 from .memory import in_child
 from .ways import EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING, PLAIN, Way, budget
 
-GEOMETRIES = (SD3_FULL, FLUX_FULL)
 BATCHES = (1, 4)
-WAYS = (PLAIN, EXACT_BATCHED, EXACT_SEQUENTIAL, budget("base every 2nd step", refresh_every=2), PATCHING)
+OWN = (PLAIN, EXACT_BATCHED, EXACT_SEQUENTIAL)
+WAYS = (*OWN, budget("base every 2nd step", refresh_every=2), PATCHING)
 CARD_FOR_STREAMING = 6.0
-"""GiB left to the host in the streamed modes: a common small card, less than either model in full."""
+"""GiB left to the host in the streamed modes: a common small card, less than any of the models in full."""
 
 
 @dataclass(frozen=True)
 class Mode:
-    """How the host holds weights: arguments of its command line and what `main.py` does for them."""
+    """How the host holds weights: arguments of its command line, and what `main.py` does for them."""
 
     name: str
-    streamed: bool
-    arguments: dict[str, Any]
     ways: tuple[Way, ...] = WAYS
-    prepare: Callable[[SimpleNamespace], None] = lambda started: None
+    streamed: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+    prepare: Callable[[SimpleNamespace], None] | None = None
+    form: str = forms.PLAIN
 
 
 def use_dynamic_vram(started: SimpleNamespace) -> None:
@@ -47,47 +48,65 @@ def use_dynamic_vram(started: SimpleNamespace) -> None:
     started.comfy.memory_management.aimdo_enabled = True
 
 
-MODE_NAMES = ("all on the card", "--lowvram, 6 GiB of the card", "dynamic VRAM, 6 GiB of the card")
+ON_CARD = {"highvram": True}
+CARD = Mode("all on the card", arguments=ON_CARD)
+CARD_AND_PAPER = replace(CARD, ways=(*WAYS, PAPER))
+LOW = Mode("--lowvram, 6 GiB of the card", streamed=True, arguments={"lowvram": True, "disable_dynamic_vram": True})
+DYNAMIC = Mode(
+    "dynamic VRAM, 6 GiB of the card",
+    streamed=True,
+    arguments={"enable_dynamic_vram": True},
+    prepare=use_dynamic_vram,
+)
+FORMS = tuple(
+    Mode(f"{form}, all on the card", OWN, arguments=ON_CARD, form=form) for form in forms.FORMS if form != forms.PLAIN
+)
 
 
-def modes() -> tuple[Mode, ...]:
-    total = torch.cuda.get_device_properties(0).total_memory / 2**30
-    reserved = {"reserve_vram": max(0.0, total - CARD_FOR_STREAMING)}
-    card, low, dynamic = MODE_NAMES
-    return (
-        Mode(card, False, {"highvram": True}, (*WAYS, PAPER)),
-        Mode(low, True, {"lowvram": True, "disable_dynamic_vram": True, **reserved}),
-        Mode(dynamic, True, {"enable_dynamic_vram": True, **reserved}, prepare=use_dynamic_vram),
-    )
+@dataclass(frozen=True)
+class Case:
+    """A geometry in a mode."""
+
+    geometry: Geometry
+    mode: Mode
+
+    @property
+    def name(self) -> str:
+        return f"{self.geometry.name}, batch {self.geometry.latent[0]}: {self.mode.name}"
 
 
-def is_on_card(mode: str) -> bool:
-    return mode == MODE_NAMES[0]
+def cases() -> list[Case]:
+    """What is measured. The paper's code has no Qwen-Image, and quantised and compiled models run at batch 1."""
+    found = [
+        Case(geometry.sized(rows), mode)
+        for geometry, card in ((SD3_FULL, CARD_AND_PAPER), (FLUX_FULL, CARD_AND_PAPER), (QWEN_FULL, CARD))
+        for rows in BATCHES
+        for mode in (card, LOW, DYNAMIC)
+    ]
+    return found + [
+        Case(replace(geometry, form=mode.form), mode) for geometry in (SD3_FULL, FLUX_FULL) for mode in FORMS
+    ]
 
 
-def geometries() -> list[Geometry]:
-    """Each model at each batch size, which its name tells."""
-    sized = [(geometry.sized(rows), rows) for geometry in GEOMETRIES for rows in BATCHES]
-    return [replace(geometry, name=f"{geometry.name}, batch {rows}") for geometry, rows in sized]
+def run(case: Case, rounds: int, steps: int) -> dict[str, Timing] | str:
+    """The timings of a case, measured in a process of its own; or why there are none."""
+    try:
+        return in_child(timings, case, rounds, steps, starts_anew=True)
+    except RuntimeError as error:
+        return str(error)
 
 
-def run(rounds: int, steps: int) -> dict[tuple[str, str], dict[str, Timing] | str]:
-    """Timings by geometry and mode, each in a process of its own; why not where one fails. Empty without a GPU."""
-    if not torch.cuda.is_available():
+def timings(case: Case, rounds: int, steps: int) -> dict[str, Timing]:
+    """Those of a case, with a host started for it."""
+    started = host.start(**case.mode.arguments | reserved(case.mode))
+    if case.mode.prepare is not None:
+        case.mode.prepare(started)
+    with torch.inference_mode():  # as the host loads and samples
+        return measure.compare(Pair(started, case.geometry), case.mode.ways, rounds, steps, cold_rounds=1)
+
+
+def reserved(mode: Mode) -> dict[str, float]:
+    """The host's argument for what it must leave of the card, if anything."""
+    if not mode.streamed:
         return {}
-    found = {}
-    for geometry in geometries():
-        for number, mode in enumerate(modes()):
-            try:
-                found[geometry.name, mode.name] = in_child(of_mode, geometry, number, rounds, steps)
-            except RuntimeError as error:
-                found[geometry.name, mode.name] = str(error)
-    return found
-
-
-def of_mode(geometry: Geometry, number: int, rounds: int, steps: int) -> dict[str, Timing]:
-    """One geometry in one of `modes()`, with a host started for it."""
-    mode = modes()[number]
-    started = host.start(**mode.arguments)
-    mode.prepare(started)
-    return measure.compare(Pair(started, geometry), mode.ways, rounds, steps, cold_rounds=1)
+    return {"reserve_vram": max(0.0, torch.cuda.get_device_properties(0).total_memory / 2**30 - CARD_FOR_STREAMING)}

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from support.host import repository_on_path
+
 from . import host
 from .geometry import Geometry, Job, Pair
 from .measure import timed
@@ -32,13 +34,17 @@ def of_ways(geometry: Geometry, ways: Sequence[Way]) -> dict[str, Memory]:
     return {way.name: in_child(_of_way, geometry, way) for way in ways}
 
 
-def in_child(function: Callable, *arguments: Any) -> Any:
-    """`function(*arguments)` in a new process; forked where that is safe, so that the host need not start again."""
-    forks = sys.platform == "linux" and not torch.cuda.is_available()
+def in_child(function: Callable, *arguments: Any, starts_anew: bool = False) -> Any:
+    """`function(*arguments)` in a new process.
+
+    It is forked where that is safe, so that the host need not start again, unless it `starts_anew`.
+    """
+    forks = sys.platform == "linux" and not torch.cuda.is_available() and not starts_anew
     context = multiprocessing.get_context("fork" if forks else "spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, torch.get_num_threads(), function, *arguments))
-    process.start()
+    with repository_on_path():  # a spawned process imports this module from it
+        process.start()
     theirs.close()
     try:
         return ours.recv()

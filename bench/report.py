@@ -38,7 +38,6 @@ passes, plus a rebuild of all adapted weights twice per step, which grows with t
 peak* is the arithmetic at the fastest matrix product seen here ({peak:.0f} GFLOP/s); the columns after it say where the
 rest of the step goes."""
 
-NO_GPU = "No GPU here: not measured. `python dev.py bench gpu` measures this section where there is one."
 NO_DEMO = "Not measured: the demo pair's files are not there."
 
 
@@ -72,7 +71,7 @@ def _sections(results: Results) -> Iterable[str]:
     if results.sweeps:
         yield "\n## How cost grows\n\n![Cost by resolution and batch](growth.png)\n"
     yield from (f"{_sweep(sweep)}\n" for sweep in results.sweeps)
-    yield f"\n## Budgets\n\n{_budgets(results.budgets)}\n\n## GPU\n\n{_gpu(results.gpu)}"
+    yield f"\n## Budgets\n\n{_budgets(results.budgets)}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -210,20 +209,10 @@ def _errors(errors: Errors) -> str:
     return f"{sizes}, {share:.1f} % ({low:.1f}-{high:.1f})"
 
 
-def _gpu(found: Mapping[tuple[str, str], Mapping[str, Timing] | str]) -> str:
-    return gpu_tables(found) if found else NO_GPU
-
-
-def gpu_tables(found: Mapping[tuple[str, str], Mapping[str, Timing] | str]) -> str:
-    return "\n\n".join(_gpu_part(*key, timings) for key, timings in found.items())
-
-
-def _gpu_part(geometry: str, mode: str, timings: Mapping[str, Timing] | str) -> str:
-    title = f"### {geometry}, {mode}\n\n"
-    if isinstance(timings, str):
-        return f"{title}Not measured: {timings}"
-    floor = timings[PLAIN.name]
-    return title + table(
+def timings(found: Mapping[str, Timing]) -> str:
+    """The table of one case: the time of each way's step beside plain CFG's."""
+    floor = found[PLAIN.name]
+    return table(
         ("way", "ms per step", "x plain CFG", "rows", "off exact"),
         [
             (
@@ -233,6 +222,6 @@ def _gpu_part(geometry: str, mode: str, timings: Mapping[str, Timing] | str) -> 
                 f"{t.rows:.2g}",
                 f"{t.error:.0e}",
             )
-            for name, t in timings.items()
+            for name, t in found.items()
         ],
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from . import budgets, gpu, host, measure, memory, profiles, sweeps
+from . import budgets, host, measure, memory, profiles, sweeps
 from .geometry import FLUX_LIKE, SD3_LIKE, SMALL, Geometry, Pair, demo_geometries
 from .host import say
 from .measure import Timing
@@ -78,7 +78,6 @@ class Results:
     compared: dict[str, Compared] = field(default_factory=dict)
     sweeps: list[sweeps.Sweep] = field(default_factory=list)
     budgets: dict[float, dict[str, budgets.Errors]] = field(default_factory=dict)
-    gpu: dict = field(default_factory=dict)
 
 
 def run(plan: Plan) -> Iterator[Results]:
@@ -105,7 +104,6 @@ def run(plan: Plan) -> Iterator[Results]:
         yield results
     say("cost by resolution and batch")
     results.sweeps = sweeps.run(Pair(started, SMALL), plan.sides, plan.batches, rounds=1)
-    results.gpu = gpu.run(rounds=3, steps=6)
     yield results
 
 

@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..rlg_core.errors import problem, require_number
 from ..rlg_core.schedule import Schedule, constant_in_window
+from ..rlg_core.sweep import ListedScale
 from .host.models.relation import relate
 from .host.models.wiring import IDENTICAL, wiring_notice
 from .host.run.attach import with_expert
@@ -179,7 +180,8 @@ class RLGApply(io.ComfyNode):
         shown = ui.PreviewText(said or "")  # an empty one takes away what the node said before
         if relation is None:
             return io.NodeOutput(model, ui=shown)
-        expert = Expert(relation, schedule, outside_scale, mask, branch or Branch(), max_ratio)
+        listed = scale if isinstance(scale, ListedScale) else None
+        expert = Expert(relation, schedule, outside_scale, mask, branch or Branch(), max_ratio, listed)
         return io.NodeOutput(with_expert(model, expert, rescale), ui=shown)
 
 

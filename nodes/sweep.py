@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from ..rlg_core.errors import RLGError, problem
 from ..rlg_core.report.sweep import curves, sheet, table
 from ..rlg_core.schedule import PerItem
-from ..rlg_core.sweep import DEFAULT_SCALES, Sweep, parse_scales
+from ..rlg_core.sweep import DEFAULT_SCALES, Sweep, listed, parse_scales
 from .host.compat import require_one_tensor
 from .host.schema import schema
 from .types import ScheduleType
@@ -39,7 +39,7 @@ class RLGSweep(io.ComfyNode):
 
     @classmethod
     def execute(cls, scales: str) -> io.NodeOutput:
-        return io.NodeOutput(parse_scales(scales))
+        return io.NodeOutput(listed(parse_scales(scales)))
 
 
 class RLGBatchSweep(io.ComfyNode):

@@ -24,8 +24,11 @@ POWER_ITERATIONS = 3
 Three resolve the flat spectra that full fine-tuning leaves.
 """
 
-PIECE = 2**22
+PIECE = 2**20
 """Numbers of a weight that are summed at a time: in float64, a large one would be copied several times."""
+
+BFLOAT16 = 1.66e-3
+"""What rounding to bfloat16 changes a tensor by, relative to its norm."""
 
 ROUNDED = (torch.bfloat16, torch.float16)
 """Types whose rounding can be as large as what RL training changes."""
@@ -74,8 +77,8 @@ def rounding_energy(weight: Tensor) -> float:
     """The expected squared norm of what rounding took from `weight`: the sum of `ulp^2 / 12`.
 
     The precision is read off the values, since a file's weights may have been loaded into a wider type: the narrowest
-    one that holds them all. For bfloat16 the root of this is about 1.66e-3 of the weight's norm; for float32 it counts
-    as 0.
+    one that holds them all. For bfloat16 the root of this is about `BFLOAT16` of the weight's norm; for float32 it
+    counts as 0.
     """
     pieces = weight.flatten().split(PIECE)
     narrow = (

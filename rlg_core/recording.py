@@ -61,23 +61,16 @@ class Recording(TorchFunctionMode):
         `sources` read the tensors that the recorded calls began with, by `id`. Only those that `result` depends on are
         read.
         """
-        known: dict[int, Any] = {}
-
-        def valued(item: Any) -> Any:
-            if isinstance(item, (tuple, list)):
-                return type(item)(map(valued, item))
-            if isinstance(item, torch.device) and item.type == "meta":
-                return torch.device("cpu")
-            if not isinstance(item, Tensor) or not item.is_meta:
-                return item
-            if id(item) not in known:
-                known[id(item)] = sources[id(item)]()
-            return known[id(item)]
-
+        values = _Values(sources)
         for call in self._needed(result):
-            made = call.function(*valued(call.args), **{name: valued(value) for name, value in call.kwargs.items()})
-            known |= zip(map(id, _tensors((call.result,))), _tensors((made,)))
-        return valued(result)
+            args, kwargs = values.of(call.args), {name: values.of(value) for name, value in call.kwargs.items()}
+            made = call.function(*args, **kwargs)
+            values.known |= zip(map(id, _tensors((call.result,))), _tensors((made,)))
+        return values.of(result)
+
+    def is_untouched(self, tensor: Tensor) -> bool:
+        """Whether no recorded call has made `tensor` or written into it, so that it is what the calls began with."""
+        return _storage(tensor) not in self.writers
 
     def _needed(self, result: Tensor) -> Iterator[Call]:
         """The calls that `result` depends on, in their order."""
@@ -91,6 +84,29 @@ class Recording(TorchFunctionMode):
                 needed.add(index)
                 storages += [tensor for tensor in self.calls[index].read() if tensor.is_meta]
         return (self.calls[index] for index in sorted(needed))
+
+
+class _Values:
+    """The values of recorded tensors, by `id`: those that are `known`, and those that `sources` read.
+
+    No closure that calls itself: it would be garbage in a circle, and keep all these values until it is collected.
+    """
+
+    def __init__(self, sources: Mapping[int, Read]):
+        self.known: dict[int, Tensor] = {}
+        self.sources = sources
+
+    def of(self, item: Any) -> Any:
+        """`item`, or what is in it, with values."""
+        if isinstance(item, (tuple, list)):
+            return type(item)(map(self.of, item))
+        if isinstance(item, torch.device) and item.type == "meta":
+            return torch.device("cpu")
+        if not isinstance(item, Tensor) or not item.is_meta:
+            return item
+        if id(item) not in self.known:
+            self.known[id(item)] = self.sources[id(item)]()
+        return self.known[id(item)]
 
 
 def _tensors(items: tuple[Any, ...]) -> list[Tensor]:

@@ -35,6 +35,23 @@ def parse_scales(text: str) -> list[float]:
     return [_number(word) for word in words]
 
 
+class ListedScale(float):
+    """A scale that knows its list: it is number `place`, from 0, of `count`."""
+
+    def __new__(cls, value: float, place: int, count: int) -> ListedScale:
+        scale = super().__new__(cls, value)
+        scale.place, scale.count = place, count
+        return scale
+
+    def __reduce__(self) -> tuple:
+        return ListedScale, (float(self), self.place, self.count)
+
+
+def listed(scales: Sequence[float]) -> list[ListedScale]:
+    """`scales` as a list that a graph runs through one by one."""
+    return [ListedScale(scale, place, len(scales)) for place, scale in enumerate(scales)]
+
+
 def _number(word: str) -> float:
     try:
         value = float(word)

@@ -228,7 +228,8 @@ def changed(before: Facts, now: Facts) -> list[str]:
 
 def failure(unit: Unit, error: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the record of a failed unit."""
-    return {"unit": unit.key, **unit.values, "scales": list(unit.scales), "tries": TRIES, "worker": where, **error}
+    about = {"unit": unit.key, **unit.values, **unit.beside, "scales": list(unit.scales)}
+    return {**about, "tries": TRIES, "worker": where, **error}
 
 
 def _raised(error: ray.exceptions.RayTaskError) -> Result:

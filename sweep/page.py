@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlg_core.report.plot import number
 from rlg_core.statistics import Estimate
 
+from .axis import Axis
 from .board import counted, lasting
 from .choose import saved
 from .spec import EVERYTHING, Spec
@@ -148,7 +149,7 @@ def _failures(failures: Sequence[Mapping]) -> list[str]:
 def _about(manifest: Mapping, spec: Spec) -> list[str]:
     """Return what was swept, on what."""
     swept: list[list[Any]] = [
-        [axis.name, ", ".join(axis.at), _listed(axis.values)] for axis in (spec.scale, *spec.axes)
+        [axis.name, ", ".join(axis.inputs), _listed(_shown(axis))] for axis in (spec.scale, *spec.axes)
     ]
     swept += [[reward.name, "reward", reward.reward] for reward in spec.rewards]
     lines = [_row("th", ["what", "where", "values"]), *(_row("td", cells) for cells in swept)]
@@ -162,6 +163,12 @@ def _about(manifest: Mapping, spec: Spec) -> list[str]:
         f'<p class="note">ComfyUI {escape(manifest["host"])}; pack {escape(pack)}; {escape(how)}.</p>',
         f'<p class="note">Files: {escape(files)}</p>',
     ]
+
+
+def _shown(axis: Axis) -> Sequence[Any]:
+    """Return the values of an axis, a row with what it sets."""
+    told = [", ".join(f"{name} {value}" for name, value in row.items()) for row in axis.rows]
+    return [f"{value} ({own})" for value, own in zip(axis.values, told)] if any(told) else axis.values
 
 
 def _listed(values: Sequence[Any]) -> str:

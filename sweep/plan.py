@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -19,13 +19,14 @@ class Unit:
     """One prompt and seed in one setting, with its scales.
 
     `key` is a hash of the graphs, their values and the content of the files that they load. Units of one `loads` need
-    the same files.
+    the same files. `beside` is what its rows set, {"node.input": value}.
     """
 
     key: str
     values: Mapping[str, Any]
     scales: tuple[float, ...]
     loads: tuple = ()
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -71,5 +72,6 @@ class Plan:
             if isinstance(value, str)
         }
         files = {name: self.files[name] for name in named & self.files.keys()}
-        key = hashlib.sha256(canonical([graphs, files]).encode()).hexdigest()
-        return Unit(key, dict(values), tuple(scales), tuple(sorted(files)))
+        names = self.spec.names(values)  # rows may differ in nothing else; without rows, keys are those of before
+        key = hashlib.sha256(canonical([graphs, files, *([names] if names else [])]).encode()).hexdigest()
+        return Unit(key, dict(values), tuple(scales), tuple(sorted(files)), self.spec.beside(values))

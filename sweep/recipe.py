@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from devtools.console import Failure
 
+from .axis import Axis
 from .graph import Graph, Target, find, is_link, needed, pictures, put
 from .spec import PROMPT, SCALE, Reward, Spec
 from .together import together, why_not
@@ -20,7 +21,8 @@ OWN_SCHEDULE = "schedule"
 class Recipe:
     """A workflow with the inputs that are swept: `targets[axis]`, and the link that carries the pictures.
 
-    `apart` says why the scales of a unit run one after the other, "" where they share a sampling run.
+    `rows[axis][name]` is what a row sets; axes of plain values are not in it. `apart` says why the scales of a unit run
+    one after the other, "" where they share a sampling run.
     """
 
     graph: Graph
@@ -28,25 +30,29 @@ class Recipe:
     pictures: list
     rewards: tuple[Reward, ...]
     apart: str
+    rows: Mapping[str, Mapping[Any, Mapping[Target, Any]]] = field(default_factory=dict)
 
     def graphs(self, values: Mapping[str, Any], scales: Sequence[float]) -> list[tuple[Graph, tuple[float, ...]]]:
         """Return the graphs to queue for a unit, each with the scales that it samples."""
         if self.apart:
             return [(self._scored(self.plain(values, scale), values[PROMPT]), (scale,)) for scale in scales]
-        graph = put(self.graph, self._inputs(values))
-        whole = together(graph, self.targets[SCALE], self.pictures, scales)
+        whole = together(self.changed(values), self.targets[SCALE], self.pictures, scales)
         return [(self._scored(whole, values[PROMPT]), tuple(scales))]
 
     def plain(self, values: Mapping[str, Any], scale: float) -> Graph:
         """Return the workflow with values and one scale put in: what makes one picture."""
-        return put(self.graph, self._inputs({**values, SCALE: scale}))
+        return self.changed({**values, SCALE: scale})
 
     def bare(self, values: Mapping[str, Any], scale: float) -> Graph:
         """Return the part of that workflow that the picture depends on."""
         return needed(self.plain(values, scale), [self.pictures[0]])
 
-    def _inputs(self, values: Mapping[str, Any]) -> dict[Target, Any]:
-        return {target: value for axis, value in values.items() for target in self.targets[axis]}
+    def changed(self, values: Mapping[str, Any]) -> Graph:
+        """Return the workflow with the values of some axes put in."""
+        found: dict[Target, Any] = {}
+        for axis, value in values.items():
+            found |= self.rows[axis][value] if axis in self.rows else dict.fromkeys(self.targets[axis], value)
+        return put(self.graph, found)
 
     def _scored(self, graph: Graph, prompt: str) -> Graph:
         """Return what the pictures of a graph need, with their scores told as text beside them."""
@@ -69,20 +75,34 @@ def _score(k: int, reward: Reward, link: list, prompt: str) -> Graph:
 
 def recipe(graph: Graph, spec: Spec) -> Recipe:
     """Return how a sweep goes through a workflow. Raises Failure where a swept input is not there or is wired."""
-    targets = {axis.name: tuple(find(graph, target) for target in axis.at) for axis in (spec.scale, *spec.axes)}
+    targets = {axis.name: tuple(find(graph, target) for target in axis.inputs) for axis in (spec.scale, *spec.axes)}
     link = pictures(graph, spec.run.pictures)
     _refuse_shared(targets)
     for name, found in targets.items():
         for target in found:
             _refuse(graph, name, target, needed(graph, [link[0]]))
-    apart = why_not(graph, targets[SCALE], link) if spec.run.together else "[run] together = false"
-    return Recipe(graph, targets, link, spec.rewards, apart)
+    rows = {axis.name: _rows(axis, targets[axis.name]) for axis in spec.axes if axis.rows}
+    found = Recipe(graph, targets, link, spec.rewards, "", rows)
+    return replace(found, apart=_why_apart(found, spec) if spec.run.together else "[run] together = false")
+
+
+def _rows(axis: Axis, targets: Sequence[Target]) -> dict[Any, dict[Target, Any]]:
+    return {name: dict(zip(targets, axis.sets(k).values(), strict=True)) for k, name in enumerate(axis.values)}
+
+
+def _why_apart(recipe: Recipe, spec: Spec) -> str:
+    """Return why the scales of some unit cannot share a sampling run, "" where those of every unit can."""
+    graphs = [recipe.graph, *(recipe.changed({axis.name: v}) for axis in spec.axes for v in axis.values)]
+    reasons = (why_not(graph, recipe.targets[SCALE], recipe.pictures) for graph in graphs)
+    return next(filter(None, reasons), "")
 
 
 def _refuse_shared(targets: Mapping[str, Sequence[Target]]) -> None:
-    """Raise Failure where two axes go into one input."""
+    """Raise Failure where an input is set more than once."""
     owners: dict[Target, str] = {}
     for axis, target in ((axis, target) for axis, found in targets.items() for target in found):
+        if owners.get(target) == axis:
+            raise Failure(f"[inputs.{axis}] sets {'.'.join(target)} twice.")
         if target in owners:
             raise Failure(f"[inputs.{axis}] and [inputs.{owners[target]}] both set {'.'.join(target)}.")
         owners[target] = axis

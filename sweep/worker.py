@@ -180,7 +180,7 @@ class Worker:
         scores = {reward.name: _scores(outputs[SCORES.format(k)], len(images)) for k, reward in enumerate(rewards)}
         for k, image in enumerate(images):
             scale, item = scales[k // each], k % each
-            row = {"unit": unit.key, **unit.values, SCALE: scale, "item": item}
+            row = {"unit": unit.key, **unit.values, **unit.beside, SCALE: scale, "item": item}
             row |= {name: values[k] for name, values in scores.items()}
             row["picture"] = f"{FOLDER}/{unit.folder}/w{scale:g}{f'-{item}' if each > 1 else ''}.png"
             data = running.image(image)

@@ -8,6 +8,7 @@ patched module or a temporary file was left, or a count grew.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import shutil
@@ -27,6 +28,7 @@ from .watch import Soak, resident_megabytes, temporary_files
 
 RELEASES = {release.version: release for release in hosts.RELEASES}
 NODE = Path(__file__).parent / "node"
+MEMORY = ("resident memory (MB)", "given out by malloc (MB)", "small objects of Python (thousands)")
 EVERY = 25
 """Prompts from one look at memory and counts to the next."""
 ZERO = ("live runs", "live passes", "live turns", "runs under way", "patched modules", "hooked modules")
@@ -64,7 +66,7 @@ def soak(host: hosts.Host, prompts: int, seed: int, with_pack: bool, minutes: fl
             for number in range(prompts):
                 if number % EVERY == 0:
                     look(server, number, found)
-                    seconds, megabytes = time.time() - started, found.memory[-1][1]
+                    seconds, megabytes = time.time() - started, found.memory[MEMORY[0]][-1][1]
                     print(f"[{seconds:5.0f} s] {number} prompts, {megabytes:.0f} MB, wrong: {wrong(found)}", flush=True)
                 if time.time() - started > 60 * minutes:
                     break
@@ -80,8 +82,12 @@ def look(server: Server, number: int, found: Soak) -> None:
     server.read("/free", {"unload_models": True, "free_memory": True})
     for tick in (2 * number, 2 * number + 1):  # the server frees after the first
         outputs = server.run({"1": {"class_type": "SoakCounts", "inputs": {"tick": tick}}})
-    found.counts.append((number, outputs["1"]["counts"][0]))
-    found.memory.append((number, resident_megabytes(server.process.pid)))
+    (counts,), (allocated,), (blocks,) = (outputs["1"][name] for name in ("counts", "allocated", "blocks"))
+    found.counts.append((number, counts))
+    megabytes = math.nan if allocated is None else allocated / 2**20
+    values = (resident_megabytes(server.process.pid), megabytes, blocks / 1000)
+    for what, value in zip(MEMORY, values):
+        found.memory.setdefault(what, []).append((number, value))
 
 
 def run(server: Server, number: int, prompt: graphs.Prompt, found: Soak) -> None:
@@ -128,10 +134,10 @@ def table(arguments: argparse.Namespace, found: dict[bool, Soak]) -> str:
         rows[f"{family} latents compared with their first"] = [str(one.repeated[family]) for one in both]
     rows["of them different in any bit"] = [str(len(one.differing)) for one in both]
     rows["prompts that ended otherwise than they should, or left a file"] = [str(len(one.failures)) for one in both]
-    rows["resident memory, first and last look (MB)"] = [
-        f"{one.memory[0][1]:.0f}, {one.memory[-1][1]:.0f}" for one in both
-    ]
-    rows["its slope per 100 prompts, from a quarter on (MB)"] = [f"{one.slope():+.2f}" for one in both]
+    for what in MEMORY:
+        looks = [one.memory[what] for one in both]
+        rows[f"{what}: first and last look"] = [f"{own[0][1]:.1f}, {own[-1][1]:.1f}" for own in looks]
+        rows[f"{what}: slope per 100 prompts, from a quarter on"] = [f"{one.slope(what):+.2f}" for one in both]
     ranges = [one.constant() for one in both]
     for name in ranges[0]:
         rows[f"{name}, from a quarter on"] = [own.get(name, "-") for own in ranges]

@@ -26,7 +26,7 @@ class Soak:
     repeated: Counter[str] = field(default_factory=Counter)
     differing: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    memory: list[tuple[int, float]] = field(default_factory=list)
+    memory: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     counts: list[tuple[int, dict[str, int]]] = field(default_factory=list)
 
     def compare(self, number: int, prompt: Prompt, outputs: dict[str, Any]) -> None:
@@ -41,12 +41,13 @@ class Soak:
             self.repeated[prompt.kind.split(":")[0]] += 1
         self.seen[key] += 1
 
-    def slope(self) -> float:
-        """MB of resident memory per 100 prompts, once caches are full: the median slope of all pairs of looks.
+    def slope(self, what: str) -> float:
+        """What a kind of memory grows by per 100 prompts, once caches are full: the median slope of all pairs of looks.
 
         The allocator returns 20 MB at some looks and not at others, which would bend a least-squares line.
         """
-        points = [point for point in self.memory if point[0] >= SETTLED * self.memory[-1][0]]
+        memory = self.memory[what]
+        points = [point for point in memory if point[0] >= SETTLED * memory[-1][0]]
         slopes = [(after - before) / (later - n) for (n, before), (later, after) in combinations(points, 2)]
         return 100 * median(slopes) if slopes else math.nan
 

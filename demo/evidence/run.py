@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from rlg_core.report.plot import number
-from rlg_core.rewards.scenes import all_prompts
+from rlg_core.rewards.scenes import Prompt, all_prompts
 from rlg_core.statistics import LEVEL, Estimate, holm
 
 from . import auto, cfg, experts, findings, implicit, kl, scales, schedules
@@ -51,8 +51,7 @@ def run(
     found = find_experts(models, models.parent / "logs")
     if not found:
         raise SystemExit(f"No RL model lies in {models}: train one with `python demo/train.py rl brightness`.")
-    prompts = all_prompts()[:: max(1, 54 // sizes.prompts)][: sizes.prompts]
-    pair = Pair(host, found, prompts, sizes.steps, models)
+    pair = Pair(host, found, prompts_of(sizes), sizes.steps, models)
     figures = Figures(page)
     bench = Bench(pair, Archive(figures.folder / ARCHIVE), say, fresh, models, until)
     for name in parts:
@@ -67,6 +66,11 @@ def run(
             scales.draw_sheets(bench, sizes, data["shown"], figures)
     write(figures, SETUP, setup(pair, sizes, version))
     page.write_text(re.sub(r"\n{3,}", "\n\n", "\n".join(written(figures))) + "\n", encoding="utf-8")
+
+
+def prompts_of(sizes: Sizes) -> list[Prompt]:
+    """The prompts, spread over all of them where they are fewer."""
+    return all_prompts()[:: max(1, 54 // sizes.prompts)][: sizes.prompts]
 
 
 def write(figures: Figures, name: str, data: dict) -> None:

@@ -128,12 +128,22 @@ class OpenFile:
 
     def read(self, name: str) -> Tensor:
         """The tensor `name` in memory of its own."""
-        entry, dtype = self.entries[name], self._dtype(name)
-        content = torch.empty(entry.end - entry.start, dtype=torch.uint8)
-        self.file.seek(self.data + entry.start)
+        shape = self.entries[name].shape
+        return self._values(name, 0, math.prod(shape)).reshape(shape)
+
+    def pieces(self, name: str, size: int) -> Iterator[Tensor]:
+        """The tensor `name`, flat, `size` numbers at a time."""
+        numbers = math.prod(self.entries[name].shape)
+        for first in range(0, numbers, size):
+            yield self._values(name, first, min(size, numbers - first))
+
+    def _values(self, name: str, first: int, count: int) -> Tensor:
+        dtype = self._dtype(name)
+        content = torch.empty(count * dtype.itemsize, dtype=torch.uint8)
+        self.file.seek(self.data + self.entries[name].start + first * dtype.itemsize)
         if self.file.readinto(content.numpy()) != len(content):
             raise self._corrupt(f"it ends inside {name}")
-        return content.view(dtype).reshape(entry.shape)
+        return content.view(dtype)
 
     def _dtype(self, name: str) -> torch.dtype:
         entry = self.entries[name]

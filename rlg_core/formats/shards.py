@@ -74,6 +74,10 @@ class OpenModel:
         """The tensor `name` in memory of its own."""
         return self.places[name].read(name)
 
+    def pieces(self, name: str, size: int) -> Iterator[Tensor]:
+        """The same, flat, `size` numbers at a time."""
+        return self.places[name].pieces(name, size)
+
 
 def _check_parts(folder: Path, names: Sequence[str], tensors: int) -> None:
     lacking = sorted(_weight_map(folder).keys() - {*names})

@@ -22,7 +22,7 @@ import yaml
 from PIL import Image, ImageColor
 
 import dev
-from devtools import environment, hosts, lanes, lock, paths, progress, sheet, test, ui
+from devtools import environment, hosts, lanes, lock, paths, progress, reliability, sheet, test, ui
 from devtools.console import Failure
 
 ROOT = paths.ROOT
@@ -115,7 +115,7 @@ def test_an_unknown_command_is_named_and_the_nearest_offered(tmp_path, word, mea
     assert re.findall(r"did you mean '(\w+)'", run.stderr) == ([meant] if meant else [])
 
 
-@pytest.mark.parametrize("command", ["demo", "test", "ui"])
+@pytest.mark.parametrize("command", ["demo", "test", "ui", "reliability"])
 @pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--no-such", 2)])
 def test_options_are_read_before_anything_is_installed(tmp_path, command, argument, status):
     run = call(tmp_path / "home", command, argument)
@@ -288,6 +288,53 @@ def test_each_pack_runs_alone_with_what_packs_import_beside_it(two_hosts, tmp_pa
 def test_packs_left_out_count_as_skipped(two_hosts, capsys):
     assert test.main(["packs"]) == 0
     assert capsys.readouterr().out.endswith("0 passed, 0 failed, 1 skipped\n")
+
+
+# Reliability
+
+
+def takes(words):
+    """The options of a part's command, and the source of what reads them."""
+    module, *arguments = words
+    if module == "devtools.test":
+        chosen = test.options(arguments)
+        (kind,) = {kind for kind, _ in chosen.parts}
+        folder, options = ROOT / "tests" / kind, [word for word in chosen.pytest if word.startswith("--")]
+        return options, (folder / "conftest.py").read_text(encoding="utf-8") if options else ""
+    found = find_spec(module)
+    found = find_spec(f"{module}.__main__") if found.submodule_search_locations else found
+    return [word for word in arguments if word.startswith("--")], Path(found.origin).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", reliability.PARTS)
+def test_every_part_of_reliability_runs_what_there_is(two_hosts, name):
+    chosen = reliability.options([name])
+    versions = [version for _, version in reliability.runs(chosen)]
+    assert versions == [release.version for release in hosts.RELEASES][: 2 if reliability.PARTS[name].on_hosts else 1]
+    for quick in (True, False):
+        words = reliability.command(name, versions[-1], quick)
+        options, known = takes(words)
+        assert not [option for option in options if f'"{option}"' not in known]
+        assert not any("{" in word for word in words)
+
+
+def test_reliability_is_told_in_its_page():
+    page = (ROOT / "bench" / "RELIABILITY.md").read_text(encoding="utf-8")
+    missing = [name for name in reliability.PARTS if f"`{name}`" not in page]
+    assert not missing
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_part_that_does_not_hold_is_told(tmp_path, two_hosts, monkeypatch, capsys, holds):
+    monkeypatch.setattr(reliability, "HOME", tmp_path)
+    monkeypatch.setattr(hosts, "fetch", lambda release, python: hosts.Host(release.version, tmp_path, python))
+    monkeypatch.setitem(
+        reliability.PARTS, "fuzz", reliability.Part("py_compile {amount}", "no_such.py", "dev.py", False)
+    )
+    assert reliability.main(["fuzz", *["--quick"] * holds]) == int(not holds)
+    told = capsys.readouterr().out
+    assert ("1 of 1 held" if holds else "0 of 1 held; not fuzz on 0.30.0") in told
+    assert ("no_such.py" in told.split("goes to")[1]) == (not holds)  # the end of its output
 
 
 # Progress

@@ -13,6 +13,11 @@ from support.host import leave_repository, this_host
 leave_repository()  # before the tests are imported
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    told = "at how many operations of a pass to run out of memory"
+    parser.addoption("--places", choices=("ten", "all"), default="ten", help=told)
+
+
 @pytest.fixture(scope="session")
 def host() -> SimpleNamespace:
     return this_host() or pytest.skip("RLG_HOST_PATH names no ComfyUI")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
+
 import pytest
 
 from support.host import repository_on_path
@@ -87,10 +90,42 @@ def test_a_part_writes_its_own_section_and_leaves_the_others(bench, tmp_path):
 
 def test_the_gpu_part_says_what_was_not_measured(host, bench):
     from bench import gpu_part
-    from bench.gpu import MODE_NAMES, geometries
+    from bench.gpu import cases
 
     if host.comfy.model_management.get_torch_device().type != "cpu":
         pytest.skip("there is a GPU to measure on")
-    text = gpu_part.run()
-    assert text.startswith("No GPU here: not measured.")
-    assert text.count("| not measured |") == len(MODE_NAMES) * len(geometries())
+    found = {cases()[0].name: "| measured |"}
+    text = gpu_part.section(found)
+    assert text.count("| not measured |") == len(cases()) - 1
+    assert text.endswith(f"### {cases()[0].name}\n\n| measured |")
+    assert gpu_part.run() == gpu_part.section(gpu_part.blocks())
+
+
+def test_a_case_of_the_gpu_part_in_a_process_of_its_own(bench, monkeypatch):
+    """What a card would run, in small and without one."""
+    from bench import gpu, gpu_part
+    from bench.geometry import SMALL
+
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "no card")
+    mode = gpu.Mode("fp8 scaled, on no card", gpu.OWN, form="fp8 scaled")
+    case = gpu.Case(replace(SMALL.sized(side=8), form=mode.form), mode)
+    timings = gpu.run(case, rounds=1, steps=2)
+    assert [timings[way.name].rows for way in gpu.OWN] == [2, 4, 4]
+    assert timings[bench.ways.EXACT_SEQUENTIAL.name].error < 1e-4
+    assert "exact RLG at most 2.05 x plain CFG" in gpu_part.told(case, timings)
+
+
+def test_every_case_of_the_gpu_part_can_go_to_another_process(bench):
+    from bench import gpu
+
+    names = [case.name for case in gpu.cases()]
+    assert len(set(names)) == len(names) > 20
+    assert [pickle.loads(pickle.dumps(case)).name for case in gpu.cases()] == names
+
+
+def test_a_form_that_cannot_be_had_says_why(host, bench, pair, monkeypatch):
+    from bench.geometry import Pair
+
+    monkeypatch.delenv("RLG_PACKS", raising=False)
+    with pytest.raises(RuntimeError, match="RLG_PACKS names no folder with ComfyUI-GGUF"):
+        Pair(host, replace(pair.geometry, form="GGUF Q8_0")).base  # noqa: B018, as it is made on first use

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,41 @@ def test_quantised_weights_are_read_as_their_layers_compute(host, folder, weight
 def test_a_unet_is_read_as_the_host_loads_it(host, folder):
     save_file(tiny.unet_weights(host), folder / "x.safetensors")
     assert_read_as_loaded(host, folder / "x.safetensors")
+
+
+@pytest.mark.parametrize("layout", ["host", "diffusers", "checkpoint"])
+def test_a_buffer_is_read_in_pieces(host, folder, weights, diffusers_weights, layout):
+    path = folder / write(layout, weights, diffusers_weights, folder / "x")
+    with host.module("nodes.host.models.streamed").streamed(path) as streamed:
+        whole = []
+        streamed.recording.value = lambda result, sources: whole.append(result)
+        pieces = list(streamed.buffers()["pos_embed"](1000))
+    expected = weights["pos_embed"].flatten()
+    assert not whole and {len(piece) for piece in pieces[:-1]} == {1000}
+    assert torch.equal(torch.cat(pieces), expected)
+
+
+def test_values_that_were_read_are_gone_once_they_are_dropped(host, folder, diffusers_weights):
+    """Without waiting for Python to collect garbage: weights are large."""
+    save_file(diffusers_weights, folder / "x.safetensors")
+    with host.module("nodes.host.models.streamed").streamed(folder / "x.safetensors") as streamed:
+        read, file = [], streamed.sources[next(iter(streamed.sources))].file
+        original = type(file).read
+
+        def watched(self, name):
+            value = original(self, name)
+            read.append(weakref.ref(value))
+            return value
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(type(file), "read", watched)
+            gc.collect()
+            gc.disable()
+            try:
+                streamed.weight("diffusion_model.joint_blocks.0.x_block.attn.qkv.weight")
+                assert len(read) >= 3 and not [value for value in read if value() is not None]
+            finally:
+                gc.enable()
 
 
 LOADED = [

@@ -7,7 +7,7 @@ import torch
 
 from support import tiny
 from support.guiding import guide, run_node
-from support.sampling import conditioning
+from support.sampling import Sampling, conditioning
 from support.tensors import rms
 
 SCALES = "0, 0.5, 1, 2"
@@ -35,6 +35,17 @@ def test_sweep_gives_a_list(host):
     assert node.define_schema().outputs[0].is_output_list
     with pytest.raises(ValueError, match="expected numbers from -10 to 20"):
         node.execute("a")
+
+
+def test_a_list_has_one_progress_bar(host, sd3):
+    """The steps of all its runs count on; the pictures are those of numbers that know no list."""
+    told = []
+    scales = host.classes["RLGSweep"].execute("0, 1, 2.5").result[0]
+    for scale in scales:
+        settings = Sampling(steps=4)
+        run = settings.run(host, guide(host, *sd3, scale), lambda k, x0, x, steps: told.append((k, steps)))
+        assert torch.equal(run, settings.run(host, guide(host, *sd3, float(scale))))
+    assert told == [(k, 12) for k in range(12)]
 
 
 @pytest.mark.parametrize("items", [1, 2])

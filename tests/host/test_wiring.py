@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from contextlib import contextmanager
 
@@ -189,6 +190,74 @@ def test_usual_wires_say_nothing(host, sd3, checkpoints, said):
     guide(host, *sd3)
     guide(host, *checkpoints)
     assert said == []
+
+
+# Nodes that drop RLG
+
+
+def made_anew(host, model):
+    """A model of the same weights, patches and options, without what hosts keep beside them, as AnimateDiff Unload."""
+    anew = host.comfy.model_patcher.ModelPatcher(model.model, model.load_device, model.offload_device)
+    anew.patches = {key: list(patches) for key, patches in model.patches.items()}
+    anew.object_patches, anew.model_options = dict(model.object_patches), copy.deepcopy(model.model_options)
+    return anew.clone()
+
+
+def test_a_node_that_makes_the_model_anew_is_refused_after_rlg_and_works_before(host, sd3):
+    base, rl_model = sd3
+    guided = guide(host, base, rl_model)
+    stacked = run_node(host, "RLGBudget", guide(host, guided, rl_model), "exact", 1, 0.0, "auto")[0]
+    for model in (guided, stacked):
+        with pytest.raises(host.module("rlg_core.errors").RunError, match=r"dropped RLG .* Put that node before"):
+            STEPS.run(host, made_anew(host, model))
+        with pytest.raises(host.module("rlg_core.errors").RunError, match="dropped RLG"):
+            guide(host, made_anew(host, model), rl_model)
+    expected = STEPS.run(host, guided)
+    anew = made_anew(host, base)
+    assert torch.equal(STEPS.run(host, guide(host, anew, tiny.with_lora(host, anew, tiny.sd3_lora()))), expected)
+    assert torch.equal(STEPS.run(host, anew), STEPS.run(host, base))
+
+
+def test_the_guard_of_a_dropped_rlg_leaves_clones_alone(host, sd3):
+    """It is there once, however many nodes of RLG there are, and never on the models that were guided."""
+    base, rl_model = sd3
+    guided = guide(host, base, rl_model)
+    stacked = guide(host, guided, rl_model)
+    kind = host.comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    guards = [model.model_options["transformer_options"]["wrappers"][kind] for model in (guided, stacked)]
+    assert guards[0] == guards[1] and all(len(functions) == 1 for functions in guards[0].values())
+    assert not any("wrappers" in model.model_options["transformer_options"] for model in sd3)
+    later = guided.clone().clone()
+    later.add_wrapper_with_key(kind, "other", lambda executor, *values, **inputs: executor(*values, **inputs))
+    assert torch.equal(STEPS.run(host, later), STEPS.run(host, guided))
+
+
+# Nodes that copy the weights
+
+
+def louder(model):
+    """A copy of a model, weights and all, with larger weights, as CheckpointPerturbWeights of KJNodes makes one."""
+    try:
+        copy.deepcopy(model.model.model_config)
+    except TypeError:
+        pytest.skip("this host's models cannot be copied")
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in copied.model.diffusion_model.parameters():
+            parameter.mul_(1.05)
+    return copied
+
+
+def test_a_copy_with_other_weights_keeps_what_an_adapter_changes(host, sd3):
+    base = louder(sd3[0])
+    expected = STEPS.run(host, guide(host, base, tiny.with_lora(host, base, tiny.sd3_lora())))
+    assert largest(STEPS.run(host, louder(guide(host, *sd3))), expected) < 1e-5
+
+
+def test_a_copy_with_other_weights_is_refused_on_two_checkpoints(host, checkpoints):
+    louder(checkpoints[0])
+    with pytest.raises(host.module("rlg_core.errors").PairError, match="copies the base with its weights"):
+        louder(guide(host, *checkpoints))
 
 
 # Attention multipliers

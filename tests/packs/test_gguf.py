@@ -19,7 +19,9 @@ PACK = "ComfyUI-GGUF"
 
 if known_packs.folder_of(PACK) is None:
     pytest.skip("RLG_PACKS names no folder with ComfyUI-GGUF in it, or RLG_PACK another pack", allow_module_level=True)
-gguf = pytest.importorskip("gguf", reason="ComfyUI-GGUF needs the package gguf")
+pytest.importorskip("gguf", reason="ComfyUI-GGUF needs the package gguf")
+
+from support import gguf_file  # noqa: E402, as it needs that package
 
 TYPES = ["Q8_0", "Q5_1", "Q4_0", "BF16"]
 PAIRS = [("Q8_0", "Q8_0"), ("Q8_0", "Q4_0"), ("Q4_0", "BF16"), ("Q8_0", "plain"), ("plain", "Q4_0")]
@@ -78,22 +80,10 @@ def load(host, folder):
         if kind == "plain":
             return tiny.load_weights(host, weights)
         file = folder / f"{len(list(folder.iterdir()))}.gguf"  # a new one each time: the pack leaves weights in files
-        write(weights, file, gguf.GGMLQuantizationType[kind])
+        gguf_file.write(weights, file, kind)
         return host.classes["UnetLoaderGGUF"]().load_unet(file.name)[0]
 
     return loaded
-
-
-def write(weights, path, kind):
-    """A GGUF file as the pack's converter makes it: linear layers quantised, the rest in float32."""
-    writer = gguf.GGUFWriter(str(path), "sd3")
-    for name, value in weights.items():
-        own = kind if value.ndim == 2 else gguf.GGMLQuantizationType.F32
-        writer.add_tensor(name, gguf.quants.quantize(value.float().numpy(), own), raw_dtype=own)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 @pytest.mark.parametrize("kind", TYPES)

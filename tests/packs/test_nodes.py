@@ -7,7 +7,7 @@ import os
 import pytest
 
 from support import compatibility, known_nodes, known_packs
-from support.compatibility import Found, Pack, Verdict
+from support.compatibility import Found, Pack
 from support.every_node import small_models
 from support.host import this_host
 from support.node_graphs import graph_of
@@ -36,7 +36,7 @@ def nodes_of(pack):
     why = why or ("" if found else NOTHING)
     compatibility.leave(VERSION, pack, Pack(known_packs.version_of(folder), (), why), {node for _, node in found})
     kinds = [(known_packs.KINDS.get(node, kind), node) for kind, node in found] or [(why, "")]
-    return sorted(kinds, key=lambda item: item[1] in known_packs.WRONG_THERE)  # they leave other models wrong too
+    return sorted(kinds, key=lambda item: item[1] in known_packs.LAST)
 
 
 @pytest.fixture
@@ -70,9 +70,5 @@ def test_as_two_separate_models_or_refused(request, host, pack, kind, node, leav
         leave(Found(kind, node, not_tried=str(error)))
         pytest.skip(f"{node}: {error}")
     bad = {place: verdict for place, verdict in verdicts.items() if verdict.outcome not in ("right", "refused")}
-    why = known_packs.WRONG_THERE.get(node, "")
-    known = {place: Verdict("wrong", why) for place in bad} if why else {}
-    leave(Found(kind, node, verdicts | known))
-    if known:
-        pytest.xfail(why)
+    leave(Found(kind, node, verdicts))
     assert not bad, {place: str(verdict) for place, verdict in bad.items()}

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from devtools.server import RunFailed
-from support.graphs import changed, forget, load, pixels, without_guidance
+from support.graphs import STARTER, changed, forget, load, pixels, without_guidance
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,15 @@ def test_interrupting_ends_the_run_and_leaves_nothing_behind(server, base_pixels
         pixels(server, long, interrupt)
     forget(server)
     assert pixels(server, without_guidance(load(), "model")) == base_pixels
+
+
+def test_a_list_of_scales_has_one_progress_bar(server):
+    told = []
+    server.run(load(STARTER), lambda node, value, steps: told.append((node, value, steps)))
+    bars = {node: [(value, steps) for other, value, steps in told if other == node] for node, _, _ in told}
+    sampler = max(bars.values(), key=len)
+    values, (steps,) = [value for value, _ in sampler], {steps for _, steps in sampler}
+    assert values == sorted(values) and values[-1] == steps == 3 * 20
 
 
 def test_a_broken_file_is_refused_before_anything_runs(server):

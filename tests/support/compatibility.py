@@ -89,7 +89,9 @@ def leave(host: str, name: str, pack: Pack, there: set[str]) -> None:
     found = tuple(known[key] for key in sorted(known))
     content = asdict(Pack(pack.version, found, pack.not_tried, tuple(sorted(there))))
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    whole = file.with_name(f"{name}.{os.getpid()}.partial")  # lanes side by side read each other's
+    whole.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    whole.replace(file)
 
 
 def left(host: str) -> dict[str, Pack]:

@@ -43,7 +43,10 @@ class Wrong(AssertionError):
 
 @dataclass(eq=False)
 class Graph:
-    """A graph around one node: `put_on(model)` is the node's model, `run(model)` samples and returns the latent."""
+    """A graph around one node: `put_on(model)` is the node's model, `run(model)` samples and returns the latent.
+
+    What it is compared with has the RL model's weights `merged`, or as patches.
+    """
 
     models: SmallModels
     run: Callable[[Any], Tensor]
@@ -51,11 +54,16 @@ class Graph:
     places: tuple[str, ...] = PLACES
     scales: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: THOROUGHLY)
     tolerance: float = TOLERANCE
+    merged: bool = False
     known: dict[Any, Tensor] = field(default_factory=dict)
 
     @property
     def host(self) -> SimpleNamespace:
         return self.models.host
+
+    @property
+    def rl_alone(self) -> Any:
+        return self.models.merged if self.merged else self.models.rl_alone
 
     def sampled(self, model: Any) -> Tensor:
         """The latent, from the same state of every generator."""
@@ -82,8 +90,8 @@ class Graph:
         if scale == 0.0:
             return self.plain()
         if scale == 1.0:
-            return self.sampled(self.put_on(self.models.rl_alone))
-        base, rl_model = self.put_on(self.models.model), self.put_on(self.models.rl_alone)
+            return self.sampled(self.put_on(self.rl_alone))
+        base, rl_model = self.put_on(self.models.model), self.put_on(self.rl_alone)
         return two_runs(self.host, base, rl_model, scale, self.sampled)
 
     def guided(self, place: str, relation: str, scale: float) -> Any:

@@ -14,6 +14,7 @@ PUBLIC = [path for path in GRAPHS if path.stem.startswith("With ")]
 
 WORKFLOWS = [path for path in GRAPHS if path not in PUBLIC]
 MAIN = ROOT / "workflows" / "api" / "RLG One Picture.json"
+STARTER = ROOT / "workflows" / "api" / "Reinforcement Learning Guidance.json"
 
 
 def load(path=MAIN):

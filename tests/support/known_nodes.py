@@ -24,7 +24,8 @@ class Given:
     """How a node is run where its defaults on the first layouts do not show what it does.
 
     `layout` "" is the first one on which it shows. `inputs` and `settings` (of the sampling) may be made of the models.
-    `shows` False is a node that changes no picture here. `is_slow` runs it at one scale only. `reason` says why, or
+    `shows` False is a node that changes no picture here. `is_slow` runs it at one scale only, `merged` compares it with
+    an RL model that has no patches, `unloads` has it find no patches of earlier runs in memory. `reason` says why, or
     what else is special.
     """
 
@@ -33,6 +34,8 @@ class Given:
     settings: Values = field(default_factory=dict)
     shows: bool = True
     is_slow: bool = False
+    merged: bool = False
+    unloads: bool = False
     tolerance: float = 1e-3
     reason: str = ""
 

@@ -9,16 +9,11 @@ import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import torch
-
-from . import tiny
+from . import pack_inputs
 from .known_nodes import STYLE, Given, masked
-from .layouts import SmallModels
 from .node_graphs import listed
 from .node_inputs import outputs
-from .tensors import random
 
 PACKS = (
     "Comfy-WaveSpeed",
@@ -50,13 +45,22 @@ SAGE = (
     *("LTX2MemoryEfficientSageAttentionPatch", "MiniMaxH3MemoryEfficientSageAttentionPatch"),
     *("MiniMaxLowVRAMAttention", "PathchSageAttentionKJ", "WanVideoMemoryEfficientSageAttentionPatch"),
 )
-HUNYUAN = ("ApplyRifleXRoPE_HunuyanVideo", "LeapfusionHunyuanI2VPatcher")
+HUNYUAN = ("ApplyRifleXRoPE_HunuyanVideo", "HunyuanVideoEncodeKeyframesToCond", "LeapfusionHunyuanI2VPatcher")
 LTX2 = ("LTX2AttentionTunerPatch", "LTX2AudioLatentNormalizingSampling", "LTX2LoraLoaderAdvanced", "LTX2_NAG")
-REGIONAL = (
-    *("ReAuraPatcher", "ReAuraPatcherAdvanced", "ReChromaPatcher", "ReChromaPatcherAdvanced", "ReFluxPatcher"),
-    *("ReFluxPatcherAdvanced", "ReHiDreamPatcher", "ReHiDreamPatcherAdvanced", "ReLTXVPatcher"),
-    *("ReLTXVPatcherAdvanced", "ReSD35Patcher", "ReSD35PatcherAdvanced", "ReSDPatcher", "ReWanPatcher"),
-    "ReWanPatcherAdvanced",
+FACES = ("IPAAdapterFaceIDBatch", "IPAdapterFaceID", "IPAdapterFaceIDKolors")
+CASCADE = ("UltraSharkSampler", "UltraSharkSampler Tiled")
+BY_FILE = ("IPAdapterUnifiedLoader", "IPAdapterUnifiedLoaderCommunity", "IPAdapterUnifiedLoaderFaceID")
+STYLED = ("IPAdapterStyleComposition", "IPAdapterStyleCompositionBatch")
+REGIONAL = ("ReWanPatcher", "ReWanPatcherAdvanced")
+ON_CUDA = (
+    *("legacy_rk", "Legacy_ClownSampler", "Legacy_ClownsharKSampler", "ModelMemoryUseReportPatch"),
+    "ModelPatchTorchSettings",
+    *("ClownInpaint", "ClownInpaintSimple", "ReFluxPatcher", "ReFluxPatcherAdvanced"),
+    *("ReLTXVPatcher", "ReLTXVPatcherAdvanced", "ReSD35Patcher", "ReSD35PatcherAdvanced", "ReSDPatcher"),
+)
+OTHERS = (
+    *("ReAuraPatcher", "ReAuraPatcherAdvanced", "ReChromaPatcher", "ReChromaPatcherAdvanced", "ReHiDreamPatcher"),
+    "ReHiDreamPatcherAdvanced",
 )
 IN_PLACE = ("FluxOrthoCFGPatcher", "ModelSamplingAdvanced", "ModelSamplingAdvancedResolution", "ModelTimestepPatcher")
 EXPANDED = ("PCLazyLoraLoader", "PCLazyLoraLoaderAdvanced")
@@ -72,72 +76,80 @@ NOT_HERE: dict[str, str] = {
     **dict.fromkeys(SAGE, "needs a GPU with SageAttention"),
     **dict.fromkeys(HUNYUAN, "needs a HunyuanVideo checkpoint"),
     **dict.fromkeys(LTX2, "needs an LTX-2 checkpoint"),
-    **dict.fromkeys(REGIONAL, "needs the pack's regional conditionings, some a GPU"),
     **dict.fromkeys(IN_PLACE, "changes the loaded model itself, for every graph that has it"),
     **dict.fromkeys(EXPANDED, "becomes stock LoRA loaders when its graph is run"),
     **dict.fromkeys(UNCHANGED, "hands on the model as it is"),
+    **dict.fromkeys(ON_CUDA, "needs a GPU"),
+    **dict.fromkeys(OTHERS, "needs a checkpoint of AuraFlow, Chroma or HiDream"),
+    **dict.fromkeys(FACES, "needs InsightFace, which looks for faces"),
+    **dict.fromkeys(STYLED, "needs an SDXL of real width"),
+    **dict.fromkeys(BY_FILE, "loads IP-Adapters by the names of public files"),
+    **dict.fromkeys(CASCADE, "needs a Stable Cascade checkpoint"),
     "GenerateNoise": "makes noise and runs no model",
+    "Ideogram4OptimizationsKJ": "needs an Ideogram 4 checkpoint",
     "Krea2PromptWeight": "needs a Krea 2 checkpoint",
-    "ModelMemoryUseReportPatch": "needs a GPU",
-    "ModelPreviewOverrideKJ": "changes previews only",
+    "Latent Match Channelwise": "matches latents and runs no model",
+    **dict.fromkeys(("LTX2SamplingPreviewOverride", "ModelPreviewOverrideKJ"), "changes previews only"),
+    "MiniMaxChunkFeedForward": "needs a MiniMax checkpoint",
+    "NABLA_AttentionKJ": "needs a Kandinsky 5 checkpoint",
+    "PiDColorBiasCorrection": "needs a PiD checkpoint",
     "PatchFlashAttentionKJ": "needs a GPU with FlashAttention",
     "PCAnimaAttnCouplePatch": "needs an Anima checkpoint",
     "SkipLayerGuidanceWanVideo": "works with the pack's own TeaCache only, which does nothing any more",
     "VelocatorQuantizeModel": "needs the closed package velocator",
-    "legacy_rk": "needs a GPU",
 }
 
 KINDS = {"KSampler (Efficient)": "sampling node", "KSampler Adv. (Efficient)": "sampling node"}
 """The kinds of nodes that hand on their model beside what they make."""
 
-WRONG_THERE: dict[str, str] = {
-    "ADE_AnimateDiffUnload": "its model has lost everything but weight patches, and how to take these out of memory",
-}
-"""Nodes that are wrong with any patched model, and so with RLG, and why; no error can say so."""
+LAST = ("ADE_UseEvolvedSampling",)
+"""Nodes that replace functions of the host's while they sample, and leave them so where two runs take turns."""
 
+PICTURED = (
+    *("IPAdapter", "IPAdapterAdvanced", "IPAdapterBatch", "IPAdapterClipVisionEnhancer", "IPAdapterMS"),
+    *("IPAdapterClipVisionEnhancerBatch", "IPAdapterPreciseComposition", "IPAdapterPreciseCompositionBatch"),
+    *("IPAdapterPreciseStyleTransfer", "IPAdapterPreciseStyleTransferBatch", "IPAdapterTiled", "IPAdapterTiledBatch"),
+)
+PROMPTED = ("ClownsharKSampler", "ClownsharKSampler_Beta")
+CLOWN = ("SamplerOptions_GarbageCollection", "SamplerOptions_TimestepScaling")
+CHAINED = ("ClownsharkChainsampler_Beta", "SharkChainsampler_Beta")
+ALL_BLOCKS = {"unet_block_list": ""}
+SLIGHTLY = dict.fromkeys(("joint_blocks", "final_layer", "rest_of_the_blocks"), 0.001)
 PARTS = {"chunks": 2, "dim_threshold": 1}
 STEPS = {"steps": 5}
+ONE_ROW = {"steps": 4, "cfg": 1.0}
 TILES = {"tile_width": 128, "tile_height": 128, "tile_overlap": 32}
 EFFICIENT = {"steps": 3, "vae_decode": "false", "preview_method": "none", "prompt": {"1": {}}, "my_unique_id": "1"}
 POWER_LORA = {"lora_1": {"on": True, "lora": STYLE, "strength": 1.0}}
 
-
-def bad_version(models: SmallModels) -> dict[str, Any]:
-    """A worse version of the model on the same weights."""
-    return {"bad_model": tiny.with_lora(models.host, models.model, models.style), "debug_swap": False}
-
-
-def image_prompt(models: SmallModels) -> dict[str, Any]:
-    """An IP-Adapter as wide as the small UNet, and what a CLIP vision model would make of a picture."""
-    width, seen = models.layout.text, 48
-    project = {"proj.weight": random(4 * width, seen, seed=1, size=0.3), "proj.bias": torch.zeros(4 * width)}
-    norm = {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
-    layers = {}
-    for number in range(1, 33, 2):
-        own = 64 if number == 31 else 32  # of the middle block, and of the others that the small UNet has
-        for seed, name in enumerate(("to_k_ip", "to_v_ip")):
-            layers[f"{number}.{name}.weight"] = random(own, width, seed=seed + number, size=0.3)
-    picture, none = random(1, seen, seed=3), torch.zeros(1, seen)
-    return {"ipadapter": {"image_proj": project | norm, "ip_adapter": layers}, "pos_embed": picture, "neg_embed": none}
-
-
 GIVEN: dict[str, Given] = {
-    "ADE_AnimateDiffUnload": Given("SD1.5", shows=False, reason="there is nothing to unload"),
+    "ADE_AnimateDiffUnload": Given("SD1.5", shows=False, merged=True, reason="its model cannot take patches out again"),
+    "ADE_PerturbedAttentionGuidanceMultival": Given("SD1.5", {"scale_multival": 3.0}),
+    "ADE_RescaleCFGMultival": Given("SD1.5", {"mult_multival": 0.7}),
     "ADE_UseEvolvedSampling": Given("SD1.5", shows=False, reason="it shows with a motion model only"),
     "ApplyFBCacheOnModel": Given("SD1.5", {"residual_diff_threshold": 0.9}, STEPS),
-    "AutoGuidanceCFGGuider": Given("SD1.5", bad_version),
+    "AutoGuidanceCFGGuider": Given("SD1.5", pack_inputs.bad_version),
+    "CheckpointPerturbWeights": Given("SD3", SLIGHTLY, tolerance=0.01, reason="by how much: as weights lie in memory"),
     "DiTBlockLoraLoader": Given("SD3", {"lora_name": STYLE}),
     "DifferentialDiffusionAdvanced": Given("SD3", settings=masked),
-    "IPAdapterEmbeds": Given("SD1.5", image_prompt),
-    "IPAdapterEmbedsBatch": Given("SD1.5", image_prompt),
+    "IPAdapterEmbeds": Given("SD1.5", pack_inputs.image_prompt),
+    "IPAdapterEmbedsBatch": Given("SD1.5", pack_inputs.image_prompt),
     **{name: Given("SD1.5", EFFICIENT) for name in KINDS},
+    **{name: Given("SD1.5", pack_inputs.seen_picture) for name in PICTURED},
+    "IPAdapterFromParams": Given("SD1.5", pack_inputs.scheduled_picture),
+    **{name: Given("SD3", pack_inputs.prompted) for name in PROMPTED},
+    **{name: Given("SD3", pack_inputs.clown_sampler) for name in CLOWN},
+    **{name: Given("SD3", pack_inputs.half_sampled) for name in CHAINED},
+    **{name: Given("Wan", shows=False, reason="it shows with regional prompts only") for name in REGIONAL},
+    "SharkSampler_Beta": Given("SD3", pack_inputs.shark),
     "Lora Loader Stack (rgthree)": Given("SD3", {"lora_01": STYLE}),
     "LTXVChunkFeedForward": Given("LTXV", PARTS, shows=False, reason="it computes the same in parts"),
+    "LatentInpaintTTM": Given("SD3", pack_inputs.moving, ONE_ROW, reason="the node takes one row only"),
     "ModelMemoryUsageFactorOverride": Given("SD3", shows=False, reason="it changes where weights lie"),
     "Power Lora Loader (rgthree)": Given("SD3", POWER_LORA),
     "TeaCache": Given("FLUX", {"rel_l1_thresh": 10.0, "cache_device": "cpu"}, STEPS),
     "TiledDiffusion": Given("SD1.5", TILES, {"shape": (1, 4, 24, 24)}),
-    "TokenPerturbationGuidance": Given("SD1.5", {"unet_block_list": ""}),
+    "TokenPerturbationGuidance": Given("SD1.5", ALL_BLOCKS, unloads=True, reason="it wraps what earlier runs left"),
     "WanChunkFeedForward": Given("Wan", PARTS, shows=False, reason="it computes the same in parts"),
     "WanVideoEnhanceAVideoKJ": Given("Wan", {"weight": 4.0}),
     "WanVideoNAG": Given("Wan"),

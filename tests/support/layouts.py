@@ -257,6 +257,11 @@ class SmallModels:
         return lora_of(self.model.model.diffusion_model, seed=8)
 
     @cached_property
+    def merged(self) -> Any:
+        """The RL model once more, its weights merged: for nodes that cannot take patches out of memory again."""
+        return self.load(self.rl_weights)
+
+    @cached_property
     def layout(self) -> Layout | None:
         return LAYOUTS.get(self.name)
 

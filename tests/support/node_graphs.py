@@ -78,9 +78,12 @@ def graph_on(host: SimpleNamespace, cls: type, layout: str, given: Given, is_mov
 
     def put_on(model):
         links.begin()
+        if given.unloads:
+            host.comfy.model_management.unload_all_models()
         return call(cls, inputs_of(cls, model, links, inputs, is_moved))[place]
 
     graph = Graph(models, lambda model: settings.run(host, model), put_on, tolerance=given.tolerance)
+    graph.merged = given.merged
     if given.is_slow or SAME_CODE in {parent.__name__ for parent in cls.__mro__[1:]}:
         graph.scales = QUICKLY
     return graph
@@ -124,7 +127,10 @@ def graph_with(
     links, inputs = Links(models), {"steps": 3, **values(given.inputs, models)}
     settings = models.sampling(**{"steps": 3, **values(given.settings, models)})
 
+    seen = []
+
     def sampled(model):
+        seen.append(model)  # some nodes tell models apart by their address, which must not be another's again
         links.begin()
         made = call(cls, inputs_of(cls, model, links, inputs))
         return run(settings, model, made[outputs(cls).index(kind)])

@@ -25,12 +25,14 @@ def is_quantised(name: str, weight: Tensor) -> bool:
     return ".x_block." in name and name.endswith(".weight") and weight.ndim == 2
 
 
-def scaled_fp8(weights: Weights, scale: str = "scale_weight") -> Weights:
-    """fp8 weights with a scale each, and the marker of such files."""
+def scaled_fp8(
+    weights: Weights, scale: str = "scale_weight", chosen: Callable[[str, Tensor], bool] = is_quantised
+) -> Weights:
+    """fp8 weights with a scale each, and the marker of such files. `chosen` tells which are quantised."""
     quantised = {"scaled_fp8": torch.full((2,), torch.nan).to(E4M3)}
     for name, value in weights.items():
         quantised[name] = value
-        if is_quantised(name, value):
+        if chosen(name, value):
             step = value.abs().max() / 448.0
             quantised[name] = (value / step).to(E4M3)
             quantised[name.replace("weight", scale)] = step.float()

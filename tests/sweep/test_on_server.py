@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from demo.evidence import swept
+from demo.evidence.pair import SEED
+from demo.evidence.sizes import QUICK
 from support import graphs
 from support.sweeping import PROMPTS, SCALES, graph, plan_of, sweep_of
 from sweep.checks import graphs_of, literals, problems
@@ -43,6 +46,10 @@ def wrong_axis(at, *values):
     return {"wrong": {"at": at, "values": list(values)}}
 
 
+def wrong_rows(target, *values):
+    return {"wrong": {"values": [{"name": f"row {k}", target: value} for k, value in enumerate(values)]}}
+
+
 @pytest.mark.parametrize(
     ("graph", "axes", "told"),
     [
@@ -53,6 +60,17 @@ def wrong_axis(at, *values):
         (
             graph(),
             wrong_axis("RLGAdapterLoader.lora_name", "rlg-demo/rl-brightness", "gone.safetensors"),
+            "RLGAdapterLoader.lora_name = 'gone.safetensors': expected one of",
+        ),
+        (
+            graph(),
+            wrong_rows("KSampler.cfgg", 1),
+            r"[inputs.wrong]: node sampler (KSampler) has no input 'cfgg'; did you mean 'cfg'",
+        ),
+        (graph(), wrong_rows("KSampler.cfg", 3, 500), "KSampler.cfg = 500: expected a number from 0.0 to 100.0"),
+        (
+            graph(),
+            wrong_rows("RLGAdapterLoader.lora_name", "rlg-demo/rl-brightness", "gone.safetensors"),
             "RLGAdapterLoader.lora_name = 'gone.safetensors': expected one of",
         ),
         (graphs.changed(graph(), "UNETLoader", unet_name="gone"), {}, "UNETLoader.unet_name = 'gone': expected one of"),
@@ -91,15 +109,36 @@ def test_pictures_are_those_of_the_workflow_that_they_carry(worker_for, server, 
     result = worker.run(unit, keeps=True)
     assert [(row["scale"], row["item"]) for row in result.rows] == [(s, k) for s in SCALES for k in range(batch)]
     for row in result.rows:
-        picture = Image.open(tmp_path / "results" / row["picture"])
+        data = (tmp_path / "results" / row["picture"]).read_bytes()
+        picture = Image.open(io.BytesIO(data))
         workflow = json.loads(picture.text["prompt"])
         outputs = server.run(workflow)
-        alone = Image.open(io.BytesIO(server.image(outputs["save"]["images"][row["item"]])))
-        difference = np.abs(np.asarray(picture, dtype=int) - np.asarray(alone.convert("RGB"), dtype=int))
-        assert difference.max() <= 1, "a scale alone and in a batch differ by rounding at most"
+        alone = server.image(outputs["save"]["images"][row["item"]])
+        assert np.abs(pixels(data) - pixels(alone)).max() <= 1, (
+            "a scale alone and in a batch differ by rounding at most"
+        )
         assert workflow["guidance"]["inputs"]["scale"] == row["scale"]
         brightness = json.loads(picture.text["rlg_sweep"])["brightness"]
         assert brightness == pytest.approx(row["brightness"]) and 0 < brightness < 1
+
+
+def test_a_row_gives_a_prompt_its_item_of_a_batchs_noise(worker_for, server):
+    sizes = replace(QUICK, prompts=3, steps=2)
+    plan, worker = worker_for(swept.workflow(sizes), swept.sweep_file(PROMPTS[:3], sizes))
+    unit = plan.unit({"prompt": PROMPTS[1], "seed": SEED}, swept.SCALES)
+    result = worker.run(unit, keeps=False)
+    for row in result.rows:
+        batch = plan.recipe.plain(unit.values, row["scale"])
+        batch["sampler"]["inputs"]["latent_image"] = ["latent", 0]
+        items = [pixels(server.image(image)) for image in server.run(batch)["save"]["images"]]
+        own = pixels(result.pictures[row["picture"]])
+        distances = [np.abs(own - item).max() for item in items]
+        assert distances[1] <= 1 < 50 < min(distances[0], distances[2])
+        assert row["LatentFromBatch.batch_index"] == 1
+
+
+def pixels(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=int)
 
 
 def test_results_come_back_where_the_folder_is_out_of_reach(worker_for):

@@ -6,13 +6,15 @@ from collections import Counter
 from itertools import pairwise
 from zipfile import ZipFile
 
+import numpy as np
 import pytest
 from PIL import Image
 from ray._private.runtime_env import packaging
 
+from demo.evidence import swept
 from devtools.console import Failure
 from support.sweeping import graph, plan_of, sweep_of
-from sweep import __main__, choose, cluster, files, page, png, statistics
+from sweep import __main__, choose, cluster, files, page, png, report, statistics
 from sweep.drive import Queue
 from sweep.figures import encoded
 from sweep.plan import Unit
@@ -109,10 +111,49 @@ def test_what_a_cluster_needs_is_shipped_to_it(tmp_path):
     assert not [name for name in names if "__pycache__" in name]
 
 
+def test_a_row_has_a_section_and_is_told_with_what_it_sets(tmp_path):
+    values = [{"name": name, "KSampler.cfg": cfg} for name, cfg in (("low", 1.5), ("high", 3.0))]
+    plan = plan_of(tmp_path, graph(), sweep_of(strong={"values": values}))
+    rows = [{"unit": u.key, **u.values, **u.beside, "scale": 1.0, "seconds": 1.0, "worker": "w"} for u in plan.units()]
+    sections = report.settings(rows, plan.spec)
+    assert {s.name: {row["KSampler.cfg"] for row in s.rows} for s in sections} == {
+        "strong low": {1.5},
+        "strong high": {3.0},
+    }
+    manifest = {"units": len(rows), "mode": "grid", "apart": "", "host": "0", "pack": "0", "files": {}}
+    assert "low (KSampler.cfg 1.5), high (KSampler.cfg 3.0)" in page.html(manifest, plan.spec, [], rows, [])
+
+
 def test_an_old_python_is_told_so(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 10, 13))
     with pytest.raises(Failure, match=r"sweeps need 3\.11 or newer"):
         __main__.main(["workflow.json", "sweep.toml", "--results", "results"])
+
+
+def made(level, values_off, composition, correct):
+    values = {"composition": composition, "brightness": 0.5, "jpeg": -2.0, "correct": correct}
+    pixels = np.full((12, 12, 3), 100, np.uint8)
+    pixels.reshape(-1)[:values_off] = level
+    return swept.Made(pixels, values)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "scores", "explained"),
+    [
+        ((100, 0), (0.9, 1.0), True),
+        ((101, 3), (0.4, 0.0), True),
+        ((102, 3), (0.9, 1.0), False),
+        ((101, 12 * 12 * 3), (0.9, 1.0), False),
+        ((100, 0), (0.4, 0.0), False),
+    ],
+    ids=["equal", "rounding", "further off", "off everywhere", "other scores"],
+)
+def test_what_a_sweep_makes_otherwise_than_the_evidence_is_told(pixels, scores, explained):
+    own = {(0, 0, w): made(100, 0, 0.9, 1.0) for w in swept.SCALES}
+    found = swept.Compared(own | {(0, 0, 2.0): made(*pixels, *scores)}, own, {})
+    assert [found.is_explained(key) for key in own] == [True, True, explained]
+    assert found.told()[-1].startswith(f"{int(not explained)} differ by more than rounding explains")
+    assert f"| 2 | composition | nan | 0.9000 | {scores[0]:.4f} |" in "\n".join(found.table())
 
 
 # Choosing w

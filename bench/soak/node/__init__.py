@@ -56,7 +56,32 @@ class SoakCounts:
         counts = pack_counts() | model_counts()
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
-        return {"ui": {"counts": [counts]}}
+        return {"ui": {"counts": [counts], "allocated": [allocated_bytes()], "blocks": [sys.getallocatedblocks()]}}
+
+
+class Mallinfo(ctypes.Structure):
+    """What glibc's `mallinfo2` returns."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def allocated_bytes():
+    """Bytes that `malloc` has given out and not got back; None where the system's library does not tell (not glibc).
+
+    Without what is free between them, which counts as resident. Small objects of Python's are in memory of its own.
+    """
+    mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None) if sys.platform == "linux" else None
+    if mallinfo is None:
+        return None
+    mallinfo.restype = Mallinfo
+    found = mallinfo()
+    return found.uordblks + found.hblkhd
 
 
 def pack_module(name):

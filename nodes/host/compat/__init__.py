@@ -5,7 +5,7 @@ One address for each, with the releases concerned and the reason. Nothing else i
 
 from .injections import Injections, injected_adapters
 from .loading import MissingWeights, filled, held_in_layers, is_quantised, is_streamed, source_file, without_dynamic
-from .memory import free_memory, is_out_of_memory
+from .memory import free_memory, is_out_of_memory, trim
 from .names import FP8_MARKER, ONE_SIDED_VAE, UNUSED_IN_CLIP, UNUSED_WEIGHTS, WEIGHT_NAMES, is_norm, is_quantisation_key
 from .runs import (
     CACHES_BY_UUID,
@@ -78,6 +78,7 @@ __all__ = [
     "require_one_tensor",
     "source_file",
     "stored_tensors",
+    "trim",
     "unpatched_weight",
     "weight_shape",
     "weight_shapes",

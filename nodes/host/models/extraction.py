@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ....rlg_core.algebra import Delta, LowRank, Placed
 from ....rlg_core.errors import PairError
-from ....rlg_core.lowrank import squared_norm, truncate
+from ....rlg_core.lowrank import BFLOAT16, squared_norm, truncate
 from ....rlg_core.rows import is_linear_or_conv
 from ....rlg_core.save import comfyui_tensors, write
 from ..compat import (
@@ -25,6 +25,7 @@ from ..compat import (
     is_quantisation_key,
     is_rounded_when_patched,
     refuse_opaque_layers,
+    trim,
     weight_shape,
 )
 from .adapters import PREFIX, name_map
@@ -88,9 +89,11 @@ def extract_between(base: Side, rl: Side, rank: int, energy: float) -> Extractio
         comfy.model_management.throw_exception_if_processing_interrupted()
         delta = _difference(base, rl, key)
         if delta is not None:
-            floors[key] = _rounding(base, rl, key)
-            terms[key], kept[key] = _term(model, key, delta, rank * fused.get(key, 1), energy, floors[key])
-            norms[key] = squared_norm(delta)
+            norms[key], floors[key] = squared_norm(delta), _rounding(base, rl, key)
+            dtype = _factor_dtype(model, norms[key], floors[key])
+            terms[key], kept[key] = _term(model, key, delta, rank * fused.get(key, 1), energy, floors[key], dtype)
+            del delta
+            trim()  # whole weights came and went, and two small factors stay
         progress.update(1)
     if not terms:
         raise PairError("model and rl_model are identical: there is no difference to extract.")
@@ -149,15 +152,24 @@ def _rounding(base: Side, rl: Side, key: str) -> float:
     return base.rounding(key) + rl.rounding(key)
 
 
+def _factor_dtype(model: ModelPatcher, norm: float, floor: float) -> torch.dtype:
+    """The dtype the model computes in; where that is float32, bfloat16 if the files are rounded by more than this is.
+
+    `norm` is the squared norm of a difference, `floor` the part of it that is rounding. Both factors are rounded.
+    """
+    computed = compute_dtype(model)
+    return torch.bfloat16 if computed == torch.float32 and 2 * BFLOAT16**2 * norm < floor else computed
+
+
 def _term(
-    model: ModelPatcher, key: str, delta: Tensor, rank: int, energy: float, floor: float
+    model: ModelPatcher, key: str, delta: Tensor, rank: int, energy: float, floor: float, dtype: torch.dtype
 ) -> tuple[Lasting, float]:
-    """The term for `delta`, with factors in the dtype the model computes in, and the share of `|delta|^2` it keeps."""
+    """The term for `delta`, with factors in `dtype`, and the share of `|delta|^2` it keeps."""
     module, parameter = _owner(model, key)
     fits = parameter == "weight" and is_linear_or_conv(module)
     if not fits or rank * (delta.shape[0] + delta[0].numel()) >= delta.numel():
         return Delta(delta.cpu()), 1.0
-    found, dtype = truncate(delta, rank, energy, floor), compute_dtype(model)
+    found = truncate(delta, rank, energy, floor)
     return LowRank(found.term.up.to("cpu", dtype), found.term.down.to("cpu", dtype)), found.kept
 
 

@@ -59,6 +59,14 @@ class TwoCheckpoints:
     def model(self) -> BaseModel:
         return self.patcher.model
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> TwoCheckpoints:
+        """Raises `PairError`: who copies the weights of a MODEL changes those of the base, and of the base alone."""
+        raise PairError(
+            "A node after RLG copies the base with its weights to change them in memory (CheckpointPerturbWeights of "
+            "KJNodes does so), and the RL checkpoint would go without. Put that node before both models, or use an RL "
+            "adapter (Load RL Adapter) in place of the RL checkpoint."
+        )
+
 
 Relation = SharedWeights | TwoCheckpoints
 

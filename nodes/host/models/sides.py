@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -15,8 +15,11 @@ from ....rlg_core.formats.container import SAFETENSORS, map_tensors
 from ....rlg_core.lowrank import rounding_energy
 from ..compat import UNUSED_WEIGHTS, source_file, unpatched_weight
 
-PIECE = 2**22
+PIECE = 2**20
 """Numbers of a buffer that are compared at a time: position embeddings are larger than any weight."""
+
+Pieces = Callable[[int], Iterable[Tensor]]
+"""A tensor, flat, so many numbers at a time."""
 
 
 class Side(Protocol):
@@ -30,7 +33,7 @@ class Side(Protocol):
     def rounding(self, key: str) -> float:
         """The squared norm of what rounding took from the weight `key`."""
 
-    def buffers(self) -> Mapping[str, Callable[[], Tensor]]:
+    def buffers(self) -> Mapping[str, Pieces]:
         """The buffers of the network, by name."""
 
     def dtypes(self, name: str) -> list[torch.dtype]:
@@ -52,8 +55,8 @@ class Loaded:
     def rounding(self, key: str) -> float:
         return rounding_energy(unpatched_weight(self.model, key))
 
-    def buffers(self) -> Mapping[str, Callable[[], Tensor]]:
-        return {name: partial(_as_is, value) for name, value in self.model.model.diffusion_model.named_buffers()}
+    def buffers(self) -> Mapping[str, Pieces]:
+        return {name: partial(_pieces, value) for name, value in self.model.model.diffusion_model.named_buffers()}
 
     def dtypes(self, name: str) -> list[torch.dtype]:
         """In memory, and in the file, where the host may find a narrower one."""
@@ -61,8 +64,8 @@ class Loaded:
         return [held, *(tensor.dtype for key, tensor in self.file.items() if f".{key}".endswith(f".{name}"))]
 
 
-def _as_is(value: Tensor) -> Tensor:
-    return value
+def _pieces(value: Tensor, size: int) -> Iterable[Tensor]:
+    return value.detach().flatten().split(size)
 
 
 def effective_weight(model: ModelPatcher, key: str) -> Tensor:
@@ -74,10 +77,10 @@ def differing_buffers(base: Side, rl: Side) -> list[str]:
     """The buffers in which the two differ by more than rounding."""
     ours, theirs = base.buffers(), rl.buffers()
     names = [name for name in ours if name in theirs and name not in UNUSED_WEIGHTS]
-    return [name for name in names if not _same(ours[name](), theirs[name](), [*base.dtypes(name), *rl.dtypes(name)])]
+    return [name for name in names if not _same(ours[name], theirs[name], [*base.dtypes(name), *rl.dtypes(name)])]
 
 
-def _same(ours: Tensor, theirs: Tensor, dtypes: Sequence[torch.dtype]) -> bool:
+def _same(ours: Pieces, theirs: Pieces, dtypes: Sequence[torch.dtype]) -> bool:
     """Whether the two are equal up to rounding to any of `dtypes`. They may be on different devices."""
     rounding = [torch.finfo(dtype) for dtype in dtypes if dtype.is_floating_point]
     relative = max((dtype.eps for dtype in rounding), default=0.0)
@@ -86,5 +89,4 @@ def _same(ours: Tensor, theirs: Tensor, dtypes: Sequence[torch.dtype]) -> bool:
     def same(a: Tensor, b: Tensor) -> bool:
         return torch.equal(a, b) or torch.allclose(a, b, rtol=relative, atol=smallest)
 
-    pieces = zip(*(tensor.detach().flatten().split(PIECE) for tensor in (ours, theirs)), strict=True)
-    return all(same(a.cpu().double(), b.cpu().double()) for a, b in pieces)
+    return all(same(a.cpu().double(), b.cpu().double()) for a, b in zip(ours(PIECE), theirs(PIECE), strict=True))

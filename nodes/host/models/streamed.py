@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,25 @@ from torch import Tensor
 from ....rlg_core.formats import OpenModel, open_model
 from ....rlg_core.formats.container import check_values
 from ....rlg_core.lowrank import rounding_energy
-from ....rlg_core.recording import Read, Recording
+from ....rlg_core.recording import Recording
 from ..compat import filled, held_in_layers, is_quantised, unpatched_weight
 from .adapters import PREFIX
 from .checkpoints import checkpoint_prefix, of_diffusion_model, unknown_model, whole_weights
+from .sides import Pieces
 
 META = torch.device("meta")
 Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor of an open file. Called, it is read."""
+
+    file: OpenModel
+    name: str
+
+    def __call__(self) -> Tensor:
+        return self.file.read(self.name)
 
 
 class StreamedModel:
@@ -36,7 +49,7 @@ class StreamedModel:
     """
 
     def __init__(
-        self, path: Path, model: ModelPatcher, tensors: Tensors, recording: Recording, sources: dict[int, Read]
+        self, path: Path, model: ModelPatcher, tensors: Tensors, recording: Recording, sources: dict[int, Source]
     ):
         self.path, self.model, self.tensors = path, model, tensors
         self.recording, self.sources = recording, sources
@@ -62,10 +75,18 @@ class StreamedModel:
         """One of the model's tensors as the file holds it, in the host's layout."""
         return self.recording.value(self.tensors[name], self.sources)
 
-    def buffers(self) -> dict[str, Read]:
+    def pieces(self, name: str, size: int) -> Iterable[Tensor]:
+        """The same, flat, `size` numbers at a time; what the host only renames is never held whole."""
+        tensor = self.tensors[name]
+        source = self.sources.get(id(tensor))
+        if source and tensor.is_meta and self.recording.is_untouched(tensor):
+            return source.file.pieces(source.name, size)
+        return self.read(name).flatten().split(size)
+
+    def buffers(self) -> dict[str, Pieces]:
         """What the file holds of the network's buffers, by name."""
         names = [name for name, _ in self.model.model.diffusion_model.named_buffers() if name in self.tensors]
-        return {name: partial(self.read, name) for name in names}
+        return {name: partial(self.pieces, name) for name in names}
 
     def dtypes(self, name: str) -> list[torch.dtype]:
         """The dtype of the buffer `name` in the file."""
@@ -81,7 +102,7 @@ def streamed(path: Path) -> Iterator[StreamedModel]:
     with open_model(path) as file:
         names = of_diffusion_model(path, {name: name for name in file.places}, file.metadata)
         tensors = {name: _blank(file, source) for name, source in names.items()}
-        sources = {id(tensors[name]): partial(file.read, source) for name, source in names.items()}
+        sources = {id(tensors[name]): Source(file, source) for name, source in names.items()}
         with whole_weights(str(path)):
             model, converted, recording = _structure(path, tensors, file.metadata)
         yield StreamedModel(path, model, converted, recording, sources)

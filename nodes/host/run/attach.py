@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP, add_wrapper_with_key
 
 from ....rlg_core.budget import Budget
 from ....rlg_core.errors import RunError
 from ....rlg_core.trace import TraceLog
 from ..models.relation import KEY
 from . import wrapper
-from .record import Expert, Record, record_of
+from .record import GUARD, Expert, Record, is_guarded, record_of
 
 
 def with_expert(model: ModelPatcher, expert: Expert, rescale: float) -> ModelPatcher:
@@ -52,4 +52,7 @@ def with_record(model: ModelPatcher, record: Record) -> ModelPatcher:
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, wrapper.outer_sample)
     clone.remove_callbacks_with_key(CallbacksMP.ON_PRE_RUN, KEY)
     clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, wrapper.before_run)
+    if not is_guarded(clone):
+        options = clone.model_options
+        add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, GUARD, wrapper.require_record, options, is_model_options=True)
     return clone

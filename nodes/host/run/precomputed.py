@@ -2,6 +2,10 @@
 
 Nodes do it with the weights that are in memory when they are run, some networks with those in memory when sampling
 begins: the base's. The RL model's are others.
+
+What a node keeps is recognised by its width. It cannot be compared with what a layer makes of the prompt: the prompt is
+an input of that node, which sampling does not see, and a layer that takes in more than it gives (2048 to 640 in SDXL)
+could have made any tensor of that width. So a node that keeps tensors of its own which are as wide is refused too.
 """
 
 from __future__ import annotations

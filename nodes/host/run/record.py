@@ -6,13 +6,21 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP, get_wrappers_with_key
 from torch import Tensor
 
 from ....rlg_core.budget import Budget
 from ....rlg_core.errors import RLGError, RunError, require_number
 from ....rlg_core.schedule import ScaleSchedule
+from ....rlg_core.sweep import ListedScale
 from ....rlg_core.trace import TraceLog
 from ..models.relation import KEY, Relation, TwoCheckpoints, refuse_two_on_one_checkpoint
+
+GUARD = f"{KEY} guard"
+"""The key of a wrapper in the options of a MODEL that RLG was put on.
+
+Under `KEY` it would change RLG's place among the wrappers of other nodes.
+"""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ class Expert:
     mask: Tensor | None = None
     branch: Branch = field(default_factory=Branch)
     max_ratio: float = 0.0
+    listed: ListedScale | None = None
+    """Its scale, where a list of them is run through."""
 
     def __post_init__(self) -> None:
         require_number("outside_scale", self.outside_scale)
@@ -105,6 +115,11 @@ class Record:
                 refuse_two_on_one_checkpoint(first.relation, second.relation)
 
     @property
+    def listed(self) -> ListedScale | None:
+        """The first expert's scale that is one of a list, or None if there is none."""
+        return next((expert.listed for expert in self.experts if expert.listed is not None), None)
+
+    @property
     def has_own_cfg(self) -> bool:
         """Whether any expert has its own CFG scale."""
         return any(expert.branch.rl_cfg > 0 for expert in self.experts)
@@ -147,5 +162,22 @@ class Record:
 
 
 def record_of(model: ModelPatcher) -> Record | None:
-    """The record of `model`, or None if no RLG node has been applied to it."""
-    return model.attachments.get(KEY)
+    """The record of `model`, or None if no RLG node has been applied to it.
+
+    Raises `RunError` if a later node has dropped it: the model would sample the base alone.
+    """
+    record = model.attachments.get(KEY)
+    if record is None and is_guarded(model):
+        raise RunError(
+            "A node after RLG made its model anew and dropped RLG from it (AnimateDiff Unload does so), so the base "
+            "would be sampled alone. Put that node before Reinforcement Learning Guidance, or remove it."
+        )
+    return record
+
+
+def is_guarded(model: ModelPatcher) -> bool:
+    """Whether the options of `model` tell that RLG was put on it.
+
+    Some nodes make a model anew from weights and options, and drop all else that is on it.
+    """
+    return bool(get_wrappers_with_key(WrappersMP.OUTER_SAMPLE, GUARD, model.model_options, is_model_options=True))

@@ -16,6 +16,7 @@ from .calls import BASE, MERGED, ModelCall
 from .own_cfg import FOCUS, OwnCFG
 from .passes import Passes, Turn
 from .precomputed import PreparedPrompts
+from .progress import Progress
 from .record import Record
 from .regions import Regions
 from .reuse import BaseReuse
@@ -51,12 +52,14 @@ class Run:
     # Around the run
 
     def wrappers(self) -> dict[str, Callable[..., Tensor]]:
-        """What the host is to call in this run, by kind: around each call of the model and, if need be, around CFG."""
+        """What the host is to call in this run, by kind: around each call of the model and, if need be, around more."""
         around = {WrappersMP.APPLY_MODEL: self.apply_model}
         if self.budget.is_segmented:
             around[WrappersMP.PREDICT_NOISE] = Segmented(self.scales).predict_noise
         if self.record.has_own_cfg:
             around[WrappersMP.PREDICT_NOISE] = self.own_cfg.predict_noise
+        if self.record.listed is not None:
+            around[WrappersMP.SAMPLER_SAMPLE] = Progress(self.record.listed).sampler_sample
         return around
 
     def most_rows(self) -> int:

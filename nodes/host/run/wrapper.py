@@ -49,6 +49,12 @@ def outer_sample(
         return sampled
 
 
+def require_record(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
+    """`WrappersMP.OUTER_SAMPLE` in the options: raises `RunError` if a later node has kept only these of RLG."""
+    record_of(executor.class_obj.model_patcher)
+    return executor(*args, **kwargs)
+
+
 @contextmanager
 def _under_way(model: BaseModel, run: Run) -> Iterator[None]:
     """Makes `run` answer for `model` while the context lasts. A run that it interrupts continues afterwards."""
