@@ -11,8 +11,8 @@ import torch
 from rlg_core.statistics import wilson
 
 from . import ways
-from .geometry import Job, Pair
 from .measure import counted_rows, quartiles, relative_error, timed
+from .pair import Job, Pair
 
 STEPS = 20
 MODES = {

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from . import forms, host, measure
-from .geometry import FLUX_FULL, QWEN_FULL, SD3_FULL, Geometry, Pair
+from .geometry import FLUX_FULL, QWEN_FULL, SD3_FULL, Geometry
 from .measure import Timing
 from .memory import in_child
+from .pair import Pair
 from .ways import EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING, PLAIN, Way, budget
 
 BATCHES = (1, 4)

@@ -11,7 +11,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from .geometry import Job, Pair
+from .pair import Job, Pair
 from .ways import Sample, Way
 
 SCALES = (2.0, 1.5, 1.8)

@@ -17,8 +17,9 @@ import torch
 from support.host import repository_on_path
 
 from . import host
-from .geometry import Geometry, Job, Pair
+from .geometry import Geometry
 from .measure import timed
+from .pair import Job, Pair
 from .ways import Way
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .geometry import Job, Pair
+from .pair import Job, Pair
 
 
 def sd3_velocity(model: nn.Module, x: Tensor, sigma: Tensor, text: Tensor, pooled: Tensor) -> Tensor:

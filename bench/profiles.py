@@ -12,8 +12,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from .geometry import Job, Pair
 from .measure import now, timed
+from .pair import Job, Pair
 from .ways import Sample, Way
 
 KINDS = {

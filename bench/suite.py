@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from . import budgets, host, measure, memory, profiles, sweeps
-from .geometry import FLUX_LIKE, SD3_LIKE, SMALL, Geometry, Pair, demo_geometries
+from .geometry import FLUX_LIKE, SD3_LIKE, SMALL, Geometry, demo_geometries
 from .host import say
 from .measure import Timing
 from .memory import Memory
+from .pair import Pair
 from .profiles import Profile
 from .ways import COPIES, EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING, PLAIN, RIVALS, WAYS, Way
 

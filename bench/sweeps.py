@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import measure
-from .geometry import SMALL, Pair
+from .geometry import SMALL
+from .pair import Pair
 from .ways import EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING, PLAIN
 
 WAYS = (PLAIN, EXACT_BATCHED, EXACT_SEQUENTIAL, PAPER, PATCHING)

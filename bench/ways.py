@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from . import paper
-from .geometry import Job, Pair
+from .pair import Job, Pair
 
 Sample = Callable[[Job, Callable[[], None]], Tensor]
 

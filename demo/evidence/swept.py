@@ -25,6 +25,7 @@ import torch
 import yaml
 from PIL import Image
 
+from devtools.console import end_in_order
 from devtools.paths import ROOT
 from rlg_core.rewards.scenes import Prompt
 from sweep.store import Store
@@ -93,7 +94,11 @@ def swept(folder: Path, prompts: Sequence[Prompt], sizes: Sizes) -> dict[Key, Ma
     files[0].write_text(json.dumps(workflow(sizes), indent=1), encoding="utf-8")
     files[1].write_text(yaml.safe_dump(sweep_file(prompts, sizes), sort_keys=False), encoding="utf-8")
     command = [sys.executable, "-m", "sweep", *map(str, files), "--results", str(results)]
-    ended = subprocess.run(command, cwd=ROOT, check=False).returncode
+    with subprocess.Popen(command, cwd=ROOT) as sweep:
+        try:
+            ended = sweep.wait()
+        finally:
+            sweep.terminate()  # where this program is ended first: the sweep ends its workers
     if ended:
         raise SystemExit(f"The sweep in {folder} ended with status {ended}.")
     return dict(read(Store(str(results)), [str(prompt) for prompt in prompts]))
@@ -152,7 +157,8 @@ class Compared:
         rows = []
         for scale, name in product(SCALES, (*REWARDS, CORRECT)):
             kept, own, made = self.means(scale, name)
-            rows.append([scale, TITLES[name], *(f"{value:.4f}" for value in (kept, own, made)), f"{made - own:+.1e}"])
+            shown = "-" if math.isnan(kept) else f"{kept:.4f}"
+            rows.append([scale, TITLES[name], shown, f"{own:.4f}", f"{made:.4f}", f"{made - own:+.1e}"])
         return table(["w", "mean", "as kept for EVIDENCE.md", "sampled here", "by the sweep", "sweep - here"], rows)
 
     def told(self) -> list[str]:
@@ -161,8 +167,8 @@ class Compared:
         flips = [key for key, own in self.own.items() if self.made[key].values[CORRECT] != own.values[CORRECT]]
         strays = [key for key in self.own if not self.is_explained(key)]
         return [
-            f"{len(most)} pictures, {most.count(0)} equal to the bit as PNG files, the others off by at most "
-            f"{max(most)} of 255 levels.",
+            f"{len(most)} pictures, {most.count(0)} equal to the bit as PNG files.",
+            f"The largest difference of a value is {max(most)} of 255.",
             f"{len(flips)} are fully correct in one and not in the other.",
             f"{len(strays)} differ by more than rounding explains (prompt, seed, w): {strays[:8]}.",
         ]
@@ -172,6 +178,7 @@ def main(
     start: Callable[[], SimpleNamespace], sizes: Sizes, prompts: Sequence[Prompt], folder: Path, archive: Path
 ) -> int:
     """Run the sweep, sample the same pictures in a host that `start` gives, and print both; 1 where they differ."""
+    end_in_order()
     made = swept(folder, prompts, sizes)
     pair = Pair(start(), [expert for expert in find_experts() if expert.name == EXPERT], prompts, sizes.steps)
     kept = Bench(pair, Archive(archive), print, until=0.0).in_time([(w, rlg(EXPERT, w)) for w in SCALES], sizes.few)

@@ -20,7 +20,8 @@ def bench(host):
 
 @pytest.fixture(scope="module")
 def pair(host, bench):
-    from bench.geometry import SD3_TARGETS, Geometry, Pair, sd3
+    from bench.geometry import SD3_TARGETS, Geometry, sd3
+    from bench.pair import Pair
 
     tiny = Geometry("tiny", "sd3", lambda: sd3(2, 96, 64), 4, SD3_TARGETS, 4.5, (1, 16, 8, 8), 96, 64, 7)
     return Pair(host, tiny)
@@ -124,7 +125,7 @@ def test_every_case_of_the_gpu_part_can_go_to_another_process(bench):
 
 
 def test_a_form_that_cannot_be_had_says_why(host, bench, pair, monkeypatch):
-    from bench.geometry import Pair
+    from bench.pair import Pair
 
     monkeypatch.delenv("RLG_PACKS", raising=False)
     with pytest.raises(RuntimeError, match="RLG_PACKS names no folder with ComfyUI-GGUF"):

@@ -107,6 +107,21 @@ def test_one_merge_on_both_models_is_no_difference(host, sd3, caplog):
     assert len(caplog.messages) == 1 and "without" in caplog.messages[0], "of the second alone"
 
 
+def test_what_computes_in_another_dtype_leaves_the_terms_of_others_alone(host, sd3):
+    """They were built in the dtype of the clone that was in memory, and kept for all."""
+
+    def in_bfloat16(model):
+        return stock_node(host, "ModelComputeDtype", model=model, dtype="bf16")
+
+    settings, rl_model = sd3.sampling(), tiny.with_lora(host, sd3.model, tiny.sd3_lora())
+    settings.run(host, in_bfloat16(sd3.model))
+    guide(host, in_bfloat16(sd3.model), rl_model, 1.0)
+    found, expected, plain = (
+        settings.run(host, m) for m in (guide(host, sd3.model, rl_model, 1.0), sd3.rl_alone, sd3.model)
+    )
+    assert agree(found, expected, plain)
+
+
 # CFG of one's own
 
 

@@ -173,7 +173,7 @@ def test_factors_are_in_the_dtype_the_model_computes_in_or_as_coarse_as_its_file
     model, rl_model = tiny.load_weights(host, weights, dtype), tiny.load_weights(host, tuned(weights), dtype)
     extracted, report = extract(host, model, rl_model)
     tensors = load_file(saved(report))
-    assert host.module("nodes.host.compat").compute_dtype(model.model) == torch.float32
+    assert host.module("nodes.host.compat").compute_dtype(model) == torch.float32
     assert {value.dtype for name, value in tensors.items() if "lora_" in name} == {factors}
     assert_same_weights(host, extracted, rl_model, max(1e-5, 4 * torch.finfo(dtype).eps))
 

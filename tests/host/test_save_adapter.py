@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from support import tiny
-from support.guiding import run_node
+from support.guiding import guide, run_node
 from support.patched import assert_same, patched_weights
 
 
@@ -138,3 +138,5 @@ def test_what_cannot_be_saved_is_refused(host, base, output):
         save(host, base, base.clone(), "comfyui")
     with pytest.raises(ValueError, match="another checkpoint"):
         save(host, base, tiny.load(host, tiny.sd3_transformer(1)), "comfyui")
+    with pytest.raises(ValueError, match="already has RLG on it"):
+        save(host, base, guide(host, base, tiny.with_lora(host, base, tiny.sd3_lora())), "comfyui")

@@ -65,7 +65,7 @@ def assert_read_as_loaded(host, path: Path) -> None:
         outline = streamed.model
         assert type(outline.model) is type(model.model)
         assert compat.weight_shapes(outline.model) == compat.weight_shapes(model.model)
-        assert compat.compute_dtype(outline.model) == compat.compute_dtype(model.model)
+        assert compat.compute_dtype(outline) == compat.compute_dtype(model)
         for name, _ in model.model.diffusion_model.named_parameters():
             if compat.is_quantisation_key(name):
                 continue

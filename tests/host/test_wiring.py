@@ -189,7 +189,25 @@ def test_a_lora_on_the_base_alone_is_told(host, sd3, said):
 def test_usual_wires_say_nothing(host, sd3, checkpoints, said):
     guide(host, *sd3)
     guide(host, *checkpoints)
+    model, rl_model = sd3
+    patched = stock_node(host, "RescaleCFG", model=model, multiplier=0.7)
+    guide(host, patched, rl_model)
+    guide(host, patched, stock_node(host, "RescaleCFG", model=rl_model, multiplier=0.7))
     assert said == []
+
+
+@pytest.mark.parametrize("pair", ["sd3", "checkpoints"])
+def test_what_rl_model_alone_carries_beside_weights_is_told(host, pair, said, request):
+    model, rl_model = request.getfixturevalue(pair)
+    guide(host, model, stock_node(host, "RescaleCFG", model=rl_model, multiplier=0.7))
+    assert len(said) == 1 and "(sampler_cfg_function): it is without effect" in said[0]
+    wrapped, patched = rl_model.clone(), rl_model.clone()
+    wrapped.add_wrapper_with_key(host.comfy.patcher_extension.WrappersMP.APPLY_MODEL, "mine", lambda *values: None)
+    guide(host, model, wrapped)
+    assert "(apply_model mine)" in said[1]
+    patched.add_object_patch("extra_conds", lambda **values: {})
+    guide(host, model, patched)
+    assert len(said) == (3 if pair == "sd3" else 2), "another checkpoint runs with its own objects"
 
 
 # Nodes that drop RLG

@@ -153,7 +153,7 @@ def test_what_a_sweep_makes_otherwise_than_the_evidence_is_told(pixels, scores, 
     found = swept.Compared(own | {(0, 0, 2.0): made(*pixels, *scores)}, own, {})
     assert [found.is_explained(key) for key in own] == [True, True, explained]
     assert found.told()[-1].startswith(f"{int(not explained)} differ by more than rounding explains")
-    assert f"| 2 | composition | nan | 0.9000 | {scores[0]:.4f} |" in "\n".join(found.table())
+    assert f"| 2 | composition | - | 0.9000 | {scores[0]:.4f} |" in "\n".join(found.table())
 
 
 # Choosing w

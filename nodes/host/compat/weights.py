@@ -7,7 +7,6 @@ from typing import Any
 
 import comfy.model_management
 import torch
-from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor, nn
@@ -127,9 +126,12 @@ def is_rounded_when_patched(model: ModelPatcher, key: str) -> bool:
     return isinstance(weight, QuantizedTensor) or (not _is_packed(weight) and weight.dtype.itemsize == 1)
 
 
-def compute_dtype(model: BaseModel) -> torch.dtype:
-    """The dtype of activations, to which the host casts stored weights (fp8, for example)."""
-    return model.manual_cast_dtype or model.get_dtype()
+def compute_dtype(model: ModelPatcher) -> torch.dtype:
+    """The dtype of activations, to which the host casts stored weights (fp8, for example).
+
+    As `model` has it, whatever another clone (ModelComputeDtype) has put in its place in memory.
+    """
+    return model.get_model_object("manual_cast_dtype") or model.model.get_dtype()
 
 
 def stored_tensors(weight: Tensor) -> list[Tensor]:

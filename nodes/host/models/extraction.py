@@ -157,7 +157,7 @@ def _factor_dtype(model: ModelPatcher, norm: float, floor: float) -> torch.dtype
 
     `norm` is the squared norm of a difference, `floor` the part of it that is rounding. Both factors are rounded.
     """
-    computed = compute_dtype(model.model)
+    computed = compute_dtype(model)
     return torch.bfloat16 if computed == torch.float32 and 2 * BFLOAT16**2 * norm < floor else computed
 
 

@@ -76,16 +76,21 @@ def relate(model: ModelPatcher, rl_model: ModelPatcher) -> Relation | None:
 
     Raises `PairError`, saying what differs, if they are not a base and its RL-tuned version.
     """
-    if rl_model.attachments.get(KEY) is not None:
-        raise PairError(
-            "rl_model already has RLG on it. Give the plain RL model, and stack a second RLG node on `model`."
-        )
+    refuse_guided(rl_model)
     if rl_model.model is model.model:
         _refuse_unshared(model, rl_model)
         bank = term_bank(model, rl_model)
         return None if bank is None else SharedWeights(bank, Met.of(model), copied(rl_model.patches))
     _refuse_strangers(model, rl_model)
     return TwoCheckpoints(rl_model.clone(), Met.of(model))
+
+
+def refuse_guided(rl_model: ModelPatcher) -> None:
+    """Raises `PairError` if `rl_model` is a base with RLG on it: its weights are the base's."""
+    if rl_model.attachments.get(KEY) is not None:
+        raise PairError(
+            "rl_model already has RLG on it. Give the plain RL model, and stack a second RLG node on `model`."
+        )
 
 
 def _refuse_unshared(model: ModelPatcher, rl_model: ModelPatcher) -> None:

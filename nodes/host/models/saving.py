@@ -12,6 +12,7 @@ from ....rlg_core.save import comfyui_tensors, peft_adapter, write, write_peft
 from .adapters import PREFIX, SOURCE, name_map
 from .files import new_file
 from .patches import changed_parameters
+from .relation import refuse_guided
 
 FORMATS = ("comfyui", "peft")
 
@@ -24,9 +25,10 @@ DROPPED_METADATA = frozenset(
 def save_adapter(model: ModelPatcher, rl_model: ModelPatcher, filename_prefix: str, file_format: str) -> Path:
     """Writes what `rl_model` adds to `model`. Returns the new file, or the new PEFT folder.
 
-    Raises `PairError` if the two are not clones of one model, or are identical.
+    Raises `PairError` if the two are not clones of one model, or are identical, or RLG is on `rl_model`.
     """
     require_one_of("format", file_format, FORMATS)
+    refuse_guided(rl_model)
     if model.model is not rl_model.model:
         raise PairError(
             "rl_model is another checkpoint than model, so there is no adapter to save. RLG Extract Adapter makes one."

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from weakref import WeakKeyDictionary
 
 import comfy.model_management
@@ -41,8 +40,8 @@ class TermBank(nn.Module):
         return dict(zip(self.names, self.terms))
 
 
-_banks: WeakKeyDictionary[ModelPatcher, OrderedDict[uuid.UUID, ModelPatcher | None]] = WeakKeyDictionary()
-"""Banks built so far, by RL model and the base's patches, the most recently used last."""
+_banks: WeakKeyDictionary[ModelPatcher, OrderedDict[Hashable, ModelPatcher | None]] = WeakKeyDictionary()
+"""Banks built so far, by RL model and the base's patches and dtype, the most recently used last."""
 
 
 def term_bank(model: ModelPatcher, rl_model: ModelPatcher) -> ModelPatcher | None:
@@ -50,13 +49,13 @@ def term_bank(model: ModelPatcher, rl_model: ModelPatcher) -> ModelPatcher | Non
 
     Raises `PairError` if the host could not apply the patches of either.
     """
-    known = _banks.setdefault(rl_model, OrderedDict())
-    if model.patches_uuid not in known:
-        known[model.patches_uuid] = _built(model, rl_model)
-    known.move_to_end(model.patches_uuid)
+    known, base = _banks.setdefault(rl_model, OrderedDict()), (model.patches_uuid, compute_dtype(model))
+    if base not in known:
+        known[base] = _built(model, rl_model)
+    known.move_to_end(base)
     while len(known) > KEPT:
         known.popitem(last=False)
-    return known[model.patches_uuid]
+    return known[base]
 
 
 def _built(model: ModelPatcher, rl_model: ModelPatcher) -> ModelPatcher | None:
@@ -64,6 +63,6 @@ def _built(model: ModelPatcher, rl_model: ModelPatcher) -> ModelPatcher | None:
         changes = changed_parameters(model, rl_model)
         if not changes:
             return None
-        bank = TermBank(model.model, changes, compute_dtype(model.model))
+        bank = TermBank(model.model, changes, compute_dtype(model))
     offload_device = comfy.model_management.unet_offload_device()
     return ModelPatcher(bank, load_device=model.load_device, offload_device=offload_device)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from comfy.model_patcher import ModelPatcher
 
 from .patches import at_work, difference
+from .relation import PREDICTING
 
 IDENTICAL = (
     "model and rl_model are the same model, so this node changes nothing. Is the LoRA loader bypassed, or the same "
@@ -13,6 +18,12 @@ IDENTICAL = (
 
 
 def wiring_notice(model: ModelPatcher, rl_model: ModelPatcher) -> str | None:
+    """What is to be said of two models that differ, or None if there is nothing."""
+    said = [notice for notice in (_weights_notice(model, rl_model), _options_notice(model, rl_model)) if notice]
+    return " ".join(said) or None
+
+
+def _weights_notice(model: ModelPatcher, rl_model: ModelPatcher) -> str | None:
     """Says so where `model` carries weight patches that `rl_model` lacks: guidance takes them away as it goes."""
     lost, gained = _patched_on_one_side(model, rl_model)
     if not lost:
@@ -27,6 +38,34 @@ def wiring_notice(model: ModelPatcher, rl_model: ModelPatcher) -> str | None:
         "all at scale 1, and are subtracted above. To have them in both, load that LoRA before the RL adapter, or on "
         "both models."
     )
+
+
+def _options_notice(model: ModelPatcher, rl_model: ModelPatcher) -> str | None:
+    """Says so where a node has put on `rl_model` alone what is no weight: both models are run with `model`'s."""
+    missing = _options(rl_model) - _options(model)
+    if model.model is rl_model.model:  # another checkpoint runs with objects of its own
+        missing += Counter(rl_model.object_patches.keys() - model.object_patches.keys() - PREDICTING.keys())
+    if not missing:
+        return None
+    return (
+        f"rl_model carries what model lacks ({', '.join(sorted(missing))}): it is without effect, as of rl_model only "
+        "the weights and the model sampling count. Put the node that makes it before the RL adapter, or after this "
+        "one, for both models."
+    )
+
+
+def _options(patcher: ModelPatcher) -> Counter[str]:
+    """How many functions and values nodes have put on a model, by their places in its options and among wrappers."""
+    return Counter(_places(patcher.model_options)) + Counter(_places(patcher.wrappers))
+
+
+def _places(held: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    for name, value in held.items():
+        own = place if name == "transformer_options" else f"{place} {name}".strip()
+        if isinstance(value, Mapping):
+            yield from _places(value, own)
+        else:
+            yield from [own] * (len(value) if isinstance(value, list) else 1)
 
 
 def _patched_on_one_side(model: ModelPatcher, rl_model: ModelPatcher) -> tuple[int, int]:

@@ -42,7 +42,7 @@ class Passes:
         batching: str = "auto",
         function_wrapper: Callable[..., Any] | None = None,
     ):
-        self.model, self.batching = patcher.model, batching
+        self.model, self.batching, self.dtype = patcher.model, batching, compute_dtype(patcher)
         self.own: dict[int, BaseModel] = {k: r.model for k, r in relations.items() if not isinstance(r, SharedWeights)}
         banks = {role: relation.bank for role, relation in relations.items() if isinstance(relation, SharedWeights)}
         by_name = {role: bank.by_name() for role, bank in banks.items()}
@@ -185,7 +185,7 @@ class Turn:
 
     def _compared(self, batched: dict[int, Tensor], roles: Sequence[int]) -> Verdict:
         """Whether separate passes confirm a batched one, up to the rounding of this model and batch."""
-        separate, dtype = self._separate(roles, "verification"), compute_dtype(self.passes.model)
+        separate, dtype = self._separate(roles, "verification"), self.passes.dtype
         error = error_of(batched, separate)
         if error <= negligible(separate, dtype):
             return AGREES
