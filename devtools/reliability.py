@@ -27,7 +27,7 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "soak": Part("bench.soak --host {host} --prompts {amount}", "2000", "60", closing=25),
+    "soak": Part("bench.soak --host {host} --prompts {amount}", "2000", "60", closing=32),
     "faults": Part(
         "devtools.test tests/host/test_faults.py tests/host/test_robustness.py --host {host} -- --places {amount}",
         *("all", "ten"),

@@ -66,8 +66,9 @@ def soak(host: hosts.Host, prompts: int, seed: int, with_pack: bool, minutes: fl
             for number in range(prompts):
                 if number % EVERY == 0:
                     look(server, number, found)
-                    seconds, megabytes = time.time() - started, found.memory[MEMORY[0]][-1][1]
-                    print(f"[{seconds:5.0f} s] {number} prompts, {megabytes:.0f} MB, wrong: {wrong(found)}", flush=True)
+                    latest = ", ".join(f"{what} {looks[-1][1]:.1f}" for what, looks in found.memory.items())
+                    said = f"{number} prompts, {latest}, wrong: {wrong(found)}"
+                    print(f"[{time.time() - started:5.0f} s] {said}", flush=True)
                 if time.time() - started > 60 * minutes:
                     break
                 run(server, number, graphs.prompt(number, seed, with_pack), found)
