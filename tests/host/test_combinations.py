@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 
 import pytest
@@ -56,11 +57,41 @@ def test_one_lora_in_bypass_mode_loaded_twice_is_one(host, sd3):
     assert agree(found, expected, plain)
 
 
+def test_one_lora_in_bypass_mode_stays_one_where_the_host_has_cast_it(host, sd3):
+    half = {name: value.half() for name, value in sd3.style.items()}
+    base, rl_model = (bypassed(host, model, half) for model in (sd3.model, sd3.rl_model))
+    settings = sd3.sampling()
+    first = settings.run(host, guide(host, base, rl_model, 2.0))
+    assert torch.equal(settings.run(host, guide(host, base, rl_model, 2.0)), first)
+
+
+def test_a_lora_in_bypass_mode_on_one_of_two_checkpoints_is_told(host, sd3, caplog):
+    guide(host, bypassed(host, sd3.model, sd3.style), sd3.checkpoint, 2.0)
+    assert "differ by injected modules (bypass_lora)" in caplog.text
+
+
 def test_a_lora_in_bypass_mode_in_place_of_another_is_refused_on_two_checkpoints(host, sd3):
     base, rl_model = (bypassed(host, model, sd3.style) for model in (sd3.model, sd3.checkpoint))
     after = bypassed(host, guide(host, base, rl_model, 2.0), other_lora(sd3))
     with pytest.raises(ValueError, match=r"injects modules \(bypass_lora\)"):
         sd3.sampling().run(host, after)
+
+
+# Options that a node copies
+
+
+@pytest.mark.parametrize("rl_cfg", [0.0, 3.0])
+@pytest.mark.parametrize("pair", ["rl_model", "checkpoint"])
+def test_a_node_that_copies_the_options_while_it_samples(host, sd3, pair, rl_cfg):
+    """Some copy them at every step, to change them: what RLG has put into them is not copied with all it holds."""
+    model = sd3.model.clone()
+    model.set_model_sampler_post_cfg_function(
+        lambda args: args["denoised"] * bool(copy.deepcopy(args["model_options"]))
+    )
+    branch = run_node(host, "RLGBranch", rl_cfg, 1.0, 1.0)[0]
+    settings, rl_model = sd3.sampling(), getattr(sd3, pair)
+    found, expected = (settings.run(host, guide(host, m, rl_model, 2.0, branch=branch)) for m in (model, sd3.model))
+    assert torch.equal(found, expected)
 
 
 # Two RL models
@@ -228,9 +259,13 @@ def test_prompts_that_the_network_prepares(host, changes_connectors):
         negative=[[conditioning(12, 64, None)[0][0], unprocessed]],
     )
     if changes_connectors:
-        for rl_model in (models.rl_model, models.checkpoint, models.rl_alone):
+        style = {name: value / 2 for name, value in lora_of(network).items()}
+        base = bypassed(host, models.model, style)
+        again = guide(host, base, bypassed(host, models.rl_model, style), 2.0)
+        guided = [guide(host, models.model, m, 2.0) for m in (models.rl_model, models.checkpoint, models.rl_alone)]
+        for model in (*guided, again, again):
             with pytest.raises(ValueError, match=r"prepares its prompts before it samples.*connector"):
-                settings.run(host, guide(host, models.model, rl_model, 2.0))
+                settings.run(host, model)
         return
     lora = {name: value for name, value in lora_of(network).items() if "connector" not in name}
     rl_model, alone = (tiny.with_lora(host, model, lora) for model in (models.model, models.rl_alone))
@@ -239,6 +274,10 @@ def test_prompts_that_the_network_prepares(host, changes_connectors):
         settings.run(host, m) for m in (guide(host, models.model, rl_model, 1.0), alone, models.model)
     )
     assert agree(found, expected, plain)
+    base, rl_model = (bypassed(host, model, lora_of(network)) for model in (models.model, rl_model))
+    bypass = settings.run(host, guide(host, base, rl_model, 0.0))
+    assert torch.equal(settings.run(host, guide(host, base, rl_model, 0.0)), bypass)
+    assert largest(bypass, plain) > 1e-3
 
 
 @pytest.mark.parametrize("layers", ["input_blocks", "output_blocks"])

@@ -22,10 +22,17 @@ def injected_adapters(injections: Sequence[Any]) -> dict[str, list[tuple[Any, fl
     """
     found: dict[str, list[tuple[Any, float]]] = {}
     for injection in injections:
-        variables = inspect.getclosurevars(injection.inject).nonlocals if inspect.isfunction(injection.inject) else {}
-        for module, adapter in getattr(variables.get("self"), "adapters", {}).items():
+        maker = _maker(injection.inject)
+        for module, adapter in maker.adapters.items() if type(maker).__name__ == "BypassInjectionManager" else ():
             found.setdefault(module, []).append(adapter)
     return found
+
+
+def _maker(inject: Any) -> Any:
+    """What a method that is nested in another one takes as its `self`, or None."""
+    names = inject.__code__.co_freevars if inspect.isfunction(inject) else ()
+    cells = dict(zip(names, inject.__closure__ or ())) if names else {}
+    return cells["self"].cell_contents if "self" in cells else None
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import comfy.model_management
 import psutil
 import torch
@@ -34,4 +36,5 @@ def trim() -> None:
     """
     give_back = getattr(psutil, "heap_trim", None)
     if give_back is not None:
-        give_back()
+        with suppress(OSError):
+            give_back()

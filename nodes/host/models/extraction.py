@@ -27,6 +27,7 @@ from ..compat import (
     refuse_opaque_layers,
     trim,
     weight_shape,
+    without_injections,
 )
 from .adapters import PREFIX, name_map
 from .files import new_file
@@ -73,7 +74,8 @@ def extract(model: ModelPatcher, rl_model: ModelPatcher, rank: int, energy: floa
     A fused weight gets `rank` for each layer fused in it. Raises `PairError` if the two are not a base and its RL-tuned
     version, or are identical.
     """
-    return extract_between(Loaded(model), Loaded(rl_model), rank, energy)
+    with without_injections(model.model), without_injections(rl_model.model):
+        return extract_between(Loaded(model), Loaded(rl_model), rank, energy)
 
 
 @torch.no_grad()

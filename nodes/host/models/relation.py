@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ....rlg_core.errors import PairError
-from ..compat import Injections, injected_adapters, refuse_opaque_layers, weight_shapes
+from ..compat import Injections, injected_adapters, refuse_opaque_layers, weight_shapes, without_injections
 from .patches import Patch, at_work, copied, difference
+from .stock import tensors_in
 from .term_bank import TermBank, term_bank
 
 KEY = "rlg"
@@ -120,15 +122,27 @@ def differing_injections(ours: Injections, theirs: Injections) -> list[str]:
 
 
 def _inject_alike(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
-    left, right = (
-        {module: _as_patches(own) for module, own in injected_adapters(injections).items()}
-        for injections in (ours, theirs)
+    left, right = injected_adapters(ours), injected_adapters(theirs)
+    return left.keys() == right.keys() and all(
+        len(left[name]) == len(right[name]) and all(map(_same_adapter, left[name], right[name])) for name in left
     )
-    return left.keys() == right.keys() and all(difference(left[name], right[name]) == ([], []) for name in left)
 
 
-def _as_patches(adapters: Sequence[tuple[Any, float]]) -> list[Patch]:
-    return [(strength, adapter, 1.0, None, None) for adapter, strength in adapters]
+def _same_adapter(ours: tuple[Any, float], theirs: tuple[Any, float]) -> bool:
+    """Whether two injected LoRAs do the same. The host casts and moves one that has been injected, in its place."""
+    (adapter, strength), (other, others_strength) = ours, theirs
+    if type(adapter) is not type(other) or strength != others_strength:
+        return False
+    left, right = tensors_in(adapter), tensors_in(other)
+    return len(left) == len(right) and all(map(_same_value, left, right))
+
+
+def _same_value(ours: Any, theirs: Any) -> bool:
+    if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor):
+        return type(ours) is type(theirs) and ours == theirs
+    left, right = ours.detach().cpu(), theirs.detach().cpu()
+    narrower = min(left.dtype, right.dtype, key=lambda dtype: dtype.itemsize)
+    return left.shape == right.shape and torch.equal(left.to(narrower), right.to(narrower))
 
 
 def sampling_facts(model_sampling: nn.Module) -> dict[str, Any]:
@@ -191,7 +205,7 @@ def _refuse_strangers(model: ModelPatcher, rl_model: ModelPatcher) -> None:
         "architecture": lambda m: type(m.model).__name__,
         "latent format": lambda m: type(m.model.latent_format).__name__,
         "way of adding noise": lambda m: type(m.get_model_object("model_sampling")).noise_scaling.__qualname__,
-        "weights": lambda m: weight_shapes(m.model.diffusion_model),
+        "weights": _shapes,
     }
     for fact, of in facts.items():
         ours, theirs = of(model), of(rl_model)
@@ -202,6 +216,11 @@ def _refuse_strangers(model: ModelPatcher, rl_model: ModelPatcher) -> None:
                 f"model and rl_model differ in {fact}: {_differing(ours, theirs)}. "
                 "Expected one base and its RL-tuned version."
             )
+
+
+def _shapes(model: ModelPatcher) -> dict[str, Any]:
+    with without_injections(model.model):
+        return weight_shapes(model.model.diffusion_model)
 
 
 def _differing(ours: Any, theirs: Any) -> str:

@@ -9,6 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from ....rlg_core.algebra import Placed
 from ....rlg_core.errors import PairError, require_one_of
 from ....rlg_core.save import comfyui_tensors, peft_adapter, write, write_peft
+from ..compat import without_injections
 from .adapters import PREFIX, SOURCE, name_map
 from .files import new_file
 from .patches import changed_parameters
@@ -51,7 +52,8 @@ def save_adapter(model: ModelPatcher, rl_model: ModelPatcher, filename_prefix: s
 
 def _changes(model: ModelPatcher, rl_model: ModelPatcher) -> dict[str, list[Placed]]:
     """What `rl_model` changes in `model`, by the key of the weight."""
-    by_module = changed_parameters(model, rl_model)
+    with without_injections(model.model):
+        by_module = changed_parameters(model, rl_model)
     foreign = [module for module in by_module if not module.startswith(PREFIX)]
     if foreign:
         raise PairError(f"{foreign[0]}: an adapter file holds changes of the diffusion model only.")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 
 from .patches import at_work, difference
-from .relation import PREDICTING
+from .relation import PREDICTING, differing_injections
 
 IDENTICAL = (
     "model and rl_model are the same model, so this node changes nothing. Is the LoRA loader bypassed, or the same "
@@ -19,8 +19,8 @@ IDENTICAL = (
 
 def wiring_notice(model: ModelPatcher, rl_model: ModelPatcher) -> str | None:
     """What is to be said of two models that differ, or None if there is nothing."""
-    said = [notice for notice in (_weights_notice(model, rl_model), _options_notice(model, rl_model)) if notice]
-    return " ".join(said) or None
+    notices = (of(model, rl_model) for of in (_weights_notice, _injections_notice, _options_notice))
+    return " ".join(notice for notice in notices if notice) or None
 
 
 def _weights_notice(model: ModelPatcher, rl_model: ModelPatcher) -> str | None:
@@ -40,6 +40,17 @@ def _weights_notice(model: ModelPatcher, rl_model: ModelPatcher) -> str | None:
     )
 
 
+def _injections_notice(model: ModelPatcher, rl_model: ModelPatcher) -> str | None:
+    """Says so where one of two checkpoints carries injected modules that the other lacks."""
+    names = [] if model.model is rl_model.model else differing_injections(model.injections, rl_model.injections)
+    if not names:
+        return None
+    return (
+        f"model and rl_model differ by injected modules ({_first(names)}), as a LoRA loaded in bypass mode injects "
+        "them: each is run with its own. To have them in both, load that LoRA on both models."
+    )
+
+
 def _options_notice(model: ModelPatcher, rl_model: ModelPatcher) -> str | None:
     """Says so where a node has put on `rl_model` alone what is no weight: both models are run with `model`'s."""
     missing = _options(rl_model) - _options(model)
@@ -48,10 +59,15 @@ def _options_notice(model: ModelPatcher, rl_model: ModelPatcher) -> str | None:
     if not missing:
         return None
     return (
-        f"rl_model carries what model lacks ({', '.join(sorted(missing))}): it is without effect, as of rl_model only "
+        f"rl_model carries what model lacks ({_first(sorted(missing))}): it is without effect, as of rl_model only "
         "the weights and the model sampling count. Put the node that makes it before the RL adapter, or after this "
         "one, for both models."
     )
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _options(patcher: ModelPatcher) -> Counter[str]:

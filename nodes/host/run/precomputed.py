@@ -11,7 +11,7 @@ could have made any tensor of that width. So a node that keeps tensors of its ow
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -51,13 +51,10 @@ class PreparedPrompts:
         self.blocks = BlockWatch(self.model.diffusion_model) if prepares_prompts(self.model) else None
         self.watch, self.ran = ExitStack(), set()
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Watches the network until the first call of the model, within a run."""
-        with self.watch:
-            if self.blocks is not None:
-                self.ran = self.watch.enter_context(self.blocks.watching())
-            yield
+    def begin(self) -> None:
+        """Watches the network from here on. The host has loaded the model, and injected what nodes inject into it."""
+        if self.blocks is not None:
+            self.ran = self.watch.enter_context(self.blocks.watching())
 
     def require_same(self) -> None:
         """Raises `RunError`, at a call of the model, if the RL model changes layers that have run before the first."""
@@ -132,8 +129,8 @@ def changes(relation: Relation, model: BaseModel, layers: set[str]) -> bool:
 def _differ(layer: nn.Module, other: nn.Module) -> bool:
     """Whether two layers have other weights; also where that cannot be seen."""
     pairs = list(zip(layer.parameters(), other.parameters()))
-    are_plain = all(type(p) is nn.Parameter and p.dtype == q.dtype for p, q in pairs)
-    return not pairs or not are_plain or not all(torch.equal(p, q.to(p.device)) for p, q in pairs)
+    are_plain = all(type(p) is type(q) is nn.Parameter for p, q in pairs)
+    return not pairs or not are_plain or not all(torch.equal(p.float(), q.to(p.device).float()) for p, q in pairs)
 
 
 def _makers(network: nn.Module, prompts: set[int]) -> Iterator[tuple[str, int, set[str]]]:

@@ -27,10 +27,10 @@ class Progress:
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
-        """`WrappersMP.SAMPLER_SAMPLE`: samples with `callback(step, denoised, x, steps)` told of the list's steps."""
+        """`WrappersMP.SAMPLER_SAMPLE`: samples with `callback(step, x0, x, total_steps)` told of the list's steps."""
 
-        def of_the_list(step: int, denoised: Tensor, x: Tensor, steps: int) -> None:
-            callback(self.place * steps + step, denoised, x, self.count * steps)
+        def of_the_list(step: int, x0: Tensor, x: Tensor, total_steps: int) -> None:
+            callback(self.place * total_steps + step, x0, x, self.count * total_steps)
 
         told = of_the_list if callback is not None else None
         return executor(model, sigmas, extra_args, told, *args, **kwargs)

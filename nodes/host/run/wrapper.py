@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -41,12 +41,17 @@ def outer_sample(
     with brought_up_to_date(patcher, record) as current:
         run = Run(guider, current, noise.shape, sigmas)
         for kind, function in run.wrappers().items():
-            add_wrapper_with_key(kind, KEY, function, guider.model_options, is_model_options=True)
+            add_wrapper_with_key(kind, KEY, _uncopied(function), guider.model_options, is_model_options=True)
         counts = counted(patcher.model, run.most_rows())
-        with _under_way(patcher.model, run), counts, run.passes.in_a_run(), run.prompts.watched():
+        with _under_way(patcher.model, run), counts, run.passes.in_a_run(), run.prompts.watch:
             sampled = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         run.end()
         return sampled
+
+
+def _uncopied(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function`, and not a copy of all it belongs to, where a node copies the options of a model while it samples."""
+    return lambda *args, **kwargs: function(*args, **kwargs)
 
 
 def require_record(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Tensor:
@@ -83,3 +88,4 @@ def before_run(patcher: ModelPatcher) -> None:
         )
     for checkpoint in run.checkpoints():
         checkpoint.pre_run()
+    run.prompts.begin()
