@@ -7,6 +7,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # for `supp
 
 PARTS = {
     "gpu": "gpu_part",
+    "device": "device",
     "extraction": "extraction",
     "merged": "merged",
     "segmented": "segmented",
@@ -18,6 +19,7 @@ PARTS = {
 
 TITLES = (
     "GPU",
+    "What a step asks of a device",
     "Extraction from files",
     "Merged experts",
     "Segmented guidance",

@@ -49,15 +49,14 @@ def import_host(root: Path) -> SimpleNamespace:
     import_module("utils.extra_config")  # as the host's main does first: another `utils` comes into its path later
     import comfy.cli_args
 
-    with _device(comfy.cli_args.args):
-        import comfy.model_management  # asks once for the devices there are
-    import comfy.samplers
-    import comfy.sd
-    import folder_paths
+    with _device(comfy.cli_args.args):  # all of it: 0.3.75 imports what asks for devices twice, under two names
+        import comfy.samplers
+        import comfy.sd
+        import folder_paths
 
-    import nodes
+        import nodes
 
-    asyncio.run(nodes.init_builtin_extra_nodes())
+        asyncio.run(nodes.init_builtin_extra_nodes())
     return SimpleNamespace(comfy=comfy, nodes=nodes, folder_paths=folder_paths)
 
 
