@@ -10,8 +10,11 @@ from . import environment, hosts
 from .console import Failure, nearest
 from .paths import ROOT
 
-KINDS = ("host", "sweep", "core", "server", "browser", "packs", "ruff")  # the longest first, so that all end together
+KINDS = ("host", "sweep", "core", "server", "browser", "device", "packs", "ruff")
+"""The longest first, so that all end together."""
 ON_HOSTS = tuple(kind for kind in KINDS if kind not in ("core", "ruff"))  # once per host
+ON_DEVICE = ("tests/device", "tests/host/test_guidance.py", "tests/host/test_samplers.py", "tests/host/test_control.py")
+"""What the device lane runs: the tests of its own, and some of the host lane's again."""
 STYLE = {"ruff check": ("check", "."), "ruff format": ("format", "--check", ".")}
 
 
@@ -52,6 +55,7 @@ def lanes(parts, version="", arguments=()):
     `version` is that of the one host to test on, "" for all.
     """
     targets = {kind: [target for of, target in parts or map(part, KINDS) if of == kind] for kind in KINDS}
+    targets["device"] = list(ON_DEVICE) if "tests/device" in targets["device"] else targets["device"]
     reason = why_no_packs() if targets["packs"] else ""
     kinds = [kind for kind in KINDS if targets[kind] and not (kind == "packs" and reason)]
     tested = tested_hosts(version) if set(kinds) & set(ON_HOSTS) else []
