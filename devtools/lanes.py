@@ -10,8 +10,9 @@ from . import environment, hosts
 from .console import Failure, nearest
 from .paths import ROOT
 
-ON_HOSTS = ("host", "browser", "sweep", "server", "device", "packs")  # once per host, the longest first
-KINDS = (*ON_HOSTS, "core", "ruff")
+KINDS = ("host", "sweep", "core", "server", "browser", "device", "packs", "ruff")
+"""The longest first, so that all end together."""
+ON_HOSTS = tuple(kind for kind in KINDS if kind not in ("core", "ruff"))  # once per host
 ON_DEVICE = ("tests/device", "tests/host/test_guidance.py", "tests/host/test_samplers.py", "tests/host/test_control.py")
 """What the device lane runs: the tests of its own, and some of the host lane's again."""
 STYLE = {"ruff check": ("check", "."), "ruff format": ("format", "--check", ".")}
@@ -59,19 +60,23 @@ def lanes(parts, version="", arguments=()):
     kinds = [kind for kind in KINDS if targets[kind] and not (kind == "packs" and reason)]
     tested = tested_hosts(version) if set(kinds) & set(ON_HOSTS) else []
     found = [
-        Lane(" ".join((kind, host.version, *pack)), pytest(kind, targets[kind], arguments), variables(host, *pack))
+        Lane(" ".join((kind, *where)), pytest(kind, targets[kind], arguments), known)
         for kind in kinds
-        if kind in ON_HOSTS
-        for host in tested
-        for pack in (packs() if kind == "packs" else [()])
+        if kind != "ruff"
+        for where, known in (places(kind, tested) if kind in ON_HOSTS else [((), {})])
     ]
     if targets["browser"] == ["tests/browser"] and not hosts.own_host() and tested[0].version == hosts.CURRENT.version:
         found.append(newest_editor(tested[0], arguments))
-    if "core" in kinds:
-        found.append(Lane("core", pytest("core", targets["core"], arguments)))
     if "ruff" in kinds:
         found += [Lane(name, (sys.executable, "-m", "ruff", *options)) for name, options in STYLE.items()]
     return [*found, Lane("packs", left_out=reason)] if reason else found
+
+
+def places(kind, tested):
+    """Yield (words that name it, environment variables) of every place that a lane of this kind runs in."""
+    for host in tested:
+        for pack in packs() if kind == "packs" else [()]:
+            yield (host.version, *pack), variables(host, *pack)
 
 
 def newest_editor(host, arguments):

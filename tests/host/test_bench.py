@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from support.host import repository_on_path
+from support.host import is_oldest, repository_on_path
+
+pytestmark = pytest.mark.skipif(is_oldest(), reason="the benchmark measures the newer release alone")
 
 
 @pytest.fixture(scope="module")

@@ -35,28 +35,19 @@ def files(host, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found():
-    """What this run has found."""
-    return []
+def found(host):
+    """What this run finds. It is left for the page in the end, as every node's verdicts are in one file."""
+    items = []
+    yield items
+    compatibility.leave(VERSION, compatibility.STOCK, Pack("", tuple(items)), {node for _, node in listed(host)})
 
 
-@pytest.fixture
-def leave(host, found):
-    """Leaves what was found of one node for the page."""
-
-    def left(item):
-        found.append(item)
-        compatibility.leave(VERSION, compatibility.STOCK, Pack("", (item,)), {node for _, node in listed(host)})
-
-    return left
-
-
-def test_as_two_separate_models_or_refused(host, files, leave, kind, node):
+def test_as_two_separate_models_or_refused(host, files, found, kind, node):
     if node in known_nodes.NOT_HERE:
-        leave(Found(kind, node, not_tried=known_nodes.NOT_HERE[node]))
+        found.append(Found(kind, node, not_tried=known_nodes.NOT_HERE[node]))
         pytest.skip(known_nodes.NOT_HERE[node])
     verdicts = graph_of(host, kind, node, known_nodes.GIVEN.get(node, known_nodes.Given())).verdicts()
-    leave(Found(kind, node, verdicts))
+    found.append(Found(kind, node, verdicts))
     bad = {place: str(verdict) for place, verdict in verdicts.items() if verdict.outcome not in ("right", "refused")}
     assert not bad, bad
 

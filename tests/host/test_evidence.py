@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from support import tiny
-from support.host import repository_on_path
+from support.host import is_oldest, repository_on_path
 from support.tensors import largest
 
 with repository_on_path():
@@ -24,6 +24,7 @@ with repository_on_path():
     from demo.evidence.sizes import QUICK
     from rlg_core.rewards.scenes import parse
 
+pytestmark = pytest.mark.skipif(is_oldest(), reason="the evidence is measured on the newer release alone")
 SIZES = replace(QUICK, prompts=2, steps=2, ranked=3)
 ADAPTERS = ("brightness", "brightness-beta0.5", "brightness-seed1", "jpeg")
 

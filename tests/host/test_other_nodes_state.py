@@ -126,7 +126,7 @@ def test_stock_nodes_that_draw(host, name, inputs):
             lora[f"{stem}.lora_down.weight"] = random(4, value.shape[1], seed=2, size=0.3)
     model, other = (tiny.load_weights(host, weights) for _ in range(2))
     pair = (model, tiny.with_lora(host, model, lora), tiny.with_lora(host, other, lora))
-    settings = unet_sampling(steps=2, shape=(1, 4, 32, 32))
+    settings = unet_sampling(steps=2, shape=(1, 4, 16, 16))
 
     def put_on(model):
         return stock_node(host, name, model=model, **inputs)

@@ -93,7 +93,7 @@ def test_inpainting(host, small_unet):
     model, rl_model, separate = small_unet(channels=9)
     picture, mask = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7)), torch.zeros(1, 1, 8, 8)
     mask[..., 2:6, 2:6] = 1
-    settings = unet_sampling(steps=2, latent=picture, mask=mask)
+    settings = unet_sampling(steps=2, shape=(1, 4, 8, 8), latent=picture, mask=mask)
     for prompt in (settings.positive, settings.negative):
         prompt[0][1].update(concat_latent_image=picture, concat_mask=mask)
     assert_guided(host, settings, model, rl_model, model, separate)

@@ -101,3 +101,10 @@ def repository_on_path() -> Iterator[None]:
         yield
     finally:
         leave_repository()
+
+
+def is_oldest() -> bool:
+    """Whether the host is the oldest supported release, which tests leave out of what does not depend on a release."""
+    with repository_on_path():
+        from devtools import hosts
+    return os.environ.get("RLG_HOST_VERSION") == hosts.OLDEST.version

@@ -67,9 +67,9 @@ class Sampling:
 
 
 def unet_sampling(**settings: Any) -> Sampling:
-    """Settings for the SD1.5 layout."""
+    """Settings for the SD1.5 layout: a latent as small as its levels allow, as its 40 M weights make it slow."""
     defaults = {
-        "shape": (1, 4, 8, 8),
+        "shape": (1, 4, 4, 4),
         "steps": 4,
         "positive": conditioning(11, 768, None),
         "negative": conditioning(12, 768, None),
