@@ -32,6 +32,10 @@ SMALLEST_BETA = 1e-9
 class ScaleSchedule(Protocol):
     """A scale as a function of the schedule's percent (0 noise, 1 picture)."""
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether the scale is the same at every percent."""
+
     def scale_at(self, percent: float) -> float | Tensor:
         """The scale at `percent`: one number, or one per batch item."""
 
@@ -70,7 +74,6 @@ class Schedule:
 
     @property
     def is_constant(self) -> bool:
-        """Whether the scale is the same at every percent."""
         always = self.shape == "interval" and self.start_percent == 0.0 and self.end_percent == 1.0
         return always or self.shape == "constant" or self.scale_from == self.scale_to
 

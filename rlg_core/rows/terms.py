@@ -21,14 +21,9 @@ def _frozen(tensor: Tensor) -> nn.Parameter:
 def _add(y: Tensor, addition: Tensor, factor: float | Tensor) -> None:
     """`y += factor * addition` in place; the factor is one number, or one per row of `y`."""
     if isinstance(factor, Tensor):
-        y.add_(addition * _per_row(factor, y))
+        y.add_(addition * factor.to(y.dtype).reshape(-1, *[1] * (y.ndim - 1)))
     else:
         y.add_(addition, alpha=factor)
-
-
-def _per_row(factor: Tensor, y: Tensor) -> Tensor:
-    """`factor` [rows] in the dtype of `y` [rows, ...], to multiply it by."""
-    return factor.to(y.dtype).reshape(-1, *[1] * (y.ndim - 1))
 
 
 def is_linear_or_conv(module: nn.Module) -> bool:
@@ -50,14 +45,17 @@ class LowRankSum(nn.Module):
         self.up = _frozen(torch.cat([(term.up.flatten(1).float() * term.scale).to(dtype) for term in whole], dim=1))
 
     def add_to(self, y: Tensor, x: Tensor, conv: Conv, factor: float | Tensor) -> None:
+        """`y += factor * up(down(x))` in place; where that is one matrix product, it adds to `y` itself.
+
+        That takes one operation fewer, and no second pass over an output. A factor per row stays outside of the
+        products, which it could take out of the range of float16.
+        """
         down, up = (matrix.to(x.device, x.dtype) for matrix in (self.down, self.up))
-        if down.ndim > 2 or y.dtype != x.dtype or not y.is_contiguous():
+        is_one_product = down.ndim == 2 and y.is_contiguous() and (y.dtype, y.shape[:-1]) == (x.dtype, x.shape[:-1])
+        if isinstance(factor, Tensor) or not is_one_product:
             _add(y, low_rank_product(x, down, up, conv), factor)
             return
-        # The second product adds to the output itself: one operation less per module, and no pass over an output more.
         inner = functional.linear(x, down)
-        if isinstance(factor, Tensor):
-            inner, factor = inner * _per_row(factor, inner), 1.0
         y.view(-1, y.shape[-1]).addmm_(inner.reshape(-1, inner.shape[-1]), up.T, alpha=factor)
 
 

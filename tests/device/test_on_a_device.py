@@ -56,7 +56,7 @@ def test_nothing_waits_for_the_device_that_does_not_wait_without_rlg(host, model
 
 def test_a_window_makes_the_processor_wait_once_per_call(host, models):
     """It reads the call's sigma."""
-    (model,) = (models["plain"],)
+    model = models["plain"]
     rl_model = tiny.with_lora(host, model, tiny.sd3_lora())
     found, expected = (counted(host, guide(host, model, rl_model, 2.0, start))[1]["waits"] for start in (0.1, 0.0))
     assert found == expected + STEPS
@@ -85,7 +85,7 @@ def leave(host: SimpleNamespace, model: Any, share: float) -> None:
 
 
 @pytest.mark.parametrize(("way", "copies"), [("adapter", 1.03), ("sequential", 1.03), ("checkpoint", 2.03)])
-def test_the_device_holds_one_copy_of_the_weights(host, models, way, copies):
+def test_the_device_holds_one_copy_of_each_set_of_weights(host, models, way, copies):
     SETTINGS.run(host, models["plain"])
     plain, used = memories[0].used(), []
     for _ in range(10):
@@ -171,9 +171,10 @@ def test_an_rl_model_on_a_device_of_its_own(host, apart, settings):
 
 def test_select_model_device_after_rlg(host, apart):
     model, rl_model, elsewhere = apart
-    for other in (rl_model, elsewhere):
+    for other, device in ((rl_model, 0), (elsewhere, 1)):  # the host leaves what it cannot copy, and logs that
         guided = guide(host, model, other)
         moved = stock_node(host, "SelectModelDevice", model=guided, device="gpu:1")
+        assert moved.load_device == torch.device(NAME, device)
         assert largest(SETTINGS.run(host, moved), SETTINGS.run(host, guided)) < 1e-4
 
 
@@ -189,24 +190,38 @@ def drawing(model: Any) -> Any:
     return clone
 
 
-def test_base_and_rl_model_draw_the_same_numbers_on_their_devices(host, apart):
+@pytest.mark.parametrize(
+    ("scale", "rl_cfg", "start_percent"), [(2.0, 0.0, 0.0), (1.0, 0.0, 0.0), (2.0, 1.5, 0.0), (2.0, 0.0, 0.4)]
+)
+def test_base_and_rl_model_draw_the_same_numbers_on_their_devices(host, apart, scale, rl_cfg, start_percent):
+    """Also where the RL model alone draws, on its own device."""
     model, rl_model, elsewhere = apart
+
+    def guided(rl):
+        return guide(host, model, rl, scale, start_percent, branch=run_node(host, "RLGBranch", rl_cfg, 1.0, 1.0)[0])
+
     latents, after = [], []
-    for guided in (drawing(guide(host, model, m)) for m in (rl_model, elsewhere)):
+    for rl in (rl_model, elsewhere):
         generators[0].manual_seed(5)
         generators[1].manual_seed(6)
-        latents.append(SETTINGS.run(host, guided))
+        latents.append(SETTINGS.run(host, drawing(guided(rl))))
         after.append([generator.get_state() for generator in generators])
     assert largest(*latents) < 1e-4
     assert torch.equal(after[0][0], after[1][0])
     assert torch.equal(after[1][1], torch.Generator().manual_seed(6).get_state())
-    assert largest(latents[0], SETTINGS.run(host, guide(host, model, rl_model))) > 1e-2
+    assert largest(latents[0], SETTINGS.run(host, guided(rl_model))) > 1e-2
 
 
 def test_a_model_split_over_devices_is_refused(host, apart):
     """MultiGPU runs clones that do not get what the RL model changes."""
     model, rl_model, elsewhere = apart
-    for other in (rl_model, elsewhere):
-        with pytest.raises((ValueError, RuntimeError), match="Select Model Device"):
-            split = stock_node(host, "MultiGPU_WorkUnits", model=guide(host, model, other), max_gpus=2)
-            SETTINGS.run(host, split)
+    with pytest.raises(RuntimeError, match="the terms of an RL adapter cannot be copied to other devices"):
+        split(host, guide(host, model, rl_model))
+    before = split(host, model)
+    for guided in (split(host, guide(host, model, elsewhere)), guide(host, before, elsewhere)):
+        with pytest.raises(ValueError, match="RLG does not run split over several GPUs"):
+            SETTINGS.run(host, guided)
+
+
+def split(host: SimpleNamespace, model: Any) -> Any:
+    return stock_node(host, "MultiGPU_WorkUnits", model=model, max_gpus=2)

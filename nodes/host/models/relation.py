@@ -170,7 +170,8 @@ def _differing_facts(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
 
 
 def _same_fact(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):  # the host may hold one of two models on the device
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        # The host may hold one of two models on a GPU.
         return a.shape == b.shape and bool((a.cpu() == b.cpu()).all())
     return not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b
 

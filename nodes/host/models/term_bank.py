@@ -70,11 +70,11 @@ def _built(model: ModelPatcher, rl_model: ModelPatcher) -> ModelPatcher | None:
 
 
 class BankPatcher(ModelPatcher):
-    """The patcher of a `TermBank`."""
+    """A patcher that says, where a node copies models to other devices, why a `TermBank` cannot be copied so."""
 
     def deepclone_multigpu(self, *args: Any, **kwargs: Any) -> ModelPatcher:
-        """What the host's nodes for several devices ask for (since 0.30). Raises `RuntimeError`, as theirs do."""
+        """The host asks for it (since 0.30). Raises `RuntimeError`, as it does for models without a loader."""
         raise RuntimeError(
-            "RLG: what the RL model changes cannot be put on other devices. Remove the MultiGPU node; put Select Model "
-            "Device before the RLG node. On rl_model alone, it has base and RL model run on a device each."
+            "RLG: the terms of an RL adapter cannot be copied to other devices. Remove the MultiGPU node; put Select "
+            "Model Device before the RLG node. On rl_model alone, it puts base and RL model on separate devices."
         )

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from operator import is_not
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class Batch:
 
     @cached_property
     def sigma(self) -> float:
-        """Reading it makes the processor wait for a GPU, so it is read only where something depends on it."""
+        """The first row's sigma. Reading it waits for a GPU, so it is read only where something depends on it."""
         return float(self.t.flatten()[0])
 
     @property
@@ -56,7 +57,7 @@ class ModelCall:
     """One call of the model.
 
     `executor(x, t, ...)` returns the denoised prediction [rows, ...] in float32 for latents `x` [rows, ...] at sigmas
-    `t` [rows].
+    `t` [rows]. `elsewhere` is the device of its model, where that is another one than that of the tensors.
     """
 
     executor: WrapperExecutor
@@ -67,6 +68,12 @@ class ModelCall:
     control: dict[str, list[Tensor | None]] | None
     transformer_options: dict[str, Any]
     conds: dict[str, Any]
+    elsewhere: torch.device | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.elsewhere or self.x.device
 
     @property
     def rows(self) -> int:
@@ -84,6 +91,10 @@ class ModelCall:
         return Batch(self.x, self.t, max(len(indices), 1), conditionings, options.get("context_window"))
 
     def run(self) -> Tensor:
+        """The prediction, on the device of `x`."""
+        if self.elsewhere is not None:
+            taken = {field.name: _moved(getattr(self, field.name), self.elsewhere) for field in fields(self)}
+            return replace(self, **taken | {"elsewhere": None}).run().to(self.x.device)
         # UNets pop from the control lists, so every run gets its own.
         control = None if self.control is None else {name: list(outputs) for name, outputs in self.control.items()}
         return self.executor(
@@ -114,15 +125,11 @@ class ModelCall:
             conds={name: c if name in shared else self._repeat(c, times) for name, c in self.conds.items()},
         )
 
-    def on(self, model: BaseModel) -> ModelCall:
-        """This call on another model, on the device that it computes on, through the same wrappers of other nodes."""
+    def on(self, model: BaseModel, device: torch.device) -> ModelCall:
+        """This call on another model, which computes on `device`, through the same wrappers of other nodes."""
         wrappers, index = self.executor.wrappers, self.executor.idx
         executor = WrapperExecutor.new_class_executor(model._apply_model, model, wrappers, index)
-        device = model.current_patcher.load_device
-        if device == self.x.device:
-            return replace(self, executor=executor)
-        taken = {field.name: _moved(getattr(self, field.name), device) for field in fields(self)}
-        return replace(self, **taken | {"executor": executor})
+        return replace(self, executor=executor, elsewhere=None if _is_one(device, self.x.device) else device)
 
     def signature(self) -> tuple:
         """What decides, within one run, whether rows stay apart: shape, and conditionings and patches by name."""
@@ -164,14 +171,21 @@ class ModelCall:
         return options
 
 
+def _is_one(device: torch.device, other: torch.device) -> bool:
+    """Whether two names are one device's: without an index it is the first (MPS)."""
+    return (device.type, device.index or 0) == (other.type, other.index or 0)
+
+
 def _moved(value: Any, device: torch.device) -> Any:
-    """`value` with all tensors in it on `device`."""
+    """`value` with all tensors in it on `device`; what has none in it stays itself, as other nodes may write to it."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
-        return {name: _moved(item, device) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_moved(item, device) for item in value]
+        moved = {name: _moved(item, device) for name, item in value.items()}
+        return moved if any(moved[name] is not item for name, item in value.items()) else value
+    if type(value) in (list, tuple):
+        items = [_moved(item, device) for item in value]
+        return type(value)(items) if any(map(is_not, items, value)) else value
     return value
 
 

@@ -23,7 +23,7 @@ from .idle import IdleLayers
 from .memory import missing_room
 from .randomness import SameStart, same_for_every_pass
 from .remembered import NetworkAttributes, Remembered
-from .verification import AGREES, NO_ROOM, UNKNOWN, Verdict, Verdicts, error_of, explained, negligible
+from .verification import AGREES, UNKNOWN, Verdict, Verdicts, error_of, explained, negligible
 from .wholeness import Ran, Wholeness, require_same_functions
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,11 @@ class Passes:
         function_wrapper: Callable[..., Any] | None = None,
     ):
         self.model, self.batching, self.dtype = patcher.model, batching, compute_dtype(patcher)
-        self.own: dict[int, BaseModel] = {k: r.model for k, r in relations.items() if not isinstance(r, SharedWeights)}
+        own = {
+            role: relation.patcher for role, relation in relations.items() if not isinstance(relation, SharedWeights)
+        }
+        self.own: dict[int, BaseModel] = {role: own[role].model for role in own}
+        self.devices = {role: own[role].load_device for role in own}
         banks = {role: relation.bank for role, relation in relations.items() if isinstance(relation, SharedWeights)}
         by_name = {role: bank.by_name() for role, bank in banks.items()}
         with without_injections(self.model):
@@ -95,6 +99,12 @@ class Passes:
         self.kept.keep(call, kind, verdict)
         if verdict != AGREES:
             log.warning("RLG: base and RL model run in separate passes, at twice the weight traffic (%s).", verdict)
+
+    def make_room(self, kind: Hashable, reason: Verdict) -> None:
+        """Has this run go on in separate passes, for want of memory, which the next run may have again."""
+        self.verdicts[kind] = reason
+        log.warning("RLG: base and RL model run in separate passes from here on (%s).", reason)
+        comfy.model_management.soft_empty_cache()
 
     def fits(self, call: ModelCall) -> bool:
         """Whether the rows of all roles may run at once."""
@@ -149,37 +159,33 @@ class Turn:
         passes, kind = self.passes, (tuple(roles), self.call.signature())
         if len(roles) < 2 or not passes.fits(self.call) or passes.verdict(self.call, kind) != UNKNOWN:
             return self._separate(roles)
-        batched, verdict = self._tried(roles, kind)
+        batched, verdict, lasts = self._tried(roles, kind)
         if verdict == AGREES:
             return batched
-        del batched
-        if verdict == NO_ROOM:
-            comfy.model_management.soft_empty_cache()
-        else:
+        if lasts:
             passes.settle(self.call, kind, verdict)
+        else:
+            passes.make_room(kind, verdict)
         return self._separate(roles)
 
-    def _tried(self, roles: Sequence[int], kind: Hashable) -> tuple[dict[int, Tensor], Verdict]:
-        """The predictions of a batched pass, and whether they can be trusted.
+    def _tried(self, roles: Sequence[int], kind: Hashable) -> tuple[dict[int, Tensor], Verdict, bool]:
+        """The predictions of a batched pass, whether they can be trusted, and whether that holds for later runs too.
 
-        It keeps no error: what failed would hold its activations for as long as that lives, and the separate passes
-        could run out of memory too.
+        No exception outlives this method: its traceback would hold the failed pass's activations, and the separate
+        passes could run out of memory too.
         """
         try:
             batched = self._batched(roles)
-            return batched, self._verdict(batched, roles, kind)
+            return batched, self._verdict(batched, roles, kind), True
         except RunError:
             raise
         except RowsNotSeparable as error:
-            return {}, str(error)
+            return {}, str(error), True
         except RuntimeError as error:
-            message = str(error)
-            if not is_out_of_memory(error):
-                # A model that refuses a repeated batch may still take the rows as they came; if not, that pass raises.
-                return {}, f"the batch of base and RL rows failed: {message}"
-            self.passes.verdicts[kind] = message  # for this run: memory may be back in the next one
-            log.warning("RLG: base and RL model run in separate passes from here on (%s).", message)
-            return {}, NO_ROOM
+            if is_out_of_memory(error):
+                return {}, str(error), False
+            # A model that refuses a repeated batch may still take the rows as they came; if not, that pass raises.
+            return {}, f"the batch of base and RL rows failed: {error}", True
 
     def _verdict(self, batched: dict[int, Tensor], roles: Sequence[int], kind: Hashable) -> Verdict:
         """Whether the batched pass can be trusted. A pass that left out other blocks than before is verified anew."""
@@ -240,7 +246,7 @@ class Turn:
         if role in self.passes.own:
             networks = self.passes.networks
             require_same_functions(networks[BASE], networks[role], self.passes.object_patches)
-            return self._run(call.on(self.passes.own[role]), [], owner, role).to(call.x.device)
+            return self._run(call.on(self.passes.own[role], self.passes.devices[role]), [], owner, role)
         return self._whole(call, self._terms(role), owner)
 
     def _whole(self, call: ModelCall, assignments: Sequence[Assignment], owner: Hashable) -> Tensor:
@@ -259,7 +265,7 @@ class Turn:
         with (
             passes.watches[network].watching() as ran,
             passes.terms.attached(assignments, call.rows) as seen,
-            self.randomness.one_pass(call.x.device),
+            self.randomness.one_pass(call.device),
             passes.idle.reads() as read,
         ):
             prediction = call.run()

@@ -68,7 +68,7 @@ class SameStart:
     def __init__(self, device: torch.device):
         self.device, self.before = device, _state(device)
         self.after: State | None = None
-        self.passes = 0
+        self.passes, self.went_elsewhere = 0, False
 
     @contextmanager
     def one_pass(self, device: torch.device) -> Iterator[None]:
@@ -91,6 +91,7 @@ class SameStart:
             _warn_of_two_kinds(self.device.type, device.type)
             yield
             return
+        self.went_elsewhere = True
         module, where = _generator_of(device)
         before = module and module.get_rng_state(*where)
         _set_state(self.before, device)
@@ -102,7 +103,7 @@ class SameStart:
 
     def end(self) -> None:
         """Leaves the generators as the first whole pass left them, however many there were."""
-        if self.passes > 1 and self.after is not None:
+        if (self.passes > 1 or self.went_elsewhere) and self.after is not None:
             _set_state(self.after, self.device)
 
 
