@@ -124,6 +124,20 @@ def least_memory(host: SimpleNamespace, model: Any) -> int:
     return enough
 
 
+def test_an_error_that_is_not_the_batchs_leaves_the_next_run_batched(host, models):
+    """All models leave the device in the middle of a run, which stops the host's own runs too."""
+    expected = SETTINGS.run(host, models["adapter"])
+
+    def evict(step, *args):
+        if step == 1:
+            host.comfy.model_management.unload_all_models()
+
+    for way in ("plain", "adapter"):
+        with pytest.raises(RuntimeError, match="same device"):
+            SETTINGS.run(host, models[way], evict)
+    assert torch.equal(SETTINGS.run(host, models["adapter"]), expected)
+
+
 def test_models_meet_wherever_their_tables_are(host):
     """The host moves the tables of a model that runs, and those of its clone stay where they are."""
     base, tuned = tiny.sd3_pair(host)

@@ -162,11 +162,12 @@ class Turn:
         batched, verdict, lasts = self._tried(roles, kind)
         if verdict == AGREES:
             return batched
-        if lasts:
-            passes.settle(self.call, kind, verdict)
-        else:
+        if not lasts:
             passes.make_room(kind, verdict)
-        return self._separate(roles)
+        predictions = self._separate(roles)
+        if lasts:  # now that they have run: what stops them too says nothing about the batch
+            passes.settle(self.call, kind, verdict)
+        return predictions
 
     def _tried(self, roles: Sequence[int], kind: Hashable) -> tuple[dict[int, Tensor], Verdict, bool]:
         """The predictions of a batched pass, whether they can be trusted, and whether that holds for later runs too.
