@@ -12,7 +12,7 @@ from support import tiny
 from support.every_node import small_models
 from support.guiding import guide, run_node, stock_node
 from support.layouts import lora_of
-from support.oracle import own_options
+from support.oracle import own_options, two_models
 from support.sampling import conditioning
 from support.tensors import largest, random, rms
 
@@ -201,6 +201,23 @@ def test_the_other_version_of_euler_with_cfg_plus_plus_is_one_too(host, sd3, how
 
 
 # Prompts
+
+
+def test_a_patch_that_mixes_rows_of_some_prompts_only(host):
+    """NAG mixes rows where the negative prompt is among them: not in the first call of the same shape."""
+    models = small_models(host, "FLUX")
+
+    def between(start, end, seed):
+        return host.classes["ConditioningSetTimestepRange"]().set_range(models.conditioning(seed), start, end)[0]
+
+    def with_nag(model):
+        return stock_node(host, "NAGuidance", model=model, nag_scale=5.0, nag_alpha=0.5, nag_tau=1.5)
+
+    positive = [*models.conditioning(11), *between(0.0, 0.5, 13)]
+    settings = models.sampling(steps=4, positive=positive, negative=between(0.55, 1.0, 12))
+    base, rl_model = with_nag(models.model), with_nag(models.rl_alone)
+    found = settings.run(host, with_nag(guide(host, models.model, models.rl_model, 2.0)))
+    assert agree(found, settings.run(host, two_models(host, base, rl_model, 2.0)), settings.run(host, base))
 
 
 def hooked(host, models, lora):

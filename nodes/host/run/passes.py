@@ -146,7 +146,7 @@ class Turn:
 
     def _sharing(self, roles: Sequence[int]) -> dict[int, Tensor]:
         """The predictions of roles that share one copy of the weights."""
-        passes, kind = self.passes, (tuple(roles), self.call.signature())
+        passes, kind = self.passes, (tuple(roles), self.call.prompts(), self.call.signature())
         if len(roles) < 2 or not passes.fits(self.call) or passes.verdict(self.call, kind) != UNKNOWN:
             return self._separate(roles)
         try:
