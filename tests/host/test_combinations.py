@@ -12,6 +12,7 @@ from support import tiny
 from support.every_node import small_models
 from support.guiding import guide, run_node, stock_node
 from support.layouts import lora_of
+from support.lock_step import two_runs
 from support.oracle import own_options, two_models
 from support.sampling import conditioning
 from support.tensors import largest, random, rms
@@ -186,6 +187,40 @@ def test_what_a_node_averages_around_cfg_is_each_models_own(host, sd3):
     expected, plain = settings.run(host, reference), settings.run(host, base)
     for _ in range(2):
         assert agree(settings.run(host, guided), expected, plain)
+
+
+def with_easy_cache(host, model):
+    given = {"reuse_threshold": 3.0, "start_percent": 0.0, "end_percent": 0.95, "verbose": False}
+    return stock_node(host, "EasyCache", model=model, **given)
+
+
+@pytest.mark.parametrize("pair", ["rl_model", "checkpoint"])
+def test_a_cache_skips_steps_of_all_models(host, pair):
+    """EasyCache asks the first prompt that it has seen, and that was the RL model's: the base never skipped a step."""
+    models = small_models(host, "SD1.5")
+    settings = models.sampling(steps=5, scheduler="normal")
+    branch = run_node(host, "RLGBranch", settings.cfg, 1.0, 1.0)[0]
+    guided = guide(host, models.model, getattr(models, pair), 2.0, branch=branch)
+    base, rl_model = (with_easy_cache(host, model) for model in (models.model, models.rl_alone))
+    expected = two_runs(host, base, rl_model, 2.0, lambda model: settings.run(host, model))
+    plain = settings.run(host, base)
+    assert agree(settings.run(host, with_easy_cache(host, guided)), expected, plain)
+    assert not agree(settings.run(host, guided), expected, plain), "no step was skipped"
+
+
+@pytest.mark.parametrize("pair", ["rl_model", "checkpoint"])
+def test_a_cache_skips_no_model_alone_where_another_joins_later(host, pair):
+    """The base, which was there first, was skipped, and the RL model was not: as in one pass, it is all or none."""
+    models = small_models(host, "SD1.5")
+    settings = models.sampling(steps=8, scheduler="normal")
+
+    def run(rl_model, passes):
+        guided = guide(host, models.model, rl_model, 2.0, start_percent=0.35, outside_scale=0.0)
+        budget = run_node(host, "RLGBudget", guided, "exact", 1, 0.0, passes)[0]
+        return settings.run(host, with_easy_cache(host, budget))
+
+    base = settings.run(host, with_easy_cache(host, models.model))
+    assert agree(run(getattr(models, pair), "sequential"), run(models.rl_model, "batched"), base)
 
 
 @pytest.mark.parametrize("how", ["rl_cfg", "segmented"])

@@ -23,6 +23,7 @@ from .idle import IdleLayers
 from .memory import missing_room
 from .randomness import SameStart, same_for_every_pass
 from .remembered import NetworkAttributes, Remembered
+from .skipped import begin_anew
 from .verification import AGREES, UNKNOWN, Verdict, Verdicts, error_of, explained, negligible
 from .wholeness import Ran, Wholeness, require_same_functions
 
@@ -161,12 +162,14 @@ class Turn:
                 passes.verdicts[kind] = str(error)  # for this run: memory may be back in the next one
                 log.warning("RLG: base and RL model run in separate passes from here on (%s).", error)
                 comfy.model_management.soft_empty_cache()
+                begin_anew(self.call)
                 return self._separate(roles)
             # A model that refuses a repeated batch may still take the rows as they came; if not, that pass raises.
             verdict = f"the batch of base and RL rows failed: {error}"
         if verdict == AGREES:
             return batched
         passes.settle(self.call, kind, verdict)
+        begin_anew(self.call)
         return self._separate(roles)
 
     def _verdict(self, batched: dict[int, Tensor], roles: Sequence[int], kind: Hashable) -> Verdict:
