@@ -255,6 +255,15 @@ def test_a_patch_that_mixes_rows_of_some_prompts_only(host):
     assert agree(found, settings.run(host, two_models(host, base, rl_model, 2.0)), settings.run(host, base))
 
 
+def test_a_prompt_of_a_nodes_own_is_neither_positive_nor_negative(host, sd3):
+    """It was guided as the positive one."""
+    branch = run_node(host, "RLGBranch", 0.0, 0.0, 1.0)[0]
+    guided = guide(host, sd3.model, sd3.rl_model, 2.0, branch=branch)
+    with_prompt = stock_node(host, "PerpNeg", model=guided, empty_conditioning=sd3.conditioning(13), neg_scale=1.0)
+    with pytest.raises(ValueError, match="a prompt of its own"):
+        sd3.sampling().run(host, with_prompt)
+
+
 def hooked(host, models, lora):
     """Settings whose positive prompt has a LoRA on it."""
     ((text, extra),) = models.conditioning(11)
