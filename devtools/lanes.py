@@ -10,8 +10,10 @@ from . import environment, hosts
 from .console import Failure, nearest
 from .paths import ROOT
 
-ON_HOSTS = ("host", "browser", "sweep", "server", "packs")  # once per host, the longest first
+ON_HOSTS = ("host", "browser", "sweep", "server", "device", "packs")  # once per host, the longest first
 KINDS = (*ON_HOSTS, "core", "ruff")
+ON_DEVICE = ("tests/device", "tests/host/test_guidance.py", "tests/host/test_samplers.py", "tests/host/test_control.py")
+"""What the device lane runs: the tests of its own, and some of the host lane's again."""
 STYLE = {"ruff check": ("check", "."), "ruff format": ("format", "--check", ".")}
 
 
@@ -52,6 +54,7 @@ def lanes(parts, version="", arguments=()):
     `version` is that of the one host to test on, "" for all.
     """
     targets = {kind: [target for of, target in parts or map(part, KINDS) if of == kind] for kind in KINDS}
+    targets["device"] = list(ON_DEVICE) if "tests/device" in targets["device"] else targets["device"]
     reason = why_no_packs() if targets["packs"] else ""
     kinds = [kind for kind in KINDS if targets[kind] and not (kind == "packs" and reason)]
     tested = tested_hosts(version) if set(kinds) & set(ON_HOSTS) else []

@@ -68,6 +68,12 @@ class Schedule:
                 "expected start_percent to be at most end_percent."
             )
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether the scale is the same at every percent."""
+        always = self.shape == "interval" and self.start_percent == 0.0 and self.end_percent == 1.0
+        return always or self.shape == "constant" or self.scale_from == self.scale_to
+
     def scale_at(self, percent: float) -> float:
         """The scale at `percent` in [0, 1] of the schedule."""
         before, after = percent < self.start_percent - BOUNDARY, percent > self.end_percent + BOUNDARY
@@ -113,6 +119,10 @@ class PerItem:
         for number, scale in enumerate(self.scales):
             require_number(f"scale {number + 1}", scale)
 
+    @property
+    def is_constant(self) -> bool:
+        return self.shape is None or self.shape.is_constant
+
     def scale_at(self, percent: float) -> Tensor:
         """[items], float32."""
         factor = 1.0 if self.shape is None else self.shape.scale_at(percent)
@@ -128,6 +138,10 @@ class Stages:
     @classmethod
     def constant(cls, scale: float) -> Stages:
         return cls((scale, scale, scale))
+
+    @property
+    def is_constant(self) -> bool:
+        return len(set(self.scales)) == 1
 
     def scale_at(self, percent: float) -> float:
         return self.scales[min(max(int(percent * len(self.scales)), 0), len(self.scales) - 1)]

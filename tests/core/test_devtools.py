@@ -170,7 +170,7 @@ def chosen(*arguments):
 
 
 def test_without_a_part_every_lane_runs(two_hosts):
-    on_hosts = ("host", "browser", "sweep", "server")
+    on_hosts = ("host", "browser", "sweep", "server", "device")
     kinds = [f"{kind} {release.version}" for kind in on_hosts for release in hosts.RELEASES]
     editor = "browser 0.30.0, editor 1.58.1"
     assert [lane.name for lane in chosen()] == [*kinds, editor, "core", "ruff check", "ruff format", "packs"]

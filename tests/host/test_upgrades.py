@@ -13,8 +13,9 @@ from support.guiding import run_node
 from support.tensors import largest, rms
 
 RELEASES = sorted(path.name for path in saved.FIXTURES.iterdir())
-SAME = 2e-5
-"""How far latents may be apart, relative to their size: other processors and releases of torch round otherwise."""
+SAME = 2e-3
+"""How far latents may be apart, relative to their size: what rounds otherwise (another processor, another order of the
+same sums) is enlarged some 3,000 times by this model of large random weights."""
 
 
 @pytest.fixture(scope="module", params=RELEASES)

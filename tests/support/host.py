@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -13,6 +14,11 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import torch
+
+from . import accelerator
+
+DEVICE = "RLG_DEVICE"
+"""The environment variable that asks for a device, `npu`."""
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -43,7 +49,8 @@ def import_host(root: Path) -> SimpleNamespace:
     import_module("utils.extra_config")  # as the host's main does first: another `utils` comes into its path later
     import comfy.cli_args
 
-    comfy.cli_args.args.cpu = not torch.cuda.is_available()
+    with _device(comfy.cli_args.args):
+        import comfy.model_management  # asks once for the devices there are
     import comfy.samplers
     import comfy.sd
     import folder_paths
@@ -52,6 +59,19 @@ def import_host(root: Path) -> SimpleNamespace:
 
     asyncio.run(nodes.init_builtin_extra_nodes())
     return SimpleNamespace(comfy=comfy, nodes=nodes, folder_paths=folder_paths)
+
+
+@contextmanager
+def _device(arguments: Namespace) -> Iterator[None]:
+    """Has the host find the device of `accelerator` where that is asked for; else a GPU, or the CPU without one."""
+    if os.environ.get(DEVICE) != accelerator.NAME:
+        arguments.cpu = not torch.cuda.is_available()
+        yield
+        return
+    accelerator.install()
+    arguments.force_fp32 = True  # what the host would compute on the CPU
+    with accelerator.found_by_the_host():
+        yield
 
 
 def load_pack(host: SimpleNamespace) -> ModuleType:

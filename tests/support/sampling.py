@@ -52,7 +52,7 @@ class Sampling:
         return self.run_with(host, guider, callback)
 
     def run_with(self, host: SimpleNamespace, guider: Any, callback: Callable | None = None) -> torch.Tensor:
-        """The same with a guider of one's own."""
+        """The same with a guider of one's own; on the processor, as the host's nodes hand a latent on."""
         own = host.comfy.samplers.sampler_object(self.sampler) if isinstance(self.sampler, str) else self.sampler
         return guider.sample(
             self.noise(),
@@ -63,7 +63,7 @@ class Sampling:
             callback=callback,
             seed=self.seed,
             disable_pbar=True,
-        )
+        ).cpu()
 
 
 def unet_sampling(**settings: Any) -> Sampling:

@@ -36,5 +36,5 @@ def rms(a: Tensor) -> float:
 
 
 def largest(a: Tensor, b: Tensor) -> float:
-    """The largest difference of two tensors."""
-    return float((a - b).abs().max())
+    """The largest difference of two tensors, wherever they are."""
+    return float((a.cpu() - b.cpu()).abs().max())

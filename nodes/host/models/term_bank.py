@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import comfy.model_management
@@ -65,4 +66,15 @@ def _built(model: ModelPatcher, rl_model: ModelPatcher) -> ModelPatcher | None:
             return None
         bank = TermBank(model.model, changes, compute_dtype(model))
     offload_device = comfy.model_management.unet_offload_device()
-    return ModelPatcher(bank, load_device=model.load_device, offload_device=offload_device)
+    return BankPatcher(bank, load_device=model.load_device, offload_device=offload_device)
+
+
+class BankPatcher(ModelPatcher):
+    """The patcher of a `TermBank`."""
+
+    def deepclone_multigpu(self, *args: Any, **kwargs: Any) -> ModelPatcher:
+        """What the host's nodes for several devices ask for (since 0.30). Raises `RuntimeError`, as theirs do."""
+        raise RuntimeError(
+            "RLG: what the RL model changes cannot be put on other devices. Remove the MultiGPU node; put Select Model "
+            "Device before the RLG node. On rl_model alone, it has base and RL model run on a device each."
+        )

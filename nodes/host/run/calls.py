@@ -6,7 +6,8 @@ import inspect
 import uuid
 import weakref
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ MERGED = -1
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one call: latents `x` [rows, ...] at `sigma`, and where they come from.
+    """The rows of one call: latents `x` [rows, ...] at sigmas `t` [rows], and where they come from.
 
     The rows are `[conditioning][item]`, with `chunks` conditionings. `conditionings` are their ids, each with its index
     in the guider's list of prompts (0 positive, 1 negative), as far as the sampler tells them. `window` is the host's
@@ -34,10 +35,15 @@ class Batch:
     """
 
     x: Tensor
-    sigma: float
+    t: Tensor
     chunks: int = 1
     conditionings: tuple[tuple[Any, int], ...] = ()
     window: Any = None
+
+    @cached_property
+    def sigma(self) -> float:
+        """Reading it makes the processor wait for a GPU, so it is read only where something depends on it."""
+        return float(self.t.flatten()[0])
 
     @property
     def items(self) -> int:
@@ -68,14 +74,14 @@ class ModelCall:
 
     @property
     def sigma(self) -> float:
-        return float(self.t.flatten()[0])
+        return self.batch.sigma
 
-    @property
+    @cached_property
     def batch(self) -> Batch:
         options = self.transformer_options
         indices = options.get("cond_or_uncond", ())
         conditionings = tuple(zip(options.get("uuids", ()), indices))
-        return Batch(self.x, self.sigma, max(len(indices), 1), conditionings, options.get("context_window"))
+        return Batch(self.x, self.t, max(len(indices), 1), conditionings, options.get("context_window"))
 
     def run(self) -> Tensor:
         # UNets pop from the control lists, so every run gets its own.
@@ -109,9 +115,14 @@ class ModelCall:
         )
 
     def on(self, model: BaseModel) -> ModelCall:
-        """This call on another model, through the same wrappers of other nodes."""
+        """This call on another model, on the device that it computes on, through the same wrappers of other nodes."""
         wrappers, index = self.executor.wrappers, self.executor.idx
-        return replace(self, executor=WrapperExecutor.new_class_executor(model._apply_model, model, wrappers, index))
+        executor = WrapperExecutor.new_class_executor(model._apply_model, model, wrappers, index)
+        device = model.current_patcher.load_device
+        if device == self.x.device:
+            return replace(self, executor=executor)
+        taken = {field.name: _moved(getattr(self, field.name), device) for field in fields(self)}
+        return replace(self, **taken | {"executor": executor})
 
     def signature(self) -> tuple:
         """What decides, within one run, whether rows stay apart: shape, and conditionings and patches by name."""
@@ -155,6 +166,17 @@ class ModelCall:
         options["cond_or_uncond"] = list(options.get("cond_or_uncond", ())) * len(roles)
         options["uuids"] = [_role_uuid(u, role, purpose) for role in roles for u in options.get("uuids", ())]
         return options
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """`value` with all tensors in it on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: _moved(item, device) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item, device) for item in value]
+    return value
 
 
 def _role_uuid(conditioning: uuid.UUID, role: int, purpose: str) -> uuid.UUID:

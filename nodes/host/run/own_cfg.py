@@ -41,7 +41,7 @@ class OwnCFG:
 
         The experts before it have no prediction after CFG of their own here, and one more would cost an evaluation.
         """
-        everywhere = Batch(x, float(timestep.flatten()[0]), conditionings=((None, 0),))
+        everywhere = Batch(x, timestep, conditionings=((None, 0),))
         weights = {role: w for role, w in enumerate(self.scales.of_picture(everywhere), 1) if not is_zero(w)}
         own = [role for role in weights if self._cfg(role) > 0]
         rest = [role for role in weights if role not in own]
@@ -102,7 +102,7 @@ class _Prediction:
         guider.cfg = cfg or sampler_cfg
         self.remembered.hand_over(tuple(roles or ()), self.roots)
         try:
-            with self.randomness.one_pass():
+            with self.randomness.one_pass(self.x.device):
                 prediction = self.executor(self.x, self.timestep, options, self.seed)
             self.remembered.look(self.roots)
             return prediction

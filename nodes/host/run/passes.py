@@ -24,7 +24,7 @@ from .memory import missing_room
 from .randomness import SameStart, same_for_every_pass
 from .remembered import NetworkAttributes, Remembered
 from .skipped import begin_anew
-from .verification import AGREES, UNKNOWN, Verdict, Verdicts, error_of, explained, negligible
+from .verification import AGREES, NO_ROOM, UNKNOWN, Verdict, Verdicts, error_of, explained, negligible
 from .wholeness import Ran, Wholeness, require_same_functions
 
 log = logging.getLogger(__name__)
@@ -150,27 +150,38 @@ class Turn:
         passes, kind = self.passes, (tuple(roles), self.call.prompts(), self.call.signature())
         if len(roles) < 2 or not passes.fits(self.call) or passes.verdict(self.call, kind) != UNKNOWN:
             return self._separate(roles)
+        batched, verdict = self._tried(roles, kind)
+        if verdict == AGREES:
+            return batched
+        del batched
+        if verdict == NO_ROOM:
+            comfy.model_management.soft_empty_cache()
+        else:
+            passes.settle(self.call, kind, verdict)
+        begin_anew(self.call)
+        return self._separate(roles)
+
+    def _tried(self, roles: Sequence[int], kind: Hashable) -> tuple[dict[int, Tensor], Verdict]:
+        """The predictions of a batched pass, and whether they can be trusted.
+
+        It keeps no error: what failed would hold its activations for as long as that lives, and the separate passes
+        could run out of memory too.
+        """
         try:
             batched = self._batched(roles)
-            verdict = self._verdict(batched, roles, kind)
+            return batched, self._verdict(batched, roles, kind)
         except RunError:
             raise
         except RowsNotSeparable as error:
-            verdict = str(error)
+            return {}, str(error)
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                passes.verdicts[kind] = str(error)  # for this run: memory may be back in the next one
-                log.warning("RLG: base and RL model run in separate passes from here on (%s).", error)
-                comfy.model_management.soft_empty_cache()
-                begin_anew(self.call)
-                return self._separate(roles)
-            # A model that refuses a repeated batch may still take the rows as they came; if not, that pass raises.
-            verdict = f"the batch of base and RL rows failed: {error}"
-        if verdict == AGREES:
-            return batched
-        passes.settle(self.call, kind, verdict)
-        begin_anew(self.call)
-        return self._separate(roles)
+            message = str(error)
+            if not is_out_of_memory(error):
+                # A model that refuses a repeated batch may still take the rows as they came; if not, that pass raises.
+                return {}, f"the batch of base and RL rows failed: {message}"
+            self.passes.verdicts[kind] = message  # for this run: memory may be back in the next one
+            log.warning("RLG: base and RL model run in separate passes from here on (%s).", message)
+            return {}, NO_ROOM
 
     def _verdict(self, batched: dict[int, Tensor], roles: Sequence[int], kind: Hashable) -> Verdict:
         """Whether the batched pass can be trusted. A pass that left out other blocks than before is verified anew."""
@@ -231,7 +242,7 @@ class Turn:
         if role in self.passes.own:
             networks = self.passes.networks
             require_same_functions(networks[BASE], networks[role], self.passes.object_patches)
-            return self._run(call.on(self.passes.own[role]), [], owner, role)
+            return self._run(call.on(self.passes.own[role]), [], owner, role).to(call.x.device)
         return self._whole(call, self._terms(role), owner)
 
     def _whole(self, call: ModelCall, assignments: Sequence[Assignment], owner: Hashable) -> Tensor:
@@ -250,7 +261,7 @@ class Turn:
         with (
             passes.watches[network].watching() as ran,
             passes.terms.attached(assignments, call.rows) as seen,
-            self.randomness.one_pass(),
+            self.randomness.one_pass(call.x.device),
             passes.idle.reads() as read,
         ):
             prediction = call.run()

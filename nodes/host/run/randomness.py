@@ -52,6 +52,16 @@ def _warn_of_unreadable(kind: str) -> None:
     )
 
 
+@functools.cache
+def _warn_of_two_kinds(ours: str, theirs: str) -> None:
+    log.warning(
+        "Base and RL model are on devices of two kinds (%s, %s). Nodes that draw random numbers on the device inside "
+        "the model (TomePatchModel, HyperTile) draw others for the base than for the RL model.",
+        ours,
+        theirs,
+    )
+
+
 class SameStart:
     """Starts every pass of one model call from the same state of the generators."""
 
@@ -61,13 +71,34 @@ class SameStart:
         self.passes = 0
 
     @contextmanager
-    def one_pass(self) -> Iterator[None]:
+    def one_pass(self, device: torch.device) -> Iterator[None]:
+        """A pass on `device`, the call's own or that of a model which the user has put elsewhere."""
         self.passes += 1
         if self.passes > 1:
             _set_state(self.before, self.device)
-        yield
-        if self.after is None:  # a pass that fails is none
-            self.after = _state(self.device)
+        with self._lent_to(device):
+            yield
+            if self.after is None and device.type == self.device.type:  # a pass that fails is none
+                self.after = _state(device)
+
+    @contextmanager
+    def _lent_to(self, device: torch.device) -> Iterator[None]:
+        """Has another device draw what this one would have drawn, and then go on as before."""
+        if device == self.device:
+            yield
+            return
+        if device.type != self.device.type:
+            _warn_of_two_kinds(self.device.type, device.type)
+            yield
+            return
+        module, where = _generator_of(device)
+        before = module and module.get_rng_state(*where)
+        _set_state(self.before, device)
+        try:
+            yield
+        finally:
+            if module is not None:
+                module.set_rng_state(before, *where)
 
     def end(self) -> None:
         """Leaves the generators as the first whole pass left them, however many there were."""

@@ -29,7 +29,8 @@ def refuse(guider: Any, record: Record, sampler: Any) -> None:
     if is_split_over_gpus(guider.model_patcher):
         raise RunError(
             "RLG does not run split over several GPUs (MultiGPU): that node runs deep clones of the model on the other "
-            "devices, and they do not get what the RL model changes. Remove the MultiGPU node, or the RLG node."
+            "devices, and they do not get what the RL model changes. Remove the MultiGPU node; with Select Model "
+            "Device on rl_model, before the RLG node, base and RL model run on a device each."
         )
     if is_training(guider, sampler):
         raise RunError("RLG guides while sampling, and this node trains its model. Give it the model without RLG.")

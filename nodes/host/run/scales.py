@@ -60,11 +60,10 @@ class Scales:
 
     def of_picture(self, batch: Batch) -> list[Weight]:
         """`w_k` before the multipliers by prompt: after CFG, a prediction is for all prompts."""
-        percent = self.clock.percent(batch.sigma)
-        return [self._weight(expert, percent, batch) for expert in self.experts]
+        return [self._weight(expert, batch) for expert in self.experts]
 
-    def _weight(self, expert: Expert, percent: float, batch: Batch) -> Weight:
-        scale = expert.schedule.scale_at(percent)
+    def _weight(self, expert: Expert, batch: Batch) -> Weight:
+        scale = expert.schedule.scale_at(0.0 if expert.schedule.is_constant else self.clock.percent(batch.sigma))
         if isinstance(scale, Tensor):
             scale = self.regions.per_item(scale, batch)
         mask = None if expert.mask is None else self.regions.mask(expert.mask, batch)

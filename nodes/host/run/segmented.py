@@ -26,7 +26,7 @@ class Segmented:
 
         Raises `RunError` for a batch of which only some items have that scale: CFG is one for all of them.
         """
-        (weight,) = self.scales.of_picture(Batch(x, float(timestep.flatten()[0]), conditionings=((None, 0),)))
+        (weight,) = self.scales.of_picture(Batch(x, timestep, conditionings=((None, 0),)))
         guider = executor.class_obj
         if is_zero(weight - 1.0):
             return executor(x, timestep, model_options, seed)

@@ -23,9 +23,9 @@ ROUNDINGS = 4
 FLOAT32, TF32 = 1e-6, 1e-3
 """Dtypes with a smaller epsilon are float32 or better; their convolutions may be computed in TF32 on a GPU."""
 
-AGREES, UNKNOWN = "agrees", "unknown"
+AGREES, UNKNOWN, NO_ROOM = "agrees", "unknown", "no room"
 Verdict = str
-"""`AGREES`, `UNKNOWN`, or else why separate passes are needed."""
+"""`AGREES`, `UNKNOWN`, or else why separate passes are needed; `NO_ROOM` only for now."""
 
 
 class Verdicts:
