@@ -12,7 +12,8 @@ from support import tiny
 from support.every_node import small_models
 from support.guiding import guide, run_node, stock_node
 from support.layouts import lora_of
-from support.oracle import own_options
+from support.lock_step import two_runs
+from support.oracle import own_options, two_models
 from support.sampling import conditioning
 from support.tensors import largest, random, rms
 
@@ -188,6 +189,40 @@ def test_what_a_node_averages_around_cfg_is_each_models_own(host, sd3):
         assert agree(settings.run(host, guided), expected, plain)
 
 
+def with_easy_cache(host, model):
+    given = {"reuse_threshold": 3.0, "start_percent": 0.0, "end_percent": 0.95, "verbose": False}
+    return stock_node(host, "EasyCache", model=model, **given)
+
+
+@pytest.mark.parametrize("pair", ["rl_model", "checkpoint"])
+def test_a_cache_skips_steps_of_all_models(host, pair):
+    """EasyCache asks the first prompt that it has seen, and that was the RL model's: the base never skipped a step."""
+    models = small_models(host, "SD1.5")
+    settings = models.sampling(steps=5, scheduler="normal")
+    branch = run_node(host, "RLGBranch", settings.cfg, 1.0, 1.0)[0]
+    guided = guide(host, models.model, getattr(models, pair), 2.0, branch=branch)
+    base, rl_model = (with_easy_cache(host, model) for model in (models.model, models.rl_alone))
+    expected = two_runs(host, base, rl_model, 2.0, lambda model: settings.run(host, model))
+    plain = settings.run(host, base)
+    assert agree(settings.run(host, with_easy_cache(host, guided)), expected, plain)
+    assert not agree(settings.run(host, guided), expected, plain), "no step was skipped"
+
+
+@pytest.mark.parametrize("pair", ["rl_model", "checkpoint"])
+def test_a_cache_skips_no_model_alone_where_another_joins_later(host, pair):
+    """The base, which was there first, was skipped, and the RL model was not: as in one pass, it is all or none."""
+    models = small_models(host, "SD1.5")
+    settings = models.sampling(steps=8, scheduler="normal")
+
+    def run(rl_model, passes):
+        guided = guide(host, models.model, rl_model, 2.0, start_percent=0.35, outside_scale=0.0)
+        budget = run_node(host, "RLGBudget", guided, "exact", 1, 0.0, passes)[0]
+        return settings.run(host, with_easy_cache(host, budget))
+
+    base = settings.run(host, with_easy_cache(host, models.model))
+    assert agree(run(getattr(models, pair), "sequential"), run(models.rl_model, "batched"), base)
+
+
 @pytest.mark.parametrize("how", ["rl_cfg", "segmented"])
 def test_the_other_version_of_euler_with_cfg_plus_plus_is_one_too(host, sd3, how):
     """It reads the unconditional prediction of the latest call, which may be another model's."""
@@ -201,6 +236,32 @@ def test_the_other_version_of_euler_with_cfg_plus_plus_is_one_too(host, sd3, how
 
 
 # Prompts
+
+
+def test_a_patch_that_mixes_rows_of_some_prompts_only(host):
+    """NAG mixes rows where the negative prompt is among them: not in the first call of the same shape."""
+    models = small_models(host, "FLUX")
+
+    def between(start, end, seed):
+        return host.classes["ConditioningSetTimestepRange"]().set_range(models.conditioning(seed), start, end)[0]
+
+    def with_nag(model):
+        return stock_node(host, "NAGuidance", model=model, nag_scale=5.0, nag_alpha=0.5, nag_tau=1.5)
+
+    positive = [*models.conditioning(11), *between(0.0, 0.5, 13)]
+    settings = models.sampling(steps=4, positive=positive, negative=between(0.55, 1.0, 12))
+    base, rl_model = with_nag(models.model), with_nag(models.rl_alone)
+    found = settings.run(host, with_nag(guide(host, models.model, models.rl_model, 2.0)))
+    assert agree(found, settings.run(host, two_models(host, base, rl_model, 2.0)), settings.run(host, base))
+
+
+def test_a_prompt_of_a_nodes_own_is_neither_positive_nor_negative(host, sd3):
+    """It was guided as the positive one."""
+    branch = run_node(host, "RLGBranch", 0.0, 0.0, 1.0)[0]
+    guided = guide(host, sd3.model, sd3.rl_model, 2.0, branch=branch)
+    with_prompt = stock_node(host, "PerpNeg", model=guided, empty_conditioning=sd3.conditioning(13), neg_scale=1.0)
+    with pytest.raises(ValueError, match="a prompt of its own"):
+        sd3.sampling().run(host, with_prompt)
 
 
 def hooked(host, models, lora):

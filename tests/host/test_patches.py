@@ -230,6 +230,11 @@ def test_strengths(sd3, strength):
     sd3.check_patches({LINEAR: lora(host, shape), FUSED: oft(host, sd3.shapes[FUSED])}, strength=strength)
 
 
+def test_a_weight_set_at_strength_0(sd3):
+    """The host sets it at any strength, as where a LoRA loader has strength for the text encoder alone."""
+    sd3.check_patches({LINEAR: replacement(sd3.host, sd3.shapes[LINEAR])}, strength=0.0)
+
+
 @pytest.mark.parametrize("kind", [lora, loha, lokr, dora, oft, difference], ids=lambda kind: kind.__name__)
 def test_slices_of_fused_weights(sd3, kind):
     width = sd3.shapes[FUSED][1]

@@ -44,6 +44,15 @@ def is_answered_by_uuid(transformer_options: Mapping[str, Any]) -> bool:
     return not CACHES_BY_UUID.isdisjoint(transformer_options)
 
 
+def caches_by_uuid(transformer_options: Mapping[str, Any]) -> list[Any]:
+    """The caches that tell conditionings apart: each decides once per prediction whether all of it is skipped.
+
+    LazyCache, under the same name, is none: it keeps whole steps (both hosts).
+    """
+    found = [transformer_options.get(name) for name in sorted(CACHES_BY_UUID)]
+    return [cache for cache in found if hasattr(cache, "uuid_cache_diffs")]
+
+
 def weights_in_memory(model: BaseModel) -> Hashable:
     """Stands for the patches with which the weights of `model` are in memory now (both hosts).
 

@@ -149,8 +149,12 @@ def additive_value(value: Any) -> AdditiveTerm | None:
 
 
 def is_idle(strength: float, value: Any, strength_model: float) -> bool:
-    """Whether a patch changes nothing, as stock attention multipliers at 1 leave one on every weight."""
-    return strength_model == 1.0 and (strength == 0.0 or value == (None,))
+    """Whether a patch changes nothing, as stock attention multipliers at 1 leave one on every weight.
+
+    The host gives a weight that a file sets in place of the model's at any strength, 0 too.
+    """
+    sets_weight = isinstance(value, tuple) and value[0] == "set"
+    return strength_model == 1.0 and (value == (None,) or strength == 0.0 and not sets_weight)
 
 
 def tensors_in(value: Any) -> list[Any]:

@@ -136,6 +136,10 @@ class ModelCall:
         names = tuple(sorted(f"{kind}:{_name(patch)}" for kind, patch in self._patches()))
         return (tuple(self.x.shape), tuple(sorted(self.conds)), self.control is not None, names)
 
+    def prompts(self) -> tuple[int, ...]:
+        """The guider's index of the prompt of each conditioning: patches may mix rows of some prompts only (NAG)."""
+        return tuple(self.transformer_options.get("cond_or_uncond", ()))
+
     def patches(self) -> tuple:
         """The patches at work, by identity: equal for two calls only if they are the same objects."""
         return tuple((kind, mark(patch)) for kind, patch in self._patches())

@@ -9,7 +9,7 @@ from comfy.patcher_extension import WrapperExecutor
 from torch import Tensor
 
 from ....rlg_core.combine import Weight, base_weight, geometric_mean, is_zero, rescale, where_guided
-from ..compat import CFG_FUNCTIONS
+from ..compat import CFG_FUNCTIONS, caches_by_uuid
 from .calls import Batch, ModelCall
 from .randomness import SameStart, same_for_every_pass
 from .record import Record
@@ -86,8 +86,10 @@ class _Prediction:
     ):
         self.executor, self.x, self.timestep, self.seed = executor, x, timestep, seed
         self.model_options, self.randomness, self.remembered = model_options, randomness, remembered
-        # What nodes keep around CFG (APG its average), each prediction finds as it left it.
-        self.roots = [model_options[name] for name in CFG_FUNCTIONS if model_options.get(name)]
+        # What nodes keep around CFG (APG its average) and from step to step (EasyCache), each prediction finds as it
+        # left it: a cache that skips one of them alone would put predictions of different sigmas together.
+        functions = [model_options[name] for name in CFG_FUNCTIONS if model_options.get(name)]
+        self.roots = [*functions, *caches_by_uuid(model_options.get("transformer_options", {}))]
 
     def of(self, roles: Sequence[int] | None, cfg: float = 0.0) -> Tensor:
         """The guider's prediction with only the experts of `roles` (None: all), at its own CFG or at `cfg`."""

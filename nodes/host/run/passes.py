@@ -23,6 +23,7 @@ from .idle import IdleLayers
 from .memory import missing_room
 from .randomness import SameStart, same_for_every_pass
 from .remembered import NetworkAttributes, Remembered
+from .skipped import begin_anew
 from .verification import AGREES, UNKNOWN, Verdict, Verdicts, error_of, explained, negligible
 from .wholeness import Ran, Wholeness, require_same_functions
 
@@ -156,7 +157,7 @@ class Turn:
 
     def _sharing(self, roles: Sequence[int]) -> dict[int, Tensor]:
         """The predictions of roles that share one copy of the weights."""
-        passes, kind = self.passes, (tuple(roles), self.call.signature())
+        passes, kind = self.passes, (tuple(roles), self.call.prompts(), self.call.signature())
         if len(roles) < 2 or not passes.fits(self.call) or passes.verdict(self.call, kind) != UNKNOWN:
             return self._separate(roles)
         batched, verdict, lasts = self._tried(roles, kind)
@@ -164,6 +165,7 @@ class Turn:
             return batched
         if not lasts:
             passes.make_room(kind, verdict)
+        begin_anew(self.call)
         predictions = self._separate(roles)
         if lasts:  # now that they have run: what stops them too says nothing about the batch
             passes.settle(self.call, kind, verdict)

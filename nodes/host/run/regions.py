@@ -15,6 +15,9 @@ from .calls import Batch
 Area = tuple[int, ...]
 """The host's `(lengths..., offsets...)` over the spatial dimensions of the latent."""
 
+FOREIGN = "another node's"
+"""The name of a prompt that is none of the guider's."""
+
 
 class Regions:
     """Places masks and prompt multipliers on rows, by the conditioning of one guider and the latent of one run."""
@@ -45,6 +48,11 @@ class Regions:
         """`values` by prompt on the rows of the call: [rows, 1, ...]. Raises `RunError` for a prompt without one."""
         self._require_conditionings(batch)
         unknown = sorted(set(self.prompts(batch)) - values.keys())
+        if FOREIGN in unknown:
+            raise RunError(
+                "A node on the model (Perp-Neg, say) has a prompt of its own, and RLG Branch multipliers expect only "
+                "the positive and the negative one. Remove that node, or set both multipliers to 1."
+            )
         if unknown:
             raise RunError(
                 f"The guider has the prompts {unknown}, but RLG Branch multipliers expect only positive and negative."
@@ -108,6 +116,8 @@ class Regions:
 
     def _prompt(self, conditioning_id: Any, index: int) -> str:
         names = list(dict.fromkeys(name for name, _ in self._named(conditioning_id)))
+        if not names:
+            return FOREIGN
         # A copy of one prompt's area conditioning under the other keeps its id: the call's own order tells them apart.
         return names[0] if len(names) == 1 else ("positive", "negative")[index] if index < 2 else "unknown"
 

@@ -22,6 +22,7 @@ from .regions import Regions
 from .reuse import BaseReuse
 from .scales import Clock, Scales
 from .segmented import Segmented
+from .skipped import SkippedSteps
 from .step import Step
 from .tracing import RunTrace
 
@@ -41,6 +42,7 @@ class Run:
         function_wrapper = guider.model_options.get("model_function_wrapper")
         self.passes = Passes(self.patcher, relations, self.budget.batching, function_wrapper)
         self.prompts = PreparedPrompts(self.patcher)
+        self.skipped = SkippedSteps()
         self.weights: Hashable = None
         self.is_capped = any(expert.max_ratio > 0 for expert in record.experts)
         self.reuse = BaseReuse(self.budget, self.sigmas, clock) if self.budget.refresh_every > 1 else None
@@ -133,6 +135,7 @@ class Run:
             self.reuse.note(step)
             difference = self.reuse.difference(step)
         step.evaluated = step.roles if difference is None else step.experts
+        self.skipped.begin(step.call, step.evaluated)
         step.predictions = turn.evaluate(step.evaluated)
         if difference is not None:
             step.predictions[BASE] = self.reuse.read_off(step, difference)
