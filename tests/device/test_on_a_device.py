@@ -102,7 +102,8 @@ def test_a_pass_that_finds_no_memory_is_split_and_comes_back(host, models):
     memories[0].capacity = least_memory(host, sequential)
     with counted_calls(models["plain"]) as rows:
         found = SETTINGS.run(host, batched)
-    assert rows == [2] + [1] * 4 * STEPS  # so little that the host runs the prompts one by one
+    # So little that the host runs the prompts one by one: each is tried once.
+    assert rows == 2 * [2, 1, 1] + (STEPS - 1) * [1, 1, 1, 1]
     assert largest(found, expected) < 1e-5 * rms(expected)
     memories[0].capacity = CAPACITY
     host.comfy.model_management.unload_all_models()
