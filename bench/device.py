@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import torch
@@ -71,17 +71,16 @@ def of_ways(started: SimpleNamespace, geometry: Geometry, ways: Sequence[Way]) -
 
 def _of_way(pair: Pair, way: Way) -> Asked:
     management, memory = pair.host.comfy.model_management, accelerator.memories[0]
-    size = pair.base.model_size()
     management.unload_all_models()
     memory.capacity = accelerator.CAPACITY
-    before, sample = memory.used(), way.build(pair)
+    before, size, sample = memory.used(), pair.base.model_size(), way.build(pair)
     counts = _per_step(sample)
-    held, streamed = (memory.used() - before) / size, None
-    if way is not PAPER:
-        management.unload_all_models()
-        memory.capacity = int(management.minimum_inference_memory())
-        streamed = _per_step(sample)["uploaded"] / size
-    return Asked(counts["launches"], counts["waits"], held, streamed)
+    asked = Asked(counts["launches"], counts["waits"], (memory.used() - before) / size, None)
+    if way is PAPER:
+        return asked
+    management.unload_all_models()
+    memory.capacity = int(management.minimum_inference_memory())
+    return replace(asked, streamed=_per_step(sample)["uploaded"] / size)
 
 
 def _per_step(sample: Sample) -> dict[str, float]:

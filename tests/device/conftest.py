@@ -11,7 +11,8 @@ import pytest
 from support import accelerator
 from support.host import DEVICE, leave_repository, this_host
 
-os.environ[DEVICE] = accelerator.NAME  # the host asks for devices when it is imported
+if accelerator.is_possible():  # else the tests here are skipped, and those of other lanes run on the CPU
+    os.environ[DEVICE] = accelerator.NAME  # the host asks for devices when it is imported
 leave_repository()
 
 

@@ -9,7 +9,7 @@ from support.host import repository_on_path
 
 @pytest.fixture(scope="module")
 def asked(host):
-    """By the first words of its name, what each way asks of the device per step."""
+    """What each way asks of the device per step, by its name."""
     with repository_on_path():
         from bench import device, ways
         from bench.geometry import SD3_TARGETS, Geometry, sd3

@@ -13,9 +13,11 @@ from support.guiding import run_node
 from support.tensors import largest, rms
 
 RELEASES = sorted(path.name for path in saved.FIXTURES.iterdir())
-SAME = 2e-3
-"""How far latents may be apart, relative to their size: what rounds otherwise (another processor, another order of the
-same sums) is enlarged some 3,000 times by this model of large random weights."""
+SAME = 2e-5
+"""How far latents may be apart, relative to their size: other processors and releases of torch round otherwise."""
+REORDERED = {"linearised": 1e-3}
+"""Graphs whose sums are in another order since then: at 1.5e-7 per layer, which this model of large random weights
+enlarges 3,000 times."""
 
 
 @pytest.fixture(scope="module", params=RELEASES)
@@ -37,7 +39,7 @@ def now(host, release):
 def test_the_same_latents(release, now):
     _, before = release
     apart = {name: largest(now[name], latent) / rms(latent) for name, latent in before.items()}
-    assert max(apart.values()) < SAME, {name: value for name, value in apart.items() if value >= SAME}
+    assert not {name: value for name, value in apart.items() if not value < REORDERED.get(name, SAME)}
 
 
 def test_the_graphs_are_not_all_one(release):
